@@ -1,0 +1,1 @@
+//! Kith's reconcilers: WireGuard peers, container health, endpoints.

@@ -1,0 +1,1 @@
+//! Kith's replication, pure: clock, stamps, merge, wire format, state machine, simulator.

@@ -1,0 +1,1 @@
+//! Kith's store: SQLite with a CRDT layer, membership, replication, subscriptions, HTTP API.
