@@ -1,1 +1,19 @@
-//! Kith's store: SQLite with a CRDT layer, membership, replication, subscriptions, HTTP API.
+//! The replicated store of Kith: stock SQLite with a CRDT layer, kept equal on all nodes by gossip, read and followed
+//! over an HTTP API.
+//!
+//! Reading order: [`config`] says what may be set; [`store`] holds the rows and captures what changes; [`subscriptions`]
+//! turns commits into events; [`identity`], [`net`], [`membership`] and [`replication`] keep stores equal; [`api`] serves
+//! it all. This crate knows no DNS, no WireGuard and no container.
+
+pub mod config;
+
+pub mod store;
+
+pub mod subscriptions;
+
+pub mod identity;
+pub mod membership;
+pub mod net;
+pub mod replication;
+
+pub mod api;

@@ -1,1 +1,44 @@
-//! Kith's replication, pure: clock, stamps, merge, wire format, state machine, simulator.
+//! What the nodes of a cluster say to each other and how they merge it, without anything that does it.
+//!
+//! A **site** (one store's identity) commits **versions**: transactions, numbered without holes. Every cell a version
+//! writes carries its **stamp**. Rows merge by [`Row::join`], a join of lattices, so that any order, duplication or
+//! grouping of deliveries ends in the same rows. Each site's versions are applied strictly in order, so all that a node
+//! knows is one [`Vector`] of integers. Versions are pushed as they commit; whoever is behind pulls state *by vector*.
+//!
+//! Absent here, on purpose: sockets, files, SQL, any clock, any source of randomness, any map whose order is not its
+//! keys'. Time and seeds come in as arguments; frames, versions to apply and deadlines come out ([`Replica`]).
+//!
+//! Reading order: the words ([`id`], [`clock`], [`stamp`], [`value`], [`key`]), the lattice ([`row`]), what is said
+//! ([`version`], [`vector`], [`digest`], [`frame`]), and who says it when ([`replica`]).
+
+pub mod id;
+
+pub mod clock;
+pub mod stamp;
+pub mod value;
+
+pub mod key;
+
+pub mod row;
+pub mod vector;
+pub mod version;
+
+pub mod digest;
+
+mod codec;
+pub mod frame;
+
+pub mod replica;
+
+pub use clock::{Hlc, HybridClock};
+pub use codec::DecodeError;
+pub use digest::Digest;
+pub use frame::Frame;
+pub use id::{Name, NodeId, SiteId};
+pub use key::Key;
+pub use replica::Replica;
+pub use row::{Cell, Row};
+pub use stamp::Stamp;
+pub use value::Value;
+pub use vector::Vector;
+pub use version::{Change, Version};

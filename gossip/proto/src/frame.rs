@@ -1,0 +1,275 @@
+//! What nodes say to each other: wire version 1.
+//!
+//! On a stream a frame is its length (4 bytes, big-endian, of what follows), its kind (1 byte) and its body, a record per
+//! item as [`codec`](crate) says. A kind that is not known is skipped, so a later release can add kinds.
+//!
+//! | kind | frame | where |
+//! |---|---|---|
+//! | 1 | [`Hello`] | first in both directions of the stream on which versions are pushed |
+//! | 2 | versions | pushed as they commit |
+//! | 3 | heads | the sender's applied-and-synced vector: whole after [`Hello`], then what rose |
+//! | 4 | pull | first and only frame of a pull's asker |
+//! | 5 | rows | the answer, in parts |
+//! | 6 | pulled | the end of the answer: without it the parts are thrown away |
+//! | 7 | refused | instead of any answer, with a reason for people |
+//! | 8-31 | | kept for ids of versions and grafts (Plumtree), store snapshots, key ranges of a repair |
+
+use std::collections::BTreeMap;
+
+use crate::codec::{DecodeError, Decoder, Encoder};
+use crate::version::Life;
+use crate::{Cell, Change, Hlc, Key, Name, NodeId, Row, SiteId, Stamp, Vector, Version};
+
+/// The wire version this release speaks; [`Hello`] carries it.
+pub const WIRE_VERSION: u32 = 1;
+
+/// The most bytes of one frame, kind and body. A transaction is at most 1 MiB of values; names, stamps and the rest of a
+/// batch fit in what is left. A longer frame ends the stream it comes on.
+pub const FRAME_MAX: usize = 8 << 20;
+
+/// A message between two nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// Who I am.
+    Hello(Hello),
+    /// Versions, those of one site in order.
+    Versions(Vec<Version>),
+    /// My applied-and-synced heads: all of them at first, then those that rose.
+    Heads(Vector),
+    /// Send me all that is above these heads.
+    Pull(Vector),
+    /// Whole rows that carry a stamp above the asked heads, all from one read snapshot.
+    Rows(Vec<PulledRow>),
+    /// The end of an answer: the answerer's heads in that snapshot.
+    Pulled(Vector),
+    /// What was asked is refused, with the reason.
+    Refused(String),
+    /// A kind of a later release. Skipped.
+    Unknown(u8),
+}
+
+/// The first frame in each direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// [`WIRE_VERSION`] of the sender. The lower one is spoken.
+    pub wire: u32,
+    /// The sender, as in its certificate.
+    pub node: NodeId,
+    /// The sender's label in gossip: an address by form, unique per node, that nobody dials.
+    pub label: String,
+    /// The sender's store.
+    pub site: SiteId,
+    /// How often that store was opened: a greater one that a peer knows, or this one with another nonce, means a copy.
+    pub boot: u64,
+    /// Drawn at each start of the store.
+    pub nonce: u64,
+    /// The sender's wall clock in milliseconds since 1970, for the median that future stamps are measured against.
+    pub wall_ms: u64,
+}
+
+/// A row as a store holds it, for a peer that pulls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PulledRow {
+    /// The row's table.
+    pub table: Name,
+    /// The row's primary key.
+    pub key: Key,
+    /// All of its state.
+    pub row: Row,
+}
+
+impl Frame {
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Hello(_) => 1,
+            Self::Versions(_) => 2,
+            Self::Heads(_) => 3,
+            Self::Pull(_) => 4,
+            Self::Rows(_) => 5,
+            Self::Pulled(_) => 6,
+            Self::Refused(_) => 7,
+            Self::Unknown(kind) => *kind,
+        }
+    }
+
+    /// Kind and body; the length before them is the stream's business.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.u8(self.kind());
+        match self {
+            Self::Hello(hello) => out.record(|out| put_hello(out, hello)),
+            Self::Versions(versions) => {
+                out.varint(versions.len() as u64);
+                versions.iter().for_each(|version| out.record(|out| put_version(out, version)));
+            }
+            Self::Heads(vector) | Self::Pull(vector) | Self::Pulled(vector) => put_vector(&mut out, vector),
+            Self::Rows(rows) => {
+                out.varint(rows.len() as u64);
+                rows.iter().for_each(|row| out.record(|out| put_row(out, row)));
+            }
+            Self::Refused(reason) => out.bytes(reason.as_bytes()),
+            Self::Unknown(_) => {}
+        }
+        out.finish()
+    }
+
+    /// Reads kind and body. What comes after the known fields is a later release's and is left alone.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() > FRAME_MAX {
+            return Err(DecodeError::TooLarge("frame"));
+        }
+        let mut body = Decoder::new(bytes);
+        Ok(match body.u8()? {
+            1 => Self::Hello(body.record(get_hello)?),
+            2 => Self::Versions(body.list(|item| item.record(get_version))?),
+            3 => Self::Heads(get_vector(&mut body)?),
+            4 => Self::Pull(get_vector(&mut body)?),
+            5 => Self::Rows(body.list(|item| item.record(get_row))?),
+            6 => Self::Pulled(get_vector(&mut body)?),
+            7 => Self::Refused(body.text("reason")?.to_owned()),
+            kind => Self::Unknown(kind),
+        })
+    }
+}
+
+fn put_hello(out: &mut Encoder, hello: &Hello) {
+    out.varint(u64::from(hello.wire));
+    out.bytes(hello.node.as_str().as_bytes());
+    out.bytes(hello.label.as_bytes());
+    out.site(hello.site);
+    out.varint(hello.boot);
+    out.u64(hello.nonce);
+    out.varint(hello.wall_ms);
+}
+
+fn get_hello(body: &mut Decoder<'_>) -> Result<Hello, DecodeError> {
+    Ok(Hello {
+        wire: body.u32()?,
+        node: body.text("node")?.parse().map_err(|_| DecodeError::Invalid("node"))?,
+        label: body.text("label")?.to_owned(),
+        site: body.site()?,
+        boot: body.varint()?,
+        nonce: body.u64()?,
+        wall_ms: body.varint()?,
+    })
+}
+
+fn put_vector(out: &mut Encoder, vector: &Vector) {
+    out.varint(vector.len() as u64);
+    for (site, version) in vector.iter() {
+        out.site(site);
+        out.varint(version);
+    }
+}
+
+fn get_vector(body: &mut Decoder<'_>) -> Result<Vector, DecodeError> {
+    Ok(body.list(|item| Ok((item.site()?, item.varint()?)))?.into_iter().collect())
+}
+
+fn put_stamp(out: &mut Encoder, stamp: Stamp) {
+    out.u64(stamp.hlc.to_bits());
+    out.site(stamp.site);
+    out.varint(stamp.version);
+    out.varint(u64::from(stamp.seq));
+}
+
+fn get_stamp(body: &mut Decoder<'_>) -> Result<Stamp, DecodeError> {
+    Ok(Stamp { hlc: Hlc::from_bits(body.u64()?), site: body.site()?, version: body.varint()?, seq: body.u32()? })
+}
+
+fn get_key(body: &mut Decoder<'_>) -> Result<Key, DecodeError> {
+    Key::from_bytes(body.bytes()?).map_err(|_| DecodeError::Invalid("key"))
+}
+
+fn put_version(out: &mut Encoder, version: &Version) {
+    out.site(version.site);
+    out.varint(version.version);
+    out.u64(version.hlc.to_bits());
+    out.varint(version.changes.len() as u64);
+    version.changes.iter().for_each(|change| out.record(|out| put_change(out, change)));
+}
+
+fn get_version(body: &mut Decoder<'_>) -> Result<Version, DecodeError> {
+    Ok(Version {
+        site: body.site()?,
+        version: body.varint()?,
+        hlc: Hlc::from_bits(body.u64()?),
+        changes: body.list(|item| item.record(get_change))?,
+    })
+}
+
+fn put_change(out: &mut Encoder, change: &Change) {
+    out.name(&change.table);
+    out.bytes(change.key.as_bytes());
+    out.varint(change.cl);
+    match change.life {
+        Life::Changed => out.u8(0),
+        Life::Since(rs) => {
+            out.u8(1);
+            put_stamp(out, rs);
+        }
+    }
+    out.varint(change.cells.len() as u64);
+    for (column, value) in &change.cells {
+        out.name(column);
+        out.value(value);
+    }
+}
+
+fn get_change(body: &mut Decoder<'_>) -> Result<Change, DecodeError> {
+    let (table, key, cl) = (body.name()?, get_key(body)?, body.varint()?);
+    let life = match body.u8()? {
+        0 => Life::Changed,
+        1 => Life::Since(get_stamp(body)?),
+        _ => return Err(DecodeError::Tag("life")),
+    };
+    let cells: BTreeMap<_, _> = body.list(|item| Ok((item.name()?, item.value()?)))?.into_iter().collect();
+    let alive = check_life(cl, cells.is_empty())?;
+    if !alive && life != Life::Changed {
+        return Err(DecodeError::Invalid("update of a deleted row"));
+    }
+    Ok(Change { table, key, cl, life, cells })
+}
+
+/// Stamps are written once a row and cells refer to them by position: most rows have one or two.
+fn put_row(out: &mut Encoder, pulled: &PulledRow) {
+    let stamps = pulled.row.stamps();
+    let position = |stamp: Stamp| stamps.partition_point(|&s| s < stamp) as u64;
+    out.name(&pulled.table);
+    out.bytes(pulled.key.as_bytes());
+    out.varint(pulled.row.cl);
+    out.varint(stamps.len() as u64);
+    stamps.iter().for_each(|&stamp| put_stamp(out, stamp));
+    out.varint(position(pulled.row.rs));
+    out.varint(pulled.row.cells.len() as u64);
+    for (column, cell) in &pulled.row.cells {
+        out.name(column);
+        out.varint(position(cell.stamp));
+        out.value(&cell.value);
+    }
+}
+
+fn get_row(body: &mut Decoder<'_>) -> Result<PulledRow, DecodeError> {
+    let (table, key, cl) = (body.name()?, get_key(body)?, body.varint()?);
+    let stamps = body.list(get_stamp)?;
+    let stamp = |body: &mut Decoder<'_>| {
+        let position = usize::try_from(body.varint()?).map_err(|_| DecodeError::Overflow)?;
+        stamps.get(position).copied().ok_or(DecodeError::Invalid("reference to a stamp"))
+    };
+    let rs = stamp(body)?;
+    let cells: BTreeMap<_, _> =
+        body.list(|item| Ok((item.name()?, Cell { stamp: stamp(item)?, value: item.value()? })))?.into_iter().collect();
+    check_life(cl, cells.is_empty())?;
+    Ok(PulledRow { table, key, row: Row { cl, rs, cells } })
+}
+
+/// Zero is "never seen" and travels in no frame; a deleted row has no cells. The store keeps causal lengths as signed
+/// integers, hence the upper bound.
+fn check_life(cl: u64, no_cells: bool) -> Result<bool, DecodeError> {
+    let alive = cl % 2 == 1;
+    if cl == 0 || cl > i64::MAX.cast_unsigned() || (!alive && !no_cells) {
+        Err(DecodeError::Invalid("causal length"))
+    } else {
+        Ok(alive)
+    }
+}

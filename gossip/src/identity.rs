@@ -1,0 +1,1 @@
+//! Certificates: who a node is, and who may speak to it.

@@ -1,0 +1,1 @@
+//! Who is here, by chitchat.

@@ -1,0 +1,1 @@
+//! The rows: SQLite with stamps.
