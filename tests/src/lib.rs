@@ -1,1 +1,11 @@
-//! The lab: whole processes, end to end, faults; and the rules of the tree.
+//! What the tests of the whole tree stand on.
+//!
+//! - [`lab`] runs real `kith` processes on loopback: certificates, configuration files, readiness, kill, restart.
+//! - [`skip`] is how a test says that it could not run here, so that the closing summary can count it.
+//! - [`tidy`] holds the rules of the tree that no compiler or lint knows.
+//!
+//! Nothing here is shipped, and no other crate depends on this one.
+
+pub mod lab;
+pub mod skip;
+pub mod tidy;

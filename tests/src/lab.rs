@@ -1,0 +1,27 @@
+//! The lab: real `kith` processes on loopback, seen only from outside, as their users see them.
+//!
+//! A [`Lab`] is a cluster of `kith agent` processes: it makes the cluster's certificate authority, writes each node's
+//! configuration, and hands out [`Node`]s that can be started, killed, stopped and asked. A [`Dev`] is one `kith dev`.
+//! [`Run`] is any other command that ends by itself.
+//!
+//! Rules of the house: every process is ended by its own id when its value is dropped; files live in a temporary folder;
+//! nothing but loopback is touched; waiting is for a condition, with a bound that says what was last seen ([`eventually`]).
+//! A failed test prints the end of every node's log.
+
+mod authority;
+mod binary;
+mod dev;
+mod http;
+mod node;
+mod process;
+mod resolve;
+mod wait;
+
+pub use authority::Authority;
+pub use binary::{Run, kith};
+pub use dev::Dev;
+pub use http::{Api, Reply};
+pub use node::{Addresses, Lab, Node};
+pub use process::Process;
+pub use resolve::{Answer, exchange, resolve};
+pub use wait::eventually;

@@ -1,0 +1,97 @@
+//! One `kith dev`, as somebody starts it for a first look.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::binary::{clear_environment, kith};
+use super::http::Api;
+use super::node::Addresses;
+use super::process::Process;
+use super::wait::eventually;
+
+/// From start to the line that says where everything listens.
+const STARTING: Duration = Duration::from_secs(30);
+
+/// A running `kith dev --empty --json` on free ports.
+#[derive(Debug)]
+pub struct Dev {
+    /// Where its nodes listen, the first first.
+    pub nodes: Vec<Addresses>,
+    process: Process,
+    folder: TempDir,
+}
+
+impl Dev {
+    /// Starts `count` nodes that keep their data in `dir`, or nowhere, and waits until they are ready.
+    ///
+    /// # Panics
+    /// If they are not within 30 s, with what was said instead.
+    pub async fn start(count: usize, dir: Option<&Path>) -> Dev {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let file = |name| fs::File::create(folder.path().join(name)).expect("the lab's folder can be written");
+        let mut command = Command::new(kith());
+        command.args(["dev", "--empty", "--json", "--nodes", &count.to_string()]);
+        command.args(["--api", "127.0.0.1:0", "--dns", "127.0.0.1:0", "--gossip", "127.0.0.1:0"]);
+        if let Some(dir) = dir {
+            command.arg("--dir").arg(dir);
+        }
+        command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("log"));
+        clear_environment(&mut command);
+        let mut dev = Dev { nodes: Vec::new(), process: Process::spawn(command), folder };
+        let line = eventually("kith dev is ready", STARTING, async || {
+            let ended = dev.process.ended();
+            assert!(ended.is_none(), "kith dev ended: {ended:?}\n{}", dev.log());
+            let said = fs::read_to_string(dev.folder.path().join("stdout")).unwrap_or_default();
+            let whole = said.lines().next().filter(|_| said.contains('\n')).map(serde_json::from_str::<Value>);
+            whole.and_then(Result::ok).ok_or(said)
+        })
+        .await;
+        assert_eq!(line["ready"], true, "{line}");
+        let address = |node: &Value, key: &str| -> SocketAddr {
+            let text = node[key].as_str().unwrap_or_default().trim_start_matches("http://");
+            text.parse().unwrap_or_else(|e| panic!("{key} of {node} is no address: {e}"))
+        };
+        let place = |node: &Value| Addresses {
+            api: address(node, "api"),
+            dns: address(node, "dns"),
+            gossip: address(node, "gossip"),
+        };
+        dev.nodes = line["nodes"].as_array().expect("a list of nodes").iter().map(place).collect();
+        assert_eq!(dev.nodes.len(), count, "{line}");
+        dev
+    }
+
+    /// The HTTP API of the first node.
+    #[must_use]
+    pub fn api(&self) -> Api {
+        Api::new(self.nodes[0].api)
+    }
+
+    /// All it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.folder.path().join("log")).unwrap_or_default()).into_owned()
+    }
+
+    /// SIGTERM, and how it ended.
+    ///
+    /// # Panics
+    /// If it does not end within 5 s.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.process.stop().await
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of kith dev:\n{}", self.log());
+        }
+    }
+}
