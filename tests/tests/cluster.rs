@@ -90,6 +90,9 @@ async fn a_fact_written_on_one_server_is_answered_by_all_and_stops_with_them() {
     for node in &mut nodes {
         let status = node.stop().await;
         assert_eq!(status.code(), Some(0), "{}: {status}\n{}", node.name, node.log());
+        let log = node.log();
+        let worrying: Vec<_> = log.lines().filter(|l| l.contains("ERROR") || l.contains("panicked")).collect();
+        assert!(worrying.is_empty(), "{}: {worrying:#?}", node.name);
         node.at.are_free().expect("what it listened on can be bound again");
     }
 }
