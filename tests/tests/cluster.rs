@@ -186,11 +186,13 @@ async fn a_stranger_is_refused_and_both_sides_say_so() {
     let strangers = Authority::new("lab");
     let mut stranger = lab.node(&strangers, "n2", Addresses::choose("n2"), &[home.at.gossip]);
     stranger.start().await;
-    for (node, other) in [(&home, "n2"), (&stranger, "n1")] {
-        let what = format!("{} logs that it refused, or was refused by, {other}", node.name);
+    for (node, other) in [(&home, &stranger), (&stranger, &home)] {
+        let what = format!("{} warns that {} is not of its cluster", node.name, other.at.gossip);
+        let address = other.at.gossip.to_string();
         eventually(&what, TOGETHER, async || {
             let log = node.log();
-            let said = log.lines().any(|line| line.contains("WARN") && line.contains("refused"));
+            let is_warning = |line: &&str| line.contains("WARN") && line.contains("not of our cluster");
+            let said = log.lines().filter(is_warning).any(|line| line.contains(&address));
             if said { Ok(()) } else { Err(log.lines().last().unwrap_or("nothing").to_owned()) }
         })
         .await;
