@@ -1,1 +1,39 @@
-//! Kith's DNS: zone, answers, server; fed by one stream of rows and members.
+//! Kith's DNS: every server of the fleet answers for all of it, from what the store told it last.
+//!
+//! ```text
+//! feed (rows, members) ─► facts ─► zone (immutable) ─► ArcSwap ─► answer ─► UDP, TCP
+//!        follow: one writer            pure                     pure        server
+//! ```
+//!
+//! Reading order is the life of one fact. [`feed`] is the contract with whoever reads the store; this crate links
+//! neither store nor HTTP. `row` decodes untyped cells and refuses what cannot be served, by name. `facts` mirrors the
+//! tables and says which of them are loading, current or lost. [`zone`] turns facts into an immutable [`zone::Zone`]:
+//! a pure function, so every naming and selection rule is tested without a socket. [`answer`] turns a query and a zone
+//! into bytes: pure as well, never panicking, never longer than the transport allows. `follow` is the one writer that
+//! swaps zones; `server` is the thin shell of sockets; [`status`] is what all of it shows.
+//!
+//! Invariants: an answer takes no lock and asks nobody; absence of news removes nothing (a lost feed freezes the zone
+//! and marks it stale); a bad row is left out, counted and named, and never stops the rest; own zones are never
+//! forwarded.
+
+pub mod config;
+pub mod feed;
+pub mod name;
+
+mod facts;
+mod row;
+
+pub mod zone;
+
+pub mod answer;
+mod query;
+
+mod dns;
+mod follow;
+mod server;
+pub mod status;
+
+pub use config::{Config, Ttl};
+pub use dns::{BuildError, Dns, RunError};
+pub use name::ZoneName;
+pub use status::{Status, StatusHandle};

@@ -1,0 +1,163 @@
+//! The part as a whole: built (bound) early, then run until told to stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::feed::Event;
+use crate::follow::{FollowError, Follower};
+use crate::server::{Bound, Desk, bind, serve_tcp, serve_udp};
+use crate::status::{Counters, StatusHandle};
+use crate::zone::Settings;
+
+/// How long a stop waits for answers that are being written. Whoever takes longer does not read them.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// The DNS part, bound and ready to run.
+pub struct Dns {
+    addrs: Vec<SocketAddr>,
+    bound: Vec<Bound>,
+    desks: Vec<Desk>,
+    follower: Follower,
+    status: StatusHandle,
+}
+
+/// Why the part cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The configuration names no zone.
+    #[error("no zone to serve")]
+    NoZone,
+    /// The configuration names no address.
+    #[error("no address to listen on")]
+    NoAddress,
+    /// An address cannot be bound.
+    #[error("cannot listen for DNS on {addr}")]
+    Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Why the part ended by itself. It is to be built anew as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The feed's stream ended.
+    #[error("the feed of rows and members ended")]
+    FeedEnded,
+    /// A zone could not be built: a bug.
+    #[error("building a zone panicked")]
+    Zone,
+    /// A listener failed.
+    #[error("listener {addr} failed")]
+    Listener {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A task panicked: a bug.
+    #[error("a task of the DNS part failed")]
+    Task(#[source] JoinError),
+}
+
+impl Dns {
+    /// Binds every address of the configuration, UDP and TCP on the same port each. Must be awaited inside a runtime
+    /// with I/O and time.
+    ///
+    /// # Errors
+    /// When there is nothing to serve, or an address cannot be bound; the error names it.
+    pub async fn build(
+        config: Config,
+        feed: impl Stream<Item = Event> + Send + Unpin + 'static,
+    ) -> Result<Self, BuildError> {
+        if config.zones.is_empty() {
+            return Err(BuildError::NoZone);
+        }
+        if config.listen.is_empty() {
+            return Err(BuildError::NoAddress);
+        }
+        let settings = Arc::new(Settings::from(&config));
+        let published = Arc::new(ArcSwap::from_pointee(Follower::nothing(&settings)));
+        let mut bound = Vec::new();
+        for addr in &config.listen {
+            bound.push(bind(*addr).map_err(|source| BuildError::Bind { addr: *addr, source })?);
+        }
+        // Two listeners for each address, each with counters of its own.
+        let counters: Arc<[Counters]> = (0..2 * bound.len()).map(|_| Counters::new(config.zones.len())).collect();
+        let desk = |mine| Desk::new(Arc::clone(&published), Arc::clone(&counters), mine);
+        let desks = (0..counters.len()).map(desk).collect();
+        let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters);
+        let follower = Follower::new(Box::pin(feed), settings, published);
+        Ok(Self { addrs: bound.iter().map(|bound| bound.addr).collect(), bound, desks, follower, status })
+    }
+
+    /// The addresses listened on, in the order of the configuration, with the ports that were chosen.
+    #[must_use]
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Shows the state at any time, also while running and after.
+    #[must_use]
+    pub fn status(&self) -> StatusHandle {
+        self.status.clone()
+    }
+
+    /// Answers until the token is cancelled; then every socket is closed when this returns. A part of it that ends by
+    /// itself ends it all.
+    ///
+    /// # Errors
+    /// The first thing that failed.
+    pub async fn run(self, token: CancellationToken) -> Result<(), RunError> {
+        let stop = token.child_token();
+        let mut tasks = JoinSet::new();
+        let mut desks = self.desks.into_iter();
+        for Bound { addr, udp, tcp } in self.bound {
+            let failed = move |source| RunError::Listener { addr, source };
+            let (Some(for_udp), Some(for_tcp)) = (desks.next(), desks.next()) else { break };
+            let (stop_udp, stop_tcp) = (stop.clone(), stop.clone());
+            tasks.spawn(async move { serve_udp(udp, for_udp, stop_udp).await.map_err(failed) });
+            tasks.spawn(async move { serve_tcp(tcp, for_tcp, stop_tcp).await.map_err(failed) });
+        }
+        let (follower, stop_follower) = (self.follower, stop.clone());
+        tasks.spawn(async move {
+            follower.run(stop_follower).await.map_err(|error| match error {
+                FollowError::Ended => RunError::FeedEnded,
+                FollowError::Build => RunError::Zone,
+            })
+        });
+        let mut result = tasks.join_next().await.map_or(Ok(()), outcome);
+        stop.cancel();
+        let drained = timeout(DRAIN, async {
+            while let Some(ended) = tasks.join_next().await {
+                result = std::mem::replace(&mut result, Ok(())).and(outcome(ended));
+            }
+        });
+        if drained.await.is_err() {
+            tracing::info!("connections cut that did not take their answers");
+        }
+        tasks.shutdown().await;
+        result
+    }
+}
+
+fn outcome(ended: Result<Result<(), RunError>, JoinError>) -> Result<(), RunError> {
+    ended.map_err(RunError::Task)?
+}
+
+impl std::fmt::Debug for Dns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dns").field("addrs", &self.addrs).finish_non_exhaustive()
+    }
+}

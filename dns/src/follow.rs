@@ -1,0 +1,137 @@
+//! The one writer of the zone: follows the feed, and swaps a new zone in after every change that shows.
+//!
+//! The first zone appears when all tables are `Synced`, so that a name is never denied because its row was still on
+//! the way. A lost feed changes nothing but the mark.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::{Stream, StreamExt as _};
+use tokio_util::sync::CancellationToken;
+
+use crate::facts::{Effect, Facts, Freshness};
+use crate::feed::Event;
+use crate::status::Published;
+use crate::zone::{Settings, Zone};
+
+/// How long events are gathered before a zone is built of them: what one transaction did to several tables arrives
+/// within it, and a lone change is answered 1 ms later than it could be.
+const GATHER: Duration = Duration::from_millis(1);
+/// The most a change waits, also when zones are slow to build: the rest of the time from event to answer is building.
+const GATHER_MAX: Duration = Duration::from_millis(5);
+
+/// Why following ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FollowError {
+    /// Whoever feeds us is gone.
+    Ended,
+    /// Building a zone panicked.
+    Build,
+}
+
+pub(crate) struct Follower {
+    feed: Pin<Box<dyn Stream<Item = Event> + Send>>,
+    settings: Arc<Settings>,
+    published: Arc<ArcSwap<Published>>,
+    facts: Facts,
+    generation: u64,
+    /// When the first change came that is not in the zone yet.
+    pending: Option<Instant>,
+}
+
+impl Follower {
+    pub(crate) fn new(
+        feed: Pin<Box<dyn Stream<Item = Event> + Send>>,
+        settings: Arc<Settings>,
+        published: Arc<ArcSwap<Published>>,
+    ) -> Self {
+        Self { feed, settings, published, facts: Facts::default(), generation: 0, pending: None }
+    }
+
+    /// What is answered before the first zone: nothing is known of any name, and that is said.
+    pub(crate) fn nothing(settings: &Settings) -> Published {
+        let zone = Zone::build(&Facts::default(), settings, 0);
+        Published { zone, built: Instant::now(), took: Duration::ZERO, stale_since: None }
+    }
+
+    pub(crate) async fn run(mut self, token: CancellationToken) -> Result<(), FollowError> {
+        loop {
+            let due = self.due();
+            tokio::select! {
+                // Losing any of these loses nothing: an event is taken from the stream only when its arm runs.
+                () = token.cancelled() => return Ok(()),
+                event = self.feed.next() => self.take(event.ok_or(FollowError::Ended)?),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self = self.rebuild().await?,
+            }
+        }
+    }
+
+    /// When to build: a moment after the first change, later if the last zone took long, so that building never takes
+    /// more than about half of the time, up to the bound.
+    fn due(&self) -> Option<Instant> {
+        let first = self.pending?;
+        let last = self.published.load();
+        let rested = last.built + last.took;
+        Some((first + GATHER).max(rested).min(first + GATHER_MAX))
+    }
+
+    fn take(&mut self, event: Event) {
+        match self.facts.apply(event) {
+            Effect::None => {}
+            Effect::Facts => {
+                if self.facts.freshness() != Freshness::Loading && self.pending.is_none() {
+                    self.pending = Some(Instant::now());
+                }
+            }
+            Effect::Freshness => self.refresh(),
+        }
+    }
+
+    /// Marks the zone without building it anew.
+    fn refresh(&mut self) {
+        let freshness = self.facts.freshness();
+        let old = self.published.load();
+        if old.zone.generation() == 0 || old.zone.freshness() == freshness {
+            return;
+        }
+        let zone = old.zone.with_freshness(freshness);
+        self.publish(Published { zone, built: old.built, took: old.took, stale_since: None });
+    }
+
+    /// Builds on a blocking thread: it is computing, and other tasks of this worker have answers to give.
+    async fn rebuild(mut self) -> Result<Self, FollowError> {
+        self.pending = None;
+        self.generation += 1;
+        let (settings, generation, facts) =
+            (Arc::clone(&self.settings), self.generation, std::mem::take(&mut self.facts));
+        let built = tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
+            let zone = Zone::build(&facts, &settings, generation);
+            (facts, zone, begun.elapsed())
+        });
+        let Ok((facts, zone, took)) = built.await else { return Err(FollowError::Build) };
+        self.facts = facts;
+        self.publish(Published { zone, built: Instant::now(), took, stale_since: None });
+        Ok(self)
+    }
+
+    fn publish(&self, mut next: Published) {
+        let last = self.published.load();
+        let (was, is) = (last.zone.freshness(), next.zone.freshness());
+        next.stale_since = match is {
+            Freshness::Stale => last.stale_since.or_else(|| Some(SystemTime::now())),
+            Freshness::Loading | Freshness::Current => None,
+        };
+        if was != is {
+            tracing::info!(from = ?was, to = ?is, generation = next.zone.generation(), "zone freshness changed");
+        }
+        let (_, problems) = next.zone.problems();
+        if problems != last.zone.problems().1 {
+            tracing::info!(problems, "rows left out of the zone");
+        }
+        self.published.store(Arc::new(next));
+    }
+}

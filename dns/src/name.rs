@@ -1,0 +1,206 @@
+//! Names: parsed once at the edge, kept as lower-cased wire bytes inside.
+//!
+//! A *relative* name is a run of labels without the closing zero: what stands before the origin of a zone. All zones
+//! serve the same relative names, so one table of them is enough, whatever the number of zones.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Longest label in bytes (RFC 1035 §2.3.4).
+pub(crate) const LABEL_MAX: usize = 63;
+/// Longest name on the wire in bytes, with its closing zero (RFC 1035 §2.3.4).
+pub(crate) const NAME_MAX: usize = 255;
+
+/// Why a text is not a name that can be served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing there.
+    #[error("empty name or label")]
+    Empty,
+    /// A label over 63 bytes.
+    #[error("label of {0} bytes (at most 63)")]
+    LongLabel(usize),
+    /// A name over 255 bytes on the wire, or a zone that leaves no room for the names in it.
+    #[error("name of {0} bytes is too long")]
+    LongName(usize),
+    /// Something else than letters, digits, `-` and `_`, or a `-` at the edge of a label.
+    #[error("label {0:?} has more than letters, digits, - and _, or begins or ends with -")]
+    Characters(String),
+}
+
+/// Checks one label by the rule of all names Kith serves: letters, digits, `-` inside, `_`; 1 to 63 bytes. Lower-cased.
+pub(crate) fn label(text: &str) -> Result<String, NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > LABEL_MAX {
+        return Err(NameError::LongLabel(text.len()));
+    }
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if !text.bytes().all(allowed) || text.starts_with('-') || text.ends_with('-') {
+        return Err(NameError::Characters(text.chars().take(LABEL_MAX).collect()));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// The apex of a zone of ours, such as `internal`. At most 128 bytes on the wire, so that the names below it have room.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ZoneName {
+    /// Lower-cased wire form, with the closing zero.
+    wire: Box<[u8]>,
+}
+
+impl ZoneName {
+    /// Longest apex on the wire. The longest name below it that matters, `{ID}.vm.{APP}`, has 81 bytes.
+    const WIRE_MAX: usize = 128;
+
+    /// Lower-cased wire form, with the closing zero.
+    #[must_use]
+    pub fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+}
+
+impl FromStr for ZoneName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let mut name = Relative::new();
+        for part in text.strip_suffix('.').unwrap_or(text).split('.') {
+            name.push(&label(part)?)?;
+        }
+        let mut wire = name.as_bytes().to_vec();
+        wire.push(0);
+        if wire.len() > Self::WIRE_MAX {
+            return Err(NameError::LongName(wire.len()));
+        }
+        Ok(Self { wire: wire.into() })
+    }
+}
+
+impl Default for ZoneName {
+    /// `internal`, which is reserved for private use.
+    fn default() -> Self {
+        Self { wire: (*b"\x08internal\0").into() }
+    }
+}
+
+impl fmt::Display for ZoneName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&text(&self.wire[..self.wire.len() - 1]))
+    }
+}
+
+impl fmt::Debug for ZoneName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// A relative name under construction, on the stack; labels are pushed from left to right.
+#[derive(Clone)]
+pub(crate) struct Relative {
+    bytes: [u8; NAME_MAX],
+    len: usize,
+}
+
+impl Relative {
+    pub(crate) fn new() -> Self {
+        Self { bytes: [0; NAME_MAX], len: 0 }
+    }
+
+    /// Builds a name of several labels. The labels are checked by [`label`] (or constants of ours) before.
+    pub(crate) fn of(labels: &[&str]) -> Result<Self, NameError> {
+        let mut name = Self::new();
+        for label in labels {
+            name.push(label)?;
+        }
+        Ok(name)
+    }
+
+    /// Appends one label.
+    pub(crate) fn push(&mut self, label: &str) -> Result<(), NameError> {
+        if label.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if label.len() > LABEL_MAX {
+            return Err(NameError::LongLabel(label.len()));
+        }
+        let end = self.len + 1 + label.len();
+        if end >= NAME_MAX {
+            return Err(NameError::LongName(end + 1));
+        }
+        self.bytes[self.len] = label.len() as u8;
+        self.bytes[self.len + 1..end].copy_from_slice(label.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// A relative name as people read it. Bytes that a text name cannot have are written as `\DDD` (RFC 1035 §5.1).
+pub(crate) fn text(relative: &[u8]) -> String {
+    use fmt::Write as _;
+    let mut out = String::with_capacity(relative.len());
+    let mut rest = relative;
+    while let Some((len, tail)) = rest.split_first() {
+        let (label, tail) = tail.split_at(usize::from(*len).min(tail.len()));
+        if !out.is_empty() {
+            out.push('.');
+        }
+        for byte in label {
+            if byte.is_ascii_graphic() && *byte != b'.' && *byte != b'\\' {
+                out.push(char::from(*byte));
+            } else {
+                write!(out, "\\{byte:03}").expect("writing to a String cannot fail");
+            }
+        }
+        rest = tail;
+    }
+    out
+}
+
+/// Splits the first label off a relative name.
+pub(crate) fn split_first(relative: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = relative.split_first()?;
+    rest.split_at_checked(usize::from(*len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zone_name_is_lower_cased_and_may_end_in_a_dot() {
+        let zone: ZoneName = "Corp.Internal.".parse().unwrap();
+        assert_eq!(zone.wire(), b"\x04corp\x08internal\0");
+        assert_eq!(zone.to_string(), "corp.internal");
+        assert_eq!(ZoneName::default(), "internal".parse().unwrap());
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_with_its_reason() {
+        assert_eq!("".parse::<ZoneName>(), Err(NameError::Empty));
+        assert_eq!("a..b".parse::<ZoneName>(), Err(NameError::Empty));
+        assert_eq!("x".repeat(64).parse::<ZoneName>(), Err(NameError::LongLabel(64)));
+        assert!(matches!("a b".parse::<ZoneName>(), Err(NameError::Characters(_))));
+        assert!(matches!("-a".parse::<ZoneName>(), Err(NameError::Characters(_))));
+        let long = vec!["x".repeat(60); 3].join(".");
+        assert!(matches!(long.parse::<ZoneName>(), Err(NameError::LongName(_))));
+    }
+
+    #[test]
+    fn a_relative_name_never_outgrows_the_wire() {
+        let mut name = Relative::new();
+        let label = "x".repeat(63);
+        for _ in 0..3 {
+            name.push(&label).unwrap();
+        }
+        assert!(matches!(name.push(&label), Err(NameError::LongName(257))));
+        name.push(&"x".repeat(61)).unwrap();
+        assert_eq!(name.as_bytes().len(), 254);
+    }
+}

@@ -1,0 +1,208 @@
+//! What this part shows of itself: plain numbers and texts, of which the binary makes JSON and metrics.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use crate::answer::{Rcode, Tally};
+use crate::name::ZoneName;
+use crate::zone::{Freshness, Owner, Zone, rtype};
+
+/// The state of the DNS part at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Whether the zone is loading, current or stale.
+    pub freshness: Freshness,
+    /// Since when the store is away, by this host's clock; `None` while it is not.
+    pub stale_since: Option<SystemTime>,
+    /// Counts the zones since the start; 0 before the first.
+    pub generation: u64,
+    /// How long ago the zone was built.
+    pub age: Duration,
+    /// What building it took.
+    pub build_time: Duration,
+    /// The zones, in the order of the configuration.
+    pub zones: Vec<ZoneStatus>,
+    /// Names in the reverse zones.
+    pub reverse_names: usize,
+    /// Rows, or parts of rows, that are left out, with the reason; the first 100.
+    pub problems: Vec<ProblemStatus>,
+    /// How many there are.
+    pub problem_count: usize,
+    /// Queries answered, where there were any.
+    pub queries: Vec<QueryCount>,
+    /// Packets dropped without an answer.
+    pub dropped: u64,
+    /// Answers that the system did not take.
+    pub send_errors: u64,
+    /// TCP connections closed at once, because there were too many.
+    pub connections_refused: u64,
+}
+
+/// One zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZoneStatus {
+    /// Its apex.
+    pub name: String,
+    /// How many names it has.
+    pub names: usize,
+}
+
+/// One row, or part of one, that is left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProblemStatus {
+    /// The table.
+    pub table: &'static str,
+    /// The row's key, shortened.
+    pub key: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// A number of queries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryCount {
+    /// The zone's apex, `reverse`, or `none` for names that are not ours.
+    pub zone: String,
+    /// Type asked for; `other` for the rare ones.
+    pub qtype: &'static str,
+    /// Code given.
+    pub rcode: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+/// Gives the status at any time; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StatusHandle {
+    zones: Arc<[ZoneName]>,
+    published: Arc<ArcSwap<Published>>,
+    counters: Arc<[Counters]>,
+}
+
+/// The zone being answered from, with what status says of it.
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub(crate) zone: Zone,
+    pub(crate) built: Instant,
+    pub(crate) took: Duration,
+    pub(crate) stale_since: Option<SystemTime>,
+}
+
+impl StatusHandle {
+    pub(crate) fn new(zones: &[ZoneName], published: Arc<ArcSwap<Published>>, counters: Arc<[Counters]>) -> Self {
+        Self { zones: zones.into(), published, counters }
+    }
+
+    /// The status at this moment.
+    #[must_use]
+    pub fn get(&self) -> Status {
+        let published = self.published.load();
+        let zone = &published.zone;
+        let (problems, problem_count) = zone.problems();
+        let problem = |problem: &crate::zone::Problem| ProblemStatus {
+            table: problem.table.name(),
+            key: problem.key.clone(),
+            reason: problem.reason.clone(),
+        };
+        let zone_status = |name: &ZoneName| ZoneStatus { name: name.to_string(), names: zone.names() };
+        let sum = |of: fn(&Counters) -> &AtomicU64| {
+            self.counters.iter().map(|counters| of(counters).load(Ordering::Relaxed)).sum()
+        };
+        Status {
+            freshness: zone.freshness(),
+            stale_since: published.stale_since,
+            generation: zone.generation(),
+            age: published.built.elapsed(),
+            build_time: published.took,
+            zones: self.zones.iter().map(zone_status).collect(),
+            reverse_names: zone.pointers(),
+            problems: problems.iter().map(problem).collect(),
+            problem_count,
+            queries: self.queries(),
+            dropped: sum(|counters| &counters.dropped),
+            send_errors: sum(|counters| &counters.send_errors),
+            connections_refused: sum(|counters| &counters.connections_refused),
+        }
+    }
+
+    fn queries(&self) -> Vec<QueryCount> {
+        let mut counts = Vec::new();
+        for slot in 0..self.zones.len() + 2 {
+            for (t, qtype) in QTYPES.iter().map(|(_, name)| *name).chain(["other"]).enumerate() {
+                for (r, rcode) in Rcode::ALL.into_iter().enumerate() {
+                    let at = Counters::index(slot, t, r);
+                    let count = self.counters.iter().map(|all| all.queries[at].load(Ordering::Relaxed)).sum();
+                    if count > 0 {
+                        let zone = match slot.checked_sub(self.zones.len()) {
+                            None => self.zones[slot].to_string(),
+                            Some(0) => "reverse".to_owned(),
+                            Some(_) => "none".to_owned(),
+                        };
+                        counts.push(QueryCount { zone, qtype, rcode: rcode.name(), count });
+                    }
+                }
+            }
+        }
+        counts
+    }
+}
+
+/// The types that are counted by name.
+const QTYPES: [(u16, &str); 11] = [
+    (rtype::A, "A"),
+    (rtype::AAAA, "AAAA"),
+    (rtype::TXT, "TXT"),
+    (rtype::SRV, "SRV"),
+    (rtype::PTR, "PTR"),
+    (rtype::SOA, "SOA"),
+    (rtype::NS, "NS"),
+    (rtype::CNAME, "CNAME"),
+    (rtype::MX, "MX"),
+    (rtype::HTTPS, "HTTPS"),
+    (rtype::ANY, "ANY"),
+];
+
+/// The counters of one listener, so that listeners do not share cache lines; added up when somebody looks.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    zones: usize,
+    queries: Box<[AtomicU64]>,
+    pub(crate) dropped: AtomicU64,
+    pub(crate) send_errors: AtomicU64,
+    pub(crate) connections_refused: AtomicU64,
+}
+
+impl Counters {
+    const PER_SLOT: usize = (QTYPES.len() + 1) * Rcode::ALL.len();
+
+    /// For so many configured zones.
+    pub(crate) fn new(zones: usize) -> Self {
+        Self {
+            zones,
+            queries: (0..(zones + 2) * Self::PER_SLOT).map(|_| AtomicU64::new(0)).collect(),
+            dropped: AtomicU64::new(0),
+            send_errors: AtomicU64::new(0),
+            connections_refused: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts one answer.
+    pub(crate) fn count(&self, tally: &Tally) {
+        let slot = match tally.owner {
+            Owner::Forward(place) => place,
+            Owner::Reverse => self.zones,
+            Owner::Nobody => self.zones + 1,
+        };
+        let qtype = QTYPES.iter().position(|(number, _)| *number == tally.qtype).unwrap_or(QTYPES.len());
+        let rcode = Rcode::ALL.iter().position(|rcode| *rcode == tally.rcode).expect("ALL has every code");
+        self.queries[Self::index(slot, qtype, rcode)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn index(slot: usize, qtype: usize, rcode: usize) -> usize {
+        slot * Self::PER_SLOT + qtype * Rcode::ALL.len() + rcode
+    }
+}

@@ -1,0 +1,288 @@
+//! Facts in, contents of a zone out: which names exist and what stands at them.
+//!
+//! The order is the precedence of flat names: services, NATS clusters, then instances. What comes later and finds its
+//! name taken is left out under that name and named, never mixed in.
+
+mod app;
+mod group;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::list::List;
+use super::origin::{LOCAL_NODE, Origin};
+use super::records::{RRset, Tail, rtype};
+use super::{Contents, Node, Settings, reverse};
+use crate::config::Ttl;
+use crate::facts::Facts;
+use crate::feed::Table;
+use crate::name::{self, NAME_MAX, NameError, Relative};
+use crate::row::{Belonging, Fault, Key};
+use group::Groups;
+
+/// Most problems kept with their reasons; beyond, they are only counted.
+const PROBLEMS_MAX: usize = 100;
+/// Where management addresses are: `fdcc` and 14 bytes of the key's hash.
+const MANAGEMENT: IpNet = IpNet::V6(ipnet::Ipv6Net::new_assert(Ipv6Addr::new(0xfdcc, 0, 0, 0, 0, 0, 0, 0), 16));
+
+/// Something left out, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) table: Table,
+    pub(crate) key: String,
+    pub(crate) reason: String,
+}
+
+pub(super) fn contents(facts: &Facts, settings: &Settings, generation: u64) -> Contents {
+    let mut builder = Builder::new(facts, settings, generation);
+    builder.faults_of_rows();
+    builder.servers();
+    let groups = Groups::of(&mut builder);
+    builder.apps(&groups);
+    builder.pointers();
+    builder.finish()
+}
+
+/// The zone under construction.
+struct Builder<'a> {
+    facts: &'a Facts,
+    settings: &'a Settings,
+    ranges: Vec<IpNet>,
+    generation: u64,
+    origins: Vec<Origin>,
+    /// Longest relative name, so that with the longest origin it is still a name.
+    room: usize,
+    names: HashMap<Box<[u8]>, Node>,
+    pointers: HashMap<Box<[u8]>, Node>,
+    regions: BTreeSet<Box<[u8]>>,
+    here: BTreeSet<IpAddr>,
+    /// Who an address is: the newest that answers with it, servers before all.
+    owners: HashMap<IpAddr, Owner>,
+    empty: Arc<[RRset]>,
+    problems: Vec<Problem>,
+    problem_count: usize,
+}
+
+/// What an address's PTR is chosen by, the greatest wins, and the relative name it points to.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Owner {
+    rank: (Rank, i64),
+    name: Box<[u8]>,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
+enum Rank {
+    Instance,
+    Server,
+}
+
+impl<'a> Builder<'a> {
+    fn new(facts: &'a Facts, settings: &'a Settings, generation: u64) -> Self {
+        // Configured ranges are the operator's word on this host; what the store says counts only without it, so that
+        // one row cannot widen what a configured host serves.
+        let ranges = if settings.ranges.is_empty() { facts.ranges() } else { settings.ranges.clone() };
+        let longest = settings.zones.iter().map(|zone| zone.wire().len()).max().unwrap_or(1);
+        let expected = 4 * (facts.containers.used().count() + facts.services.used().count()) + 64;
+        Self {
+            facts,
+            settings,
+            ranges,
+            generation,
+            origins: Vec::new(),
+            room: NAME_MAX - longest,
+            names: HashMap::with_capacity(expected),
+            pointers: HashMap::new(),
+            regions: BTreeSet::new(),
+            here: BTreeSet::new(),
+            owners: HashMap::new(),
+            empty: Arc::new([]),
+            problems: Vec::new(),
+            problem_count: 0,
+        }
+    }
+
+    fn faults_of_rows(&mut self) {
+        let facts = self.facts;
+        for (key, fault) in facts.metadata.faults() {
+            self.problem(Table::Metadata, key_text(key), fault);
+        }
+        for (key, fault) in facts.servers.faults() {
+            self.problem(Table::Servers, key_text(key), fault);
+        }
+        for (key, fault) in facts.services.faults() {
+            self.problem(Table::Services, key_text(key), fault);
+        }
+        for (key, fault) in facts.containers.faults() {
+            self.problem(Table::Containers, key_text(key), fault);
+        }
+        for (key, fault) in facts.nats.faults() {
+            self.problem(Table::NatsServers, key_text(key), fault);
+        }
+    }
+
+    /// `{server}.node`, `local.node`, and the regions.
+    fn servers(&mut self) {
+        let facts = self.facts;
+        self.insert(LOCAL_NODE, Node::Plain(Arc::clone(&self.empty)));
+        for (_, server) in facts.servers.used() {
+            let removed = server.belonging == Belonging::Removed;
+            if !removed && !server.region.is_empty() {
+                self.regions.insert(server.region.as_bytes().into());
+            }
+            let mut addresses = [server.v4.map(IpAddr::V4), server.v6.map(IpAddr::V6)];
+            for address in &mut addresses {
+                if let Some(outside) = address.filter(|address| !self.serves(*address) && !MANAGEMENT.contains(address))
+                {
+                    self.problem(Table::Servers, server.id.clone(), &Fault::Outside { address: outside });
+                    *address = None;
+                }
+            }
+            if removed {
+                addresses = [None, None];
+            }
+            let sets = sets(&addresses, self.settings.ttl);
+            if server.id == self.settings.server {
+                self.here.extend(addresses.iter().flatten());
+                self.insert(LOCAL_NODE, Node::Plain(Arc::clone(&sets)));
+            }
+            let Some(label) = &server.label else { continue };
+            let Ok(name) = self.named(Table::Servers, &server.id, &[label, "node"]) else { continue };
+            for address in addresses.into_iter().flatten() {
+                self.own(address, Rank::Server, 0, name.as_bytes());
+            }
+            self.insert(name.as_bytes(), Node::Plain(sets));
+        }
+    }
+
+    /// The reverse zones: a PTR for each address that somebody answers with.
+    fn pointers(&mut self) {
+        let Some(first) = self.settings.zones.first() else { return };
+        let Settings { ttl, negative_ttl, .. } = *self.settings;
+        let serial = self.generation as u32;
+        let mut reverse = BTreeSet::new();
+        for range in self.ranges.iter().chain([&MANAGEMENT]) {
+            reverse.extend(reverse::zones(*range));
+        }
+        for (place, zone) in self.settings.zones.iter().enumerate() {
+            self.origins.push(Origin::forward(place, zone.wire(), ttl, negative_ttl, serial));
+        }
+        for (address, owner) in std::mem::take(&mut self.owners) {
+            let name = reverse::name(address);
+            let owned = |zone: &Vec<u8>| name.ends_with(&zone[..zone.len() - 1]);
+            let Some(zone) = reverse.iter().find(|zone| owned(zone)) else { continue };
+            let target = [&owner.name, first.wire()].concat();
+            let set = RRset::of(rtype::PTR, Tail::Whole, ttl, [target].into_iter());
+            insert(&mut self.pointers, &name, Node::Plain(set.into_iter().collect()), &self.empty, zone.len() - 1);
+        }
+        for zone in &reverse {
+            self.origins.push(Origin::reverse(zone, first.wire(), ttl, negative_ttl, serial));
+        }
+    }
+
+    fn finish(mut self) -> Contents {
+        // The longest first: of two zones that hold a name, the longer one answers it.
+        self.origins.sort_by(|a, b| (b.wire().len(), a.wire()).cmp(&(a.wire().len(), b.wire())));
+        self.origins.dedup_by(|a, b| a.wire() == b.wire());
+        Contents {
+            server: self.settings.server.as_str().into(),
+            generation: self.generation,
+            origins: self.origins.into(),
+            names: self.names,
+            pointers: self.pointers,
+            regions: self.regions,
+            here: self.here,
+            problems: self.problems,
+            problem_count: self.problem_count,
+        }
+    }
+
+    /// Whether an address may be served: inside the cluster's ranges, or one of this development cluster's own.
+    fn serves(&self, address: IpAddr) -> bool {
+        self.ranges.iter().chain(&self.settings.own_addresses).any(|range| range.contains(&address))
+    }
+
+    /// A relative name of these labels, or a problem of this row.
+    fn named(&mut self, table: Table, key: &str, labels: &[&str]) -> Result<Relative, NameError> {
+        let made = Relative::of(labels).and_then(|name| {
+            let len = name.as_bytes().len();
+            if len > self.room { Err(NameError::LongName(len)) } else { Ok(name) }
+        });
+        if let Err(reason) = &made {
+            let fault = Fault::Unnameable { name: labels.join("."), reason: reason.clone() };
+            self.problem(table, key.to_owned(), &fault);
+        }
+        made
+    }
+
+    /// Puts a node at a name that fits, and empty non-terminals above it.
+    fn insert(&mut self, relative: &[u8], node: Node) {
+        insert(&mut self.names, relative, node, &self.empty, 0);
+    }
+
+    /// Says that an address answers under this relative name.
+    fn own(&mut self, address: IpAddr, rank: Rank, started_at: i64, name: &[u8]) {
+        let owner = Owner { rank: (rank, started_at), name: name.into() };
+        match self.owners.entry(address) {
+            std::collections::hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(owner);
+            }
+            std::collections::hash_map::Entry::Occupied(mut held) => {
+                if *held.get() < owner {
+                    held.insert(owner);
+                }
+            }
+        }
+    }
+
+    fn problem(&mut self, table: Table, key: String, fault: &Fault) {
+        self.problem_count += 1;
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(Problem { table, key: crate::row::quote(&key), reason: fault.to_string() });
+        }
+    }
+
+    /// A list at a name; without entries the name exists and has no data.
+    fn list(&mut self, labels: &[&str], list: List, ttl: Ttl) {
+        let Ok(name) = self.named(Table::Metadata, "", labels) else { return };
+        if list.cut() > 0 {
+            tracing::debug!(name = labels.join("."), entries = list.cut(), "list cut at 65000 bytes");
+        }
+        self.insert(name.as_bytes(), Node::Plain(list.into_set(ttl).into_iter().collect()));
+    }
+}
+
+/// The A and AAAA sets of some addresses.
+fn sets(addresses: &[Option<IpAddr>], ttl: Ttl) -> Arc<[RRset]> {
+    let v4 = addresses.iter().filter_map(|address| match address {
+        Some(IpAddr::V4(v4)) => Some(*v4),
+        Some(IpAddr::V6(_)) | None => None,
+    });
+    let v6 = addresses.iter().filter_map(|address| match address {
+        Some(IpAddr::V6(v6)) => Some(*v6),
+        Some(IpAddr::V4(_)) | None => None,
+    });
+    [RRset::a(v4, ttl), RRset::aaaa(v6, ttl)].into_iter().flatten().collect()
+}
+
+/// Puts a node into a table, and empty non-terminals at the names above it (RFC 8020), down to `stop` bytes.
+fn insert(names: &mut HashMap<Box<[u8]>, Node>, name: &[u8], node: Node, empty: &Arc<[RRset]>, stop: usize) {
+    names.insert(name.into(), node);
+    let mut rest = name;
+    while let Some((_, parent)) = name::split_first(rest) {
+        if parent.len() <= stop || names.contains_key(parent) {
+            return;
+        }
+        names.insert(parent.into(), Node::Plain(Arc::clone(empty)));
+        rest = parent;
+    }
+}
+
+fn key_text(key: &Key) -> String {
+    if key.1.is_empty() { key.0.clone() } else { format!("{}/{}", key.0, key.1) }
+}
+
+/// Candidates by what they belong to.
+type ByOwner<'a, K> = BTreeMap<K, Vec<super::select::Candidate<'a>>>;

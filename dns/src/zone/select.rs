@@ -1,0 +1,75 @@
+//! Which instances answer a name: the rules, in their order, over the candidates of that name.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::facts::Standing;
+use crate::row::{Fallback, Health, Port, Serving};
+
+/// A container or a NATS server that may answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate<'a> {
+    /// Its key in the table: the last tie-break, and what status names.
+    pub(crate) key: &'a str,
+    /// Its label in `{ID}.vm`.
+    pub(crate) label: &'a str,
+    /// The slot as a label, for the names of instances.
+    pub(crate) slot_label: Option<&'a str>,
+    /// The process group, for the names below `process`.
+    pub(crate) group: Option<&'a str>,
+    /// What successive instances share, on one server.
+    pub(crate) slot: Option<&'a str>,
+    pub(crate) server: &'a str,
+    pub(crate) region: &'a str,
+    pub(crate) v4: Option<Ipv4Addr>,
+    pub(crate) v6: Option<Ipv6Addr>,
+    pub(crate) ports: &'a [Port],
+    /// Ports of NATS listeners, zeros for containers.
+    pub(crate) listeners: [u16; 4],
+    pub(crate) health: Health,
+    pub(crate) serving: Serving,
+    pub(crate) standing: Standing,
+    pub(crate) started_at: i64,
+}
+
+/// The instances that answer, sorted by server, slot and id.
+///
+/// 1. Those draining, or on a server that drains, is removed or is silent, are out.
+/// 2. Of the rest, the best health class present answers; unhealthy ones never do.
+/// 3. Only then, of each slot, the newest. In this order a starting container never hides its healthy predecessor.
+/// 4. Nobody left and `fail_open`: everybody but those draining or of removed servers.
+pub(crate) fn select<'c, 'a>(
+    candidates: impl Iterator<Item = &'c Candidate<'a>> + Clone,
+    fallback: Fallback,
+) -> Vec<&'c Candidate<'a>> {
+    let serving = candidates
+        .clone()
+        .filter(|one| one.serving == Serving::Yes && one.standing == Standing::Serving)
+        .filter(|one| one.health > Health::Unhealthy);
+    let best = serving.clone().map(|one| one.health).max();
+    let mut chosen: Vec<_> = serving.filter(|one| Some(one.health) == best).collect();
+    if chosen.is_empty() {
+        match fallback {
+            Fallback::Empty => {}
+            Fallback::All => chosen.extend(candidates.filter(|one| fails_open(one))),
+        }
+        chosen.sort_by_key(|one| (one.server, one.slot, one.key));
+        return chosen;
+    }
+    chosen.sort_by(|a, b| {
+        (a.server, a.slot).cmp(&(b.server, b.slot)).then((b.started_at, b.key).cmp(&(a.started_at, a.key)))
+    });
+    chosen.dedup_by(|later, first| (later.server, later.slot) == (first.server, first.slot));
+    chosen
+}
+
+/// Draining is an operator's word, of a container or of its server; silence and health are guesses.
+fn fails_open(one: &Candidate<'_>) -> bool {
+    one.serving == Serving::Yes
+        && match one.standing {
+            Standing::Serving | Standing::Silent => true,
+            Standing::Draining | Standing::Removed => false,
+        }
+}
+
+#[cfg(test)]
+mod tests;
