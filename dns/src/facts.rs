@@ -310,3 +310,6 @@ impl<T> Rows<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

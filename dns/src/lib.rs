@@ -37,3 +37,6 @@ pub use config::{Config, Ttl};
 pub use dns::{BuildError, Dns, RunError};
 pub use name::ZoneName;
 pub use status::{Status, StatusHandle};
+
+#[cfg(test)]
+mod testing;

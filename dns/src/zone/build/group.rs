@@ -70,7 +70,10 @@ impl<'a> Groups<'a> {
                 Err(fault) => builder.problem(Table::NatsServers, key.0.clone(), &fault),
                 Ok(()) => {
                     let standing = host.map_or_else(|| facts.standing(&row.server), |host| host.standing);
-                    members.push(nats(&key.0, row, standing));
+                    // A row without a region of its own is where its host is.
+                    let own = Some(row.region.as_str()).filter(|region| !region.is_empty());
+                    let region = own.or(host.map(|host| host.region)).unwrap_or("");
+                    members.push(nats(&key.0, row, region, standing));
                 }
             }
         }
@@ -103,7 +106,7 @@ fn container<'a>(key: &'a str, row: &'a Container, region: &'a str, standing: St
     }
 }
 
-fn nats<'a>(key: &'a str, row: &'a Nats, standing: Standing) -> Candidate<'a> {
+fn nats<'a>(key: &'a str, row: &'a Nats, region: &'a str, standing: Standing) -> Candidate<'a> {
     Candidate {
         key,
         label: &row.label,
@@ -111,7 +114,7 @@ fn nats<'a>(key: &'a str, row: &'a Nats, standing: Standing) -> Candidate<'a> {
         group: row.role.map(Role::label),
         slot: Some(&row.label),
         server: &row.server,
-        region: &row.region,
+        region,
         v4: row.v4,
         v6: row.v6,
         ports: &[],
