@@ -9,7 +9,8 @@
 //! keys'. Time and seeds come in as arguments; frames, versions to apply and deadlines come out ([`Replica`]).
 //!
 //! Reading order: the words ([`id`], [`clock`], [`stamp`], [`value`], [`key`]), the lattice ([`row`]), what is said
-//! ([`version`], [`vector`], [`digest`], [`frame`]), and who says it when ([`replica`]).
+//! ([`version`], [`vector`], [`digest`], [`frame`]), and who says it when ([`replica`]). With the feature `sim`,
+//! for tests: a store in memory (`model`).
 
 pub mod id;
 
@@ -29,6 +30,9 @@ mod codec;
 pub mod frame;
 
 pub mod replica;
+
+#[cfg(any(test, feature = "sim"))]
+pub mod model;
 
 pub use clock::{Hlc, HybridClock};
 pub use codec::DecodeError;

@@ -1,0 +1,329 @@
+//! A store in memory with the contract of the one in SQLite, for tests: what the real one must equal.
+//!
+//! Small enough to be believed by reading. It keeps what the real one keeps (rows, heads, log, digest), incrementally,
+//! and can recompute what is derived ([`Store::verify`]). [`fold`] says the same once more without [`Row::join`], so that
+//! the merge itself has a witness.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+
+use crate::frame::PulledRow;
+use crate::version::Life;
+use crate::{Cell, Change, Digest, HybridClock, Key, Name, Row, SiteId, Stamp, Value, Vector, Version};
+
+/// A row's table and primary key.
+pub type RowId = (Name, Key);
+
+/// Where a stamp stands: site, version, position within the version.
+pub type LogId = (SiteId, u64, u32);
+
+/// What readers see of a row: its columns, or that there is none.
+pub type Image = Option<BTreeMap<Name, Value>>;
+
+/// A replicated store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    site: SiteId,
+    clock: HybridClock,
+    heads: Vector,
+    rows: BTreeMap<RowId, Row>,
+    log: BTreeMap<LogId, RowId>,
+    digest: Digest,
+}
+
+/// A statement of a local transaction, on one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// `INSERT OR REPLACE`: these are the row's columns afterwards. Others that it had become NULL.
+    Put(RowId, BTreeMap<Name, Value>),
+    /// `UPDATE` of these columns. Nothing if there is no such row.
+    Update(RowId, BTreeMap<Name, Value>),
+    /// `DELETE`. Nothing if there is no such row.
+    Delete(RowId),
+    /// `UPDATE OR REPLACE` of the primary key. Nothing if there is no such row.
+    Rekey(RowId, Key),
+}
+
+/// What a peer that pulls is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Every row with a stamp above the asked heads, whole.
+    pub rows: Vec<PulledRow>,
+    /// The heads of the store that answered.
+    pub heads: Vector,
+}
+
+/// What a store kept does not follow from its rows.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Damage {
+    /// The digest that was kept is not that of the rows.
+    #[error("digest {kept} was kept, the rows have {rows}")]
+    Digest {
+        /// As kept, change by change.
+        kept: Digest,
+        /// As recomputed.
+        rows: Digest,
+    },
+    /// The log does not name exactly the stamps that survive.
+    #[error("the log lacks {missing:?} and has {extra:?} too many")]
+    Log {
+        /// Stamps of rows that the log does not name.
+        missing: Vec<LogId>,
+        /// Entries that no row carries.
+        extra: Vec<LogId>,
+    },
+    /// A row carries a stamp beyond the heads.
+    #[error("the row {0:?} carries {1:?}, which is above the heads")]
+    Ahead(RowId, Stamp),
+}
+
+impl Store {
+    /// An empty store of this site.
+    pub fn new(site: SiteId) -> Self {
+        Self {
+            site,
+            clock: HybridClock::default(),
+            heads: Vector::default(),
+            rows: BTreeMap::new(),
+            log: BTreeMap::new(),
+            digest: Digest::default(),
+        }
+    }
+
+    /// Commits a transaction: one change per row that differs at its end from its beginning, all under one stamp. `None`
+    /// if nothing differs.
+    pub fn transact(&mut self, wall_ms: u64, statements: &[Statement]) -> Option<Version> {
+        let mut images = BTreeMap::new();
+        for statement in statements {
+            self.execute(statement, &mut images);
+        }
+        let changes: Vec<_> = images.into_iter().filter_map(|(id, image)| self.change(id, image)).collect();
+        if changes.is_empty() {
+            return None;
+        }
+        let number = self.heads.head(self.site) + 1;
+        let version = Version { site: self.site, version: number, hlc: self.clock.tick(wall_ms), changes };
+        self.apply([&version]);
+        Some(version)
+    }
+
+    fn execute(&self, statement: &Statement, images: &mut BTreeMap<RowId, Image>) {
+        let now = |images: &BTreeMap<RowId, Image>, id: &RowId| {
+            images.get(id).cloned().unwrap_or_else(|| self.image(id))
+        };
+        match statement {
+            Statement::Put(id, columns) => {
+                let image = replaced(now(images, id), columns.clone());
+                images.insert(id.clone(), Some(image));
+            }
+            Statement::Update(id, columns) => {
+                if let Some(mut image) = now(images, id) {
+                    image.extend(columns.clone());
+                    images.insert(id.clone(), Some(image));
+                }
+            }
+            Statement::Delete(id) => {
+                images.insert(id.clone(), None);
+            }
+            Statement::Rekey(id, key) => {
+                let target = (id.0.clone(), key.clone());
+                if let Some(image) = now(images, id).filter(|_| target != *id) {
+                    let image = replaced(now(images, &target), image);
+                    images.insert(id.clone(), None);
+                    images.insert(target, Some(image));
+                }
+            }
+        }
+    }
+
+    /// The change from the row as it is to the row as readers shall see it.
+    fn change(&self, id: RowId, after: Image) -> Option<Change> {
+        let before = self.image(&id);
+        let row = self.rows.get(&id);
+        let cl = row.map_or(0, |row| row.cl);
+        let (cl, life, cells) = match (before, after) {
+            (None, None) => return None,
+            (None, Some(after)) => (cl + 1, Life::Changed, after),
+            (Some(_), None) => (cl + 1, Life::Changed, BTreeMap::new()),
+            (Some(before), Some(mut after)) => {
+                after.retain(|column, value| before.get(column) != Some(value));
+                if after.is_empty() {
+                    return None;
+                }
+                (cl, Life::Since(row.map_or(Stamp::ZERO, |row| row.rs)), after)
+            }
+        };
+        let (table, key) = id;
+        Some(Change { table, key, cl, life, cells })
+    }
+
+    /// Applies those versions that are next of their site and need nothing unknown, each whole; skips the others.
+    /// Returns the heads after it.
+    pub fn apply<'a>(&mut self, versions: impl IntoIterator<Item = &'a Version>) -> &Vector {
+        for version in versions {
+            let known = version.version <= self.heads.head(version.site);
+            if !known && self.heads.covers(&version.needs()) {
+                self.apply_unchecked(version);
+            }
+        }
+        &self.heads
+    }
+
+    /// Applies a version whatever it needs. Only for tests that show what the rule of [`Store::apply`] is for.
+    pub fn apply_unchecked(&mut self, version: &Version) {
+        for (change, row) in version.rows() {
+            self.merge((change.table.clone(), change.key.clone()), row);
+        }
+        self.heads.raise(version.site, version.version);
+        self.clock.observe(version.hlc);
+    }
+
+    /// Every row that carries a stamp above these heads, from the log.
+    pub fn collect(&self, above: &Vector) -> Answer {
+        let unknown = |site: SiteId| (site, above.head(site) + 1, 0)..=(site, u64::MAX, u32::MAX);
+        let ids: BTreeSet<_> =
+            self.heads.iter().flat_map(|(site, _)| self.log.range(unknown(site))).map(|(_, id)| id).collect();
+        let row = |id: &RowId| {
+            let row = self.rows.get(id)?.clone();
+            Some(PulledRow { table: id.0.clone(), key: id.1.clone(), row })
+        };
+        Answer { rows: ids.into_iter().filter_map(row).collect(), heads: self.heads.clone() }
+    }
+
+    /// Joins an answer, in one transaction.
+    pub fn join(&mut self, rows: impl IntoIterator<Item = PulledRow>, heads: &Vector) -> &Vector {
+        for PulledRow { table, key, row } in rows {
+            row.stamps().iter().for_each(|stamp| self.clock.observe(stamp.hlc));
+            self.merge((table, key), row);
+        }
+        self.heads.join(heads);
+        &self.heads
+    }
+
+    fn merge(&mut self, id: RowId, theirs: Row) {
+        let before = self.rows.remove(&id);
+        if let Some(row) = &before {
+            self.digest -= Digest::of(&id.0, &id.1, row);
+            row.stamps().iter().for_each(|stamp| drop(self.log.remove(&log_id(*stamp))));
+        }
+        let after = match before {
+            Some(mut row) => {
+                row.join(theirs);
+                row
+            }
+            None => theirs,
+        };
+        self.digest += Digest::of(&id.0, &id.1, &after);
+        self.log.extend(after.stamps().into_iter().map(|stamp| (log_id(stamp), id.clone())));
+        self.rows.insert(id, after);
+    }
+
+    /// Takes another site id, as a store does that may have lost versions which others have seen. What the old site had
+    /// committed comes back from them like anyone's.
+    pub fn become_site(&mut self, site: SiteId) {
+        self.site = site;
+    }
+
+    /// Goes on numbering above `version`, as a store that reserves numbers in blocks does after it was killed.
+    pub fn leave_hole(&mut self, version: u64) {
+        self.heads.raise(self.site, version);
+    }
+
+    /// Recomputes from the rows what is kept change by change.
+    pub fn verify(&self) -> Result<(), Damage> {
+        let mut rows = Digest::default();
+        let mut log = BTreeSet::new();
+        for (id, row) in &self.rows {
+            rows += Digest::of(&id.0, &id.1, row);
+            for stamp in row.stamps() {
+                log.insert((log_id(stamp), id));
+                if stamp.version > self.heads.head(stamp.site) {
+                    return Err(Damage::Ahead(id.clone(), stamp));
+                }
+            }
+        }
+        if rows != self.digest {
+            return Err(Damage::Digest { kept: self.digest, rows });
+        }
+        let kept: BTreeSet<_> = self.log.iter().map(|(&at, id)| (at, id)).collect();
+        let names = |set: BTreeSet<(LogId, &RowId)>| set.into_iter().map(|(at, _)| at).collect();
+        if kept == log {
+            Ok(())
+        } else {
+            Err(Damage::Log { missing: names(&log - &kept), extra: names(&kept - &log) })
+        }
+    }
+
+    /// Whose store it is.
+    pub fn site(&self) -> SiteId {
+        self.site
+    }
+
+    /// The heads.
+    pub fn heads(&self) -> &Vector {
+        &self.heads
+    }
+
+    /// The rows' states, tombstones included.
+    pub fn rows(&self) -> &BTreeMap<RowId, Row> {
+        &self.rows
+    }
+
+    /// Which row each surviving stamp is in.
+    pub fn log(&self) -> &BTreeMap<LogId, RowId> {
+        &self.log
+    }
+
+    /// The digest, as kept.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// What readers see of a row.
+    pub fn image(&self, id: &RowId) -> Image {
+        let row = self.rows.get(id).filter(|row| row.is_alive())?;
+        Some(row.cells.iter().map(|(column, cell)| (column.clone(), cell.value.clone())).collect())
+    }
+}
+
+fn log_id(stamp: Stamp) -> LogId {
+    (stamp.site, stamp.version, stamp.seq)
+}
+
+/// What is left of a row's columns once it is replaced: those not given have their default, here NULL.
+fn replaced(before: Image, mut columns: BTreeMap<Name, Value>) -> BTreeMap<Name, Value> {
+    for column in before.unwrap_or_default().into_keys() {
+        columns.entry(column).or_insert(Value::Null);
+    }
+    columns
+}
+
+/// The rows that these versions amount to, whatever their order: per row the greatest causal length decides, and of the
+/// changes at that length the greatest stamp of each column.
+pub fn fold<'a>(versions: impl IntoIterator<Item = &'a Version>) -> BTreeMap<RowId, Row> {
+    let mut changes: BTreeMap<RowId, Vec<(u64, Stamp, Stamp, &BTreeMap<Name, Value>)>> = BTreeMap::new();
+    for version in versions {
+        for (change, seq) in version.changes.iter().zip(0..) {
+            let stamp = version.stamp(seq);
+            let rs = match change.life {
+                Life::Changed => stamp,
+                Life::Since(rs) => rs,
+            };
+            let id = (change.table.clone(), change.key.clone());
+            changes.entry(id).or_default().push((change.cl, rs, stamp, &change.cells));
+        }
+    }
+    let row = |changes: Vec<(u64, Stamp, Stamp, &BTreeMap<Name, Value>)>| {
+        let cl = changes.iter().map(|change| change.0).max().unwrap_or(0);
+        let mut last: Vec<_> = changes.into_iter().filter(|change| change.0 == cl).collect();
+        last.sort_by_key(|change| change.2);
+        let rs = last.iter().map(|change| change.1).max().unwrap_or(Stamp::ZERO);
+        let mut cells = BTreeMap::new();
+        for (_, _, stamp, columns) in last {
+            cells.extend(columns.iter().map(|(name, value)| (name.clone(), Cell { stamp, value: value.clone() })));
+        }
+        Row { cl, rs, cells }
+    };
+    changes.into_iter().map(|(id, changes)| (id, row(changes))).collect()
+}
