@@ -16,14 +16,17 @@ impl Hlc {
     /// Before every reading.
     pub const ZERO: Self = Self(0);
 
-    /// The first reading within a millisecond (since 1970). Beyond the year 10,889 it stays at the greatest.
+    /// The greatest reading, in the year 6,429: a store keeps readings as SQLite's integers, which are signed.
+    pub const MAX: Self = Self(i64::MAX.cast_unsigned());
+
+    /// The first reading within a millisecond (since 1970). Beyond the greatest it stays there.
     pub const fn from_ms(ms: u64) -> Self {
-        if ms > u64::MAX >> COUNTER_BITS { Self(u64::MAX) } else { Self(ms << COUNTER_BITS) }
+        if ms > Self::MAX.ms() { Self::MAX } else { Self(ms << COUNTER_BITS) }
     }
 
-    /// The reading with these bits.
+    /// The reading with these bits; the greatest if they are beyond it.
     pub const fn from_bits(bits: u64) -> Self {
-        Self(bits)
+        if bits > Self::MAX.0 { Self::MAX } else { Self(bits) }
     }
 
     /// All 64 bits: milliseconds above, count below.
@@ -58,7 +61,7 @@ impl HybridClock {
     /// The next reading: above all readings and observations before, and at least the wall clock.
     pub fn tick(&mut self, wall_ms: u64) -> Hlc {
         let base = self.last.max(Hlc::from_ms(wall_ms));
-        self.last = Hlc(base.0.saturating_add(1));
+        self.last = Hlc::from_bits(base.0.saturating_add(1));
         self.last
     }
 
@@ -96,6 +99,8 @@ mod tests {
     #[test]
     fn the_end_of_time_does_not_wrap() {
         let mut clock = HybridClock::new(Hlc::from_bits(u64::MAX));
-        assert_eq!(clock.tick(u64::MAX), Hlc::from_bits(u64::MAX));
+        assert_eq!(clock.tick(u64::MAX), Hlc::MAX);
+        assert_eq!(Hlc::MAX.to_bits(), i64::MAX.cast_unsigned());
+        assert_eq!(Hlc::from_ms(Hlc::MAX.ms() + 1), Hlc::MAX);
     }
 }

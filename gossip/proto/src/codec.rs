@@ -3,14 +3,15 @@
 //! A **record** is its length and its fields in order. A reader takes the fields it knows and skips the rest, so a later
 //! release can append fields; what it appends must not intern (below), or the numbers after it would shift.
 //! **Interning**: a name or site is written in full the first time in a frame and as its number from then on, since a
-//! batch repeats a few of them thousands of times. Every length is checked against what is left before anything is
-//! allocated, so a frame cannot make its reader hold more than about its own size.
+//! batch repeats a few of them thousands of times. Every length and count is checked against what is left before anything
+//! is allocated, so the size of a frame bounds what its reader holds: some 30 times as much at worst, since a column's
+//! NULL takes two bytes here and an entry of a map there.
 
 use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use crate::{Name, SiteId, Value};
+use crate::{Hlc, Name, SiteId, Value};
 
 /// Why bytes from a peer are not what they should be. The stream they came on is of no further use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -174,6 +175,20 @@ impl<'a> Decoder<'a> {
         u32::try_from(self.varint()?).map_err(|_| DecodeError::Overflow)
     }
 
+    /// A number that counts from 1: of a version, a causal length, a start. Stores keep them as signed integers.
+    pub(crate) fn ordinal(&mut self) -> Result<u64, DecodeError> {
+        match self.varint()? {
+            0 => Err(DecodeError::Invalid("number that counts from 1")),
+            number if number > i64::MAX.cast_unsigned() => Err(DecodeError::Overflow),
+            number => Ok(number),
+        }
+    }
+
+    pub(crate) fn hlc(&mut self) -> Result<Hlc, DecodeError> {
+        let bits = self.u64()?;
+        if bits > Hlc::MAX.to_bits() { Err(DecodeError::Overflow) } else { Ok(Hlc::from_bits(bits)) }
+    }
+
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = usize::try_from(self.varint()?).map_err(|_| DecodeError::Overflow)?;
         self.take(len)
@@ -238,17 +253,40 @@ impl<'a> Decoder<'a> {
         read
     }
 
-    /// Reads a count and that many items. Every item takes at least a byte, so a count beyond what is left is refused
-    /// before room is made for it.
+    /// Reads a count of items of at least `least` bytes each. One that what is left cannot hold is refused before room is
+    /// made for it.
+    pub(crate) fn count(&mut self, least: usize) -> Result<usize, DecodeError> {
+        let count = usize::try_from(self.varint()?).map_err(|_| DecodeError::Overflow)?;
+        if count > self.rest.len() / least { Err(DecodeError::Truncated) } else { Ok(count) }
+    }
+
+    /// Reads a count and that many items of at least `least` bytes each.
     pub(crate) fn list<T>(
         &mut self,
+        least: usize,
         mut item: impl FnMut(&mut Self) -> Result<T, DecodeError>,
     ) -> Result<Vec<T>, DecodeError> {
-        let count = usize::try_from(self.varint()?).map_err(|_| DecodeError::Overflow)?;
-        if count > self.rest.len() {
-            return Err(DecodeError::Truncated);
+        let count = self.count(least)?;
+        let mut items = Vec::with_capacity(count);
+        for _ in 0..count {
+            items.push(item(self)?);
         }
-        (0..count).map(|_| item(self)).collect()
+        Ok(items)
+    }
+
+    /// Reads a count and that many columns, each with what `cell` reads after its name. None comes twice.
+    pub(crate) fn columns<T>(
+        &mut self,
+        mut cell: impl FnMut(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<BTreeMap<Name, T>, DecodeError> {
+        let mut columns = BTreeMap::new();
+        // A reference to a name and the tag of a value.
+        for _ in 0..self.count(2)? {
+            if columns.insert(self.name()?, cell(self)?).is_some() {
+                return Err(DecodeError::Invalid("second cell of a column"));
+            }
+        }
+        Ok(columns)
     }
 }
 

@@ -14,11 +14,11 @@
 //! | 7 | refused | instead of any answer, with a reason for people |
 //! | 8-31 | | kept for ids of versions and grafts (Plumtree), store snapshots, key ranges of a repair |
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::codec::{DecodeError, Decoder, Encoder};
 use crate::version::Life;
-use crate::{Cell, Change, Hlc, Key, Name, NodeId, Row, SiteId, Stamp, Vector, Version};
+use crate::{Cell, Change, Key, Name, NodeId, Row, SiteId, Stamp, Vector, Version};
 
 /// The wire version this release speaks; [`Hello`] carries it.
 pub const WIRE_VERSION: u32 = 1;
@@ -32,8 +32,8 @@ pub const FRAME_MAX: usize = 8 << 20;
 pub enum Frame {
     /// Who I am.
     Hello(Hello),
-    /// Versions, those of one site in order.
-    Versions(Vec<Version>),
+    /// Versions, those of one site in order. Shared: a version goes to every peer, and may hold a megabyte.
+    Versions(Vec<Arc<Version>>),
     /// My applied-and-synced heads: all of them at first, then those that rose.
     Heads(Vector),
     /// Send me all that is above these heads.
@@ -121,16 +121,26 @@ impl Frame {
         let mut body = Decoder::new(bytes);
         Ok(match body.u8()? {
             1 => Self::Hello(body.record(get_hello)?),
-            2 => Self::Versions(body.list(|item| item.record(get_version))?),
+            2 => Self::Versions(body.list(VERSION_LEAST, |item| item.record(get_version).map(Arc::new))?),
             3 => Self::Heads(get_vector(&mut body)?),
             4 => Self::Pull(get_vector(&mut body)?),
-            5 => Self::Rows(body.list(|item| item.record(get_row))?),
+            5 => Self::Rows(body.list(ROW_LEAST, |item| item.record(get_row))?),
             6 => Self::Pulled(get_vector(&mut body)?),
             7 => Self::Refused(body.text("reason")?.to_owned()),
             kind => Self::Unknown(kind),
         })
     }
 }
+
+// The least bytes that an item of a list takes, its length included; what counts of such items are checked against.
+/// Hlc, references to site, version and seq.
+const STAMP_LEAST: usize = 8 + 3;
+/// Length, reference to a site, number, hlc, count.
+const VERSION_LEAST: usize = 1 + 2 + 8 + 1;
+/// Length, reference to a table, length and least key, causal length, life, count.
+const CHANGE_LEAST: usize = 1 + 1 + 4 + 1 + 1 + 1;
+/// Length, reference to a table, length and least key, causal length, a list of one stamp, reference to it, count.
+const ROW_LEAST: usize = 1 + 1 + 4 + 1 + 1 + STAMP_LEAST + 1 + 1;
 
 fn put_hello(out: &mut Encoder, hello: &Hello) {
     out.varint(u64::from(hello.wire));
@@ -148,7 +158,7 @@ fn get_hello(body: &mut Decoder<'_>) -> Result<Hello, DecodeError> {
         node: body.text("node")?.parse().map_err(|_| DecodeError::Invalid("node"))?,
         label: body.text("label")?.to_owned(),
         site: body.site()?,
-        boot: body.varint()?,
+        boot: body.ordinal()?,
         nonce: body.u64()?,
         wall_ms: body.varint()?,
     })
@@ -163,7 +173,12 @@ fn put_vector(out: &mut Encoder, vector: &Vector) {
 }
 
 fn get_vector(body: &mut Decoder<'_>) -> Result<Vector, DecodeError> {
-    Ok(body.list(|item| Ok((item.site()?, item.varint()?)))?.into_iter().collect())
+    let mut vector = Vector::default();
+    // A reference to a site and a number of one digit.
+    for _ in 0..body.count(2)? {
+        vector.raise(body.site()?, body.ordinal()?);
+    }
+    Ok(vector)
 }
 
 fn put_stamp(out: &mut Encoder, stamp: Stamp) {
@@ -174,11 +189,12 @@ fn put_stamp(out: &mut Encoder, stamp: Stamp) {
 }
 
 fn get_stamp(body: &mut Decoder<'_>) -> Result<Stamp, DecodeError> {
-    Ok(Stamp { hlc: Hlc::from_bits(body.u64()?), site: body.site()?, version: body.varint()?, seq: body.u32()? })
+    Ok(Stamp { hlc: body.hlc()?, site: body.site()?, version: body.ordinal()?, seq: body.u32()? })
 }
 
 fn get_key(body: &mut Decoder<'_>) -> Result<Key, DecodeError> {
-    Key::from_bytes(body.bytes()?).map_err(|_| DecodeError::Invalid("key"))
+    let bytes = Some(body.bytes()?).filter(|bytes| !bytes.is_empty()).ok_or(DecodeError::Invalid("key"))?;
+    Key::from_bytes(bytes).map_err(|_| DecodeError::Invalid("key"))
 }
 
 fn put_version(out: &mut Encoder, version: &Version) {
@@ -190,12 +206,18 @@ fn put_version(out: &mut Encoder, version: &Version) {
 }
 
 fn get_version(body: &mut Decoder<'_>) -> Result<Version, DecodeError> {
-    Ok(Version {
+    let version = Version {
         site: body.site()?,
-        version: body.varint()?,
-        hlc: Hlc::from_bits(body.u64()?),
-        changes: body.list(|item| item.record(get_change))?,
-    })
+        version: body.ordinal()?,
+        hlc: body.hlc()?,
+        changes: body.list(CHANGE_LEAST, |item| item.record(get_change))?,
+    };
+    // What needs the future would wait for ever, and what needs itself would show half a row.
+    let backwards = |change: &Change| match change.life {
+        Life::Changed => true,
+        Life::Since(rs) => rs.site != version.site || rs.version < version.version,
+    };
+    if version.changes.iter().all(backwards) { Ok(version) } else { Err(DecodeError::Invalid("update before its row")) }
 }
 
 fn put_change(out: &mut Encoder, change: &Change) {
@@ -217,13 +239,13 @@ fn put_change(out: &mut Encoder, change: &Change) {
 }
 
 fn get_change(body: &mut Decoder<'_>) -> Result<Change, DecodeError> {
-    let (table, key, cl) = (body.name()?, get_key(body)?, body.varint()?);
+    let (table, key, cl) = (body.name()?, get_key(body)?, body.ordinal()?);
     let life = match body.u8()? {
         0 => Life::Changed,
         1 => Life::Since(get_stamp(body)?),
         _ => return Err(DecodeError::Tag("life")),
     };
-    let cells: BTreeMap<_, _> = body.list(|item| Ok((item.name()?, item.value()?)))?.into_iter().collect();
+    let cells = body.columns(Decoder::value)?;
     let alive = check_life(cl, cells.is_empty())?;
     if !alive && life != Life::Changed {
         return Err(DecodeError::Invalid("update of a deleted row"));
@@ -250,24 +272,22 @@ fn put_row(out: &mut Encoder, pulled: &PulledRow) {
 }
 
 fn get_row(body: &mut Decoder<'_>) -> Result<PulledRow, DecodeError> {
-    let (table, key, cl) = (body.name()?, get_key(body)?, body.varint()?);
-    let stamps = body.list(get_stamp)?;
+    let (table, key, cl) = (body.name()?, get_key(body)?, body.ordinal()?);
+    let stamps = body.list(STAMP_LEAST, get_stamp)?;
     let stamp = |body: &mut Decoder<'_>| {
         let position = usize::try_from(body.varint()?).map_err(|_| DecodeError::Overflow)?;
         stamps.get(position).copied().ok_or(DecodeError::Invalid("reference to a stamp"))
     };
     let rs = stamp(body)?;
-    let cells: BTreeMap<_, _> =
-        body.list(|item| Ok((item.name()?, Cell { stamp: stamp(item)?, value: item.value()? })))?.into_iter().collect();
+    let cells = body.columns(|cell| Ok(Cell { stamp: stamp(cell)?, value: cell.value()? }))?;
     check_life(cl, cells.is_empty())?;
     Ok(PulledRow { table, key, row: Row { cl, rs, cells } })
 }
 
-/// Zero is "never seen" and travels in no frame; a deleted row has no cells. The store keeps causal lengths as signed
-/// integers, hence the upper bound.
+/// Whether the row is alive. A deleted one has no cells.
 fn check_life(cl: u64, no_cells: bool) -> Result<bool, DecodeError> {
     let alive = cl % 2 == 1;
-    if cl == 0 || cl > i64::MAX.cast_unsigned() || (!alive && !no_cells) {
+    if !alive && !no_cells {
         Err(DecodeError::Invalid("causal length"))
     } else {
         Ok(alive)

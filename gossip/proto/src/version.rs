@@ -75,4 +75,18 @@ impl Version {
         });
         rows.chain([own]).collect()
     }
+
+    /// About how many bytes of memory the version takes, for what bounds queues of versions.
+    pub fn size(&self) -> usize {
+        let value = |value: &Value| match value {
+            Value::Null | Value::Integer(_) | Value::Real(_) => 0,
+            Value::Text(bytes) | Value::Blob(bytes) => bytes.len(),
+        };
+        let cells = |change: &Change| change.cells.values().map(|v| CELL_BYTES + value(v)).sum::<usize>();
+        let change = |change: &Change| size_of::<Change>() + change.key.as_bytes().len() + cells(change);
+        size_of::<Self>() + self.changes.iter().map(change).sum::<usize>()
+    }
 }
+
+/// A column's entry in the ordered map of a change, with its share of the map's nodes.
+const CELL_BYTES: usize = size_of::<(Name, Value)>() * 3 / 2;
