@@ -224,7 +224,7 @@ impl Replica {
             Frame::Versions(versions) => {
                 for version in versions {
                     if version.version > self.handed.heads().head(version.site) {
-                        self.parked.insert(Arc::unwrap_or_clone(version));
+                        self.parked.insert(Arc::unwrap_or_clone(version), now);
                     }
                 }
                 self.hand_on(out);
@@ -272,7 +272,7 @@ impl Replica {
     fn stored(&mut self, heads: &Vector, now: Duration, out: &mut Vec<Output>) {
         self.heads.join(heads);
         self.handed.stored(&self.heads);
-        self.parked.forget(self.handed.heads());
+        self.parked.forget(self.handed.heads(), now);
         self.hand_on(out);
         self.members.values_mut().for_each(|member| member.we_rose(&self.heads, now));
     }

@@ -134,9 +134,10 @@ impl Member {
         if let Some(heads) = self.heads.as_ref().filter(|_| self.has(Stream::Ours)) {
             return (!ours.covers(heads)).then(|| Ahead { heads: heads.clone(), hash: None, due });
         }
-        let hash = self.gossip.hash.filter(|&hash| {
-            self.is_connected() && self.gossip.settled != Some(hash) && hash != ours.hash()
-        })?;
+        let hash = self
+            .gossip
+            .hash
+            .filter(|&hash| self.is_connected() && self.gossip.settled != Some(hash) && hash != ours.hash())?;
         Some(Ahead { heads: Vector::default(), hash: Some(hash), due })
     }
 

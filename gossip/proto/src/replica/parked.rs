@@ -1,6 +1,7 @@
 //! Versions that came before what they need, or faster than the store takes them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::{SiteId, Vector, Version};
 
@@ -8,6 +9,10 @@ use crate::{SiteId, Vector, Version};
 /// lost frame or one slow third node; 4 MiB is four versions of the greatest size, or some 20,000 of a usual one. What
 /// comes on top is dropped and pulled. One version may always wait, whatever its size, or it could only ever be pulled.
 const SITE_BYTES: usize = 4 << 20;
+
+/// How long a version may wait. Whatever can still come has been pulled many times by then; what has not is a version whose
+/// predecessor no node has any more: its site lost both in a power cut, and goes on under another id.
+const PARKED_FOR: Duration = Duration::from_secs(60);
 
 /// Versions by site and number, bounded per site.
 #[derive(Debug, Default)]
@@ -25,6 +30,7 @@ struct Parcel {
     version: Version,
     needs: Vector,
     size: usize,
+    until: Duration,
 }
 
 impl Parked {
@@ -32,14 +38,14 @@ impl Parked {
         self.0.values().map(|waiting| waiting.bytes).sum()
     }
 
-    pub(super) fn insert(&mut self, version: Version) {
+    pub(super) fn insert(&mut self, version: Version, now: Duration) {
         let waiting = self.0.entry(version.site).or_default();
-        let size = version.size();
+        let (size, until) = (version.size(), now + PARKED_FOR);
         let fits = waiting.bytes + size <= SITE_BYTES || waiting.versions.is_empty();
         if fits && !waiting.versions.contains_key(&version.version) {
             waiting.bytes += size;
             let needs = version.needs();
-            waiting.versions.insert(version.version, Parcel { version, needs, size });
+            waiting.versions.insert(version.version, Parcel { version, needs, size, until });
         }
     }
 
@@ -59,10 +65,11 @@ impl Parked {
         Some((version, size))
     }
 
-    /// Drops what is handed on or was brought by a pull meanwhile.
-    pub(super) fn forget(&mut self, handed: &Vector) {
+    /// Drops what is handed on or was brought by a pull meanwhile, and what waits in vain.
+    pub(super) fn forget(&mut self, handed: &Vector, now: Duration) {
         self.0.retain(|&site, waiting| {
-            waiting.versions = waiting.versions.split_off(&(handed.head(site) + 1));
+            let head = handed.head(site);
+            waiting.versions.retain(|&number, parcel| number > head && parcel.until > now);
             waiting.bytes = waiting.versions.values().map(|parcel| parcel.size).sum();
             !waiting.versions.is_empty()
         });
