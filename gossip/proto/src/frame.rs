@@ -287,9 +287,5 @@ fn get_row(body: &mut Decoder<'_>) -> Result<PulledRow, DecodeError> {
 /// Whether the row is alive. A deleted one has no cells.
 fn check_life(cl: u64, no_cells: bool) -> Result<bool, DecodeError> {
     let alive = cl % 2 == 1;
-    if !alive && !no_cells {
-        Err(DecodeError::Invalid("causal length"))
-    } else {
-        Ok(alive)
-    }
+    if !alive && !no_cells { Err(DecodeError::Invalid("causal length")) } else { Ok(alive) }
 }

@@ -10,7 +10,7 @@
 //!
 //! Reading order: the words ([`id`], [`clock`], [`stamp`], [`value`], [`key`]), the lattice ([`row`]), what is said
 //! ([`version`], [`vector`], [`digest`], [`frame`]), and who says it when ([`replica`]). With the feature `sim`,
-//! for tests: a store in memory (`model`).
+//! for tests: a store in memory (`model`) and whole clusters in one thread (`sim`).
 
 pub mod id;
 
@@ -33,6 +33,8 @@ pub mod replica;
 
 #[cfg(any(test, feature = "sim"))]
 pub mod model;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 
 pub use clock::{Hlc, HybridClock};
 pub use codec::DecodeError;

@@ -109,9 +109,8 @@ impl Store {
     }
 
     fn execute(&self, statement: &Statement, images: &mut BTreeMap<RowId, Image>) {
-        let now = |images: &BTreeMap<RowId, Image>, id: &RowId| {
-            images.get(id).cloned().unwrap_or_else(|| self.image(id))
-        };
+        let now =
+            |images: &BTreeMap<RowId, Image>, id: &RowId| images.get(id).cloned().unwrap_or_else(|| self.image(id));
         match statement {
             Statement::Put(id, columns) => {
                 let image = replaced(now(images, id), columns.clone());
@@ -248,11 +247,7 @@ impl Store {
         }
         let kept: BTreeSet<_> = self.log.iter().map(|(&at, id)| (at, id)).collect();
         let names = |set: BTreeSet<(LogId, &RowId)>| set.into_iter().map(|(at, _)| at).collect();
-        if kept == log {
-            Ok(())
-        } else {
-            Err(Damage::Log { missing: names(&log - &kept), extra: names(&kept - &log) })
-        }
+        if kept == log { Ok(()) } else { Err(Damage::Log { missing: names(&log - &kept), extra: names(&kept - &log) }) }
     }
 
     /// Whose store it is.

@@ -211,7 +211,10 @@ fn a_transaction_is_one_record_per_row_that_differs_at_its_end() {
     let both = [Statement::Delete(id("free", 1)), put(1, 7), Statement::Delete(id("free", 2))];
     let version = store.transact(3, &both).unwrap();
     let [update, delete] = &version.changes[..] else { panic!("{version:?}") };
-    assert!(matches!(update.life, Life::Since(rs) if rs.version == 1), "a row deleted and put again is updated: {update:?}");
+    assert!(
+        matches!(update.life, Life::Since(rs) if rs.version == 1),
+        "a row deleted and put again is updated: {update:?}"
+    );
     assert_eq!((delete.cl, delete.life, delete.cells.len()), (2, Life::Changed, 0));
     let again = store.transact(4, &[put(2, 1)]).unwrap();
     assert_eq!((again.changes[0].cl, again.changes[0].cells.len()), (3, 2));
@@ -234,7 +237,8 @@ fn creator_and_updater() -> (Version, Version) {
     let (mut creator, mut updater) = (Store::new(site_id(1)), Store::new(site_id(2)));
     let create = creator.transact(1, &pack(|id| Statement::Put(id, columns(1)))).unwrap();
     updater.apply([&create]);
-    let update = updater.transact(1, &pack(|id| Statement::Update(id, [("a".into(), Value::Integer(2))].into()))).unwrap();
+    let update =
+        updater.transact(1, &pack(|id| Statement::Update(id, [("a".into(), Value::Integer(2))].into()))).unwrap();
     (create, update)
 }
 

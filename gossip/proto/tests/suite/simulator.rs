@@ -1,1 +1,154 @@
+//! Clusters under faults: every seed must end in equal stores, with nothing torn on the way and nothing lost.
+//!
+//! A failing seed prints itself. `KITH_SIM_SEED=45 cargo nextest run -p kith-gossip-proto replay` runs it again and prints
+//! what happened (`KITH_SIM_NODES=3` where it was not five nodes).
 
+use std::ops::Range;
+use std::time::Duration;
+
+use kith_gossip_proto::replica::PULL_EVERY;
+use kith_gossip_proto::sim::{Config, Failure, Report, Sabotage, Trace, run};
+
+/// Bound of the settling, in simulated time: less than [`PULL_EVERY`], the last resort, which so cannot hide that a rule
+/// fails. Most of it is the end of a stream that a peer notices late, and a pull that must stall first.
+const SETTLE: Duration = Duration::from_secs(9);
+
+fn config(nodes: usize) -> Config {
+    Config {
+        nodes,
+        chaos: Duration::from_secs(12),
+        settle: SETTLE,
+        rest: Duration::ZERO,
+        sabotage: None,
+        trace: Trace::Off,
+    }
+}
+
+fn hold(seeds: Range<u64>, config: &Config) -> Vec<Report> {
+    seeds.map(|seed| run(seed, config).unwrap_or_else(|failure| panic!("{failure}"))).collect()
+}
+
+/// The same run once more, from outside: prints its trace.
+#[test]
+fn replay() {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
+    let seed = number("KITH_SIM_SEED").unwrap_or(0);
+    let nodes = number("KITH_SIM_NODES").and_then(|nodes| usize::try_from(nodes).ok()).unwrap_or(5);
+    match run(seed, &Config { trace: Trace::On, ..config(nodes) }) {
+        Ok(report) => assert!(report.commits > 0, "{report:?}"),
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+/// What a run of many seeds amounted to, for people and for the check that the faults were there.
+fn sum(reports: &[Report]) -> Report {
+    let mut sum = Report::default();
+    for report in reports {
+        sum.settled_after = sum.settled_after.max(report.settled_after);
+        sum.events += report.events;
+        sum.commits += report.commits;
+        sum.lost += report.lost;
+        sum.pulls += report.pulls;
+        sum.pulls_at_rest += report.pulls_at_rest;
+        sum.crashes += report.crashes;
+        sum.breaks += report.breaks;
+        sum.failed_applies += report.failed_applies;
+    }
+    eprintln!("{} runs: {sum:?}", reports.len());
+    sum
+}
+
+/// A simulation without faults, or with faults that touch nothing, would hold as well.
+fn was_chaos(reports: &[Report]) {
+    let runs = u64::try_from(reports.len()).unwrap();
+    let sum = sum(reports);
+    assert!(sum.commits > 50 * runs, "{sum:?}");
+    assert!(sum.pulls > 5 * runs, "{sum:?}");
+    assert!(sum.breaks > runs && sum.crashes > runs && sum.failed_applies > runs / 2 && sum.lost > 0, "{sum:?}");
+}
+
+#[test]
+fn g1_g2_g3_g4_five_nodes_first_half() {
+    was_chaos(&hold(0..200, &config(5)));
+}
+
+#[test]
+fn g1_g2_g3_g4_five_nodes_second_half() {
+    was_chaos(&hold(200..400, &config(5)));
+}
+
+#[test]
+fn g1_g2_g3_g4_three_nodes() {
+    was_chaos(&hold(1_000..1_300, &config(3)));
+}
+
+#[test]
+fn g1_g2_g3_g4_two_nodes_have_no_third_to_help() {
+    was_chaos(&hold(2_000..2_100, &config(2)));
+}
+
+#[test]
+fn equal_seeds_give_equal_runs() {
+    assert_eq!(run(7, &config(5)).unwrap(), run(7, &config(5)).unwrap());
+    assert_ne!(run(7, &config(5)).unwrap(), run(8, &config(5)).unwrap());
+}
+
+/// At rest a node pulls from one random peer now and then, and nothing else happens.
+#[test]
+fn a_cluster_at_rest_only_pulls_at_random() {
+    let rest = 6 * PULL_EVERY;
+    let nodes = 5;
+    for report in hold(0..40, &Config { rest, ..config(nodes) }) {
+        // A turn each, and one that was about to come as the rest began; a pull may have been begun by then.
+        let turns = u64::try_from(nodes).unwrap() * (6 + 2);
+        assert!(report.pulls_at_rest <= turns, "{report:?}");
+        assert!(report.pulls_at_rest >= 5, "{report:?}");
+    }
+}
+
+/// The first seed of these that fails, as one must.
+fn notices(sabotage: Sabotage, seeds: Range<u64>) -> Failure {
+    let config = Config { sabotage: Some(sabotage), ..config(4) };
+    let failed = seeds.clone().find_map(|seed| run(seed, &config).err());
+    failed.unwrap_or_else(|| panic!("none of the seeds {seeds:?} notices {sabotage:?}"))
+}
+
+#[test]
+fn versions_applied_before_what_they_need_are_noticed() {
+    let failure = notices(Sabotage::ApplyAtOnce, 0..20);
+    assert!(failure.what.contains("sees") || failure.what.contains("equal heads"), "{}", failure.what);
+}
+
+#[test]
+fn a_pull_of_one_site_is_noticed() {
+    let failure = notices(Sabotage::PullBySite, 0..20);
+    assert!(failure.what.contains("torn") || failure.what.contains("equal heads"), "{}", failure.what);
+}
+
+#[test]
+fn an_answer_joined_in_parts_is_noticed() {
+    let failure = notices(Sabotage::JoinInParts, 0..20);
+    assert!(failure.what.contains("torn"), "{}", failure.what);
+}
+
+#[test]
+fn a_site_that_keeps_its_name_after_a_loss_is_noticed() {
+    let failure = notices(Sabotage::KeepSiteAfterLoss, 0..100);
+    assert!(failure.what.contains("equal heads") || failure.what.contains("fold"), "{}", failure.what);
+}
+
+#[test]
+fn heads_told_before_they_are_stored_are_noticed() {
+    notices(Sabotage::TellBeforeStored, 0..100);
+}
+
+#[test]
+fn a_failure_says_how_to_replay_it() {
+    let failure = notices(Sabotage::ApplyAtOnce, 0..20);
+    let text = failure.to_string();
+    assert!(text.contains(&format!("KITH_SIM_SEED={}", failure.seed)), "{text}");
+    let traced = Config { sabotage: Some(Sabotage::ApplyAtOnce), trace: Trace::On, ..config(4) };
+    let again = run(failure.seed, &traced).unwrap_err();
+    assert_eq!((again.at, &again.what), (failure.at, &failure.what));
+    assert!(again.trace.len() > 100 && again.trace.iter().any(|line| line.contains("n0 <- ")), "{:?}", again.trace);
+}

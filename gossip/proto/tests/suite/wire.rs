@@ -141,10 +141,22 @@ fn bytes_of_wire_version_1() {
     let golden = [
         ("hello", Frame::Hello(hello()), GOLDEN_HELLO),
         ("versions", versions(), GOLDEN_VERSIONS),
-        ("heads", Frame::Heads(vector()), "030200aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0100bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbac02"),
-        ("pull", Frame::Pull(vector()), "040200aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0100bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbac02"),
+        (
+            "heads",
+            Frame::Heads(vector()),
+            "030200aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0100bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbac02",
+        ),
+        (
+            "pull",
+            Frame::Pull(vector()),
+            "040200aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0100bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbac02",
+        ),
         ("rows", rows(), GOLDEN_ROWS),
-        ("pulled", Frame::Pulled(vector()), "060200aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0100bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbac02"),
+        (
+            "pulled",
+            Frame::Pulled(vector()),
+            "060200aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0100bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbac02",
+        ),
         ("refused", Frame::Refused("busy".to_owned()), "070462757379"),
         ("a later kind", Frame::Unknown(31), "1f"),
     ];
@@ -219,7 +231,8 @@ fn a_field_at_the_end_of_a_change_is_skipped() {
         life: Life::Changed,
         cells: [].into(),
     };
-    let version = Version { site: site_id(1), version: 1, hlc: Hlc::from_ms(1), changes: vec![change("t"), change("t")] };
+    let version =
+        Version { site: site_id(1), version: 1, hlc: Hlc::from_ms(1), changes: vec![change("t"), change("t")] };
     let frame = Frame::Versions(vec![Arc::new(version)]);
     // Kind, count, then the version's record: its length, a site in full, number, hlc, count; then the first change's.
     let change_at = 2 + 1 + 17 + 1 + 8 + 1;

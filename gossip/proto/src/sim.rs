@@ -1,0 +1,120 @@
+//! Whole clusters in one thread, from one number.
+//!
+//! Nodes are a [`Replica`](crate::Replica) and a [`Store`](crate::model::Store) each; between them are streams, gossip and
+//! time, all simulated. A run has two phases. In the first, faults strike that the seed has drawn: frames lost with their
+//! stream or dropped by a full queue, duplicated and delayed, streams reset and ends that notice late, one-way cuts and
+//! partitions, stores that are slow or full, crashes and restarts (where durability is normal with the loss of what was
+//! not synced), clocks that differ by up to a minute. In the second everything heals, and within a bound all nodes must
+//! have the same heads, rows, log and digest, hold every acknowledged transaction, and be what the fold of the history says.
+//! At every instant: no torn transaction, no half row, equal heads have equal digests, and no deadline lies in the past.
+//!
+//! Time is a number that jumps to the next event. Every frame is encoded and decoded on its way. Equal seeds give equal
+//! runs on one release of this code: nothing here reads a clock, an address or a hash map.
+
+use std::fmt;
+use std::time::Duration;
+
+mod check;
+mod faults;
+mod gossip;
+mod link;
+mod pull;
+mod store;
+mod workload;
+mod world;
+
+use world::World;
+
+/// What to simulate.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How many nodes.
+    pub nodes: usize,
+    /// How long faults strike and transactions are committed, in simulated time.
+    pub chaos: Duration,
+    /// How long after that all must be equal, in simulated time.
+    pub settle: Duration,
+    /// How long to look on after that: nothing may happen but what happens in a cluster at rest.
+    pub rest: Duration,
+    /// A rule to break, to see that the simulation notices.
+    pub sabotage: Option<Sabotage>,
+    /// Whether to write down what happens.
+    pub trace: Trace,
+}
+
+/// Whether events are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    /// No: most runs succeed.
+    Off,
+    /// Yes: for [`Failure::trace`].
+    On,
+}
+
+/// A rule that is broken on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Versions are applied as they come, whatever they need.
+    ApplyAtOnce,
+    /// An answer holds what one site wrote, not all that is above the vector.
+    PullBySite,
+    /// An answer is joined in two transactions.
+    JoinInParts,
+    /// A site that lost versions goes on under its name.
+    KeepSiteAfterLoss,
+    /// Heads are told before they are stored.
+    TellBeforeStored,
+}
+
+/// A run in which everything held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// How long after the healing all were equal, in simulated time.
+    pub settled_after: Duration,
+    /// Events that were simulated.
+    pub events: u64,
+    /// Transactions that were acknowledged.
+    pub commits: u64,
+    /// Of these, how many a power cut took before they were synced and before any peer had them.
+    pub lost: u64,
+    /// Pulls that were asked for.
+    pub pulls: u64,
+    /// Of these, how many while the cluster was at rest.
+    pub pulls_at_rest: u64,
+    /// Nodes that went down.
+    pub crashes: u64,
+    /// Streams that broke.
+    pub breaks: u64,
+    /// Versions that a store failed to apply when they were handed to it.
+    pub failed_applies: u64,
+}
+
+/// A run in which something did not.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The run's seed.
+    pub seed: u64,
+    /// When, in simulated time.
+    pub at: Duration,
+    /// What did not hold.
+    pub what: String,
+    /// What happened before it, one event a line, where [`Trace::On`] was asked for.
+    pub trace: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.trace {
+            writeln!(f, "{line}")?;
+        }
+        writeln!(f, "seed {} fails at {:?}: {}", self.seed, self.at, self.what)?;
+        write!(f, "with its trace: KITH_SIM_SEED={} cargo nextest run -p kith-gossip-proto replay", self.seed)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Runs a cluster from a seed.
+pub fn run(seed: u64, config: &Config) -> Result<Report, Failure> {
+    World::new(seed, config).run()
+}

@@ -1,0 +1,82 @@
+//! What must hold at every instant, and at the end.
+
+use std::time::Duration;
+
+use super::workload::complaint;
+use super::world::{Event, Standing, World};
+use crate::model::fold;
+
+impl World {
+    /// After every change of a store.
+    pub(super) fn check_node(&mut self, node: usize) {
+        self.check_readers(node);
+        let store = &self.nodes[node].store;
+        let differs = self
+            .nodes
+            .iter()
+            .find(|other| other.store.digest() != store.digest() && other.store.heads() == store.heads());
+        if let Some(other) = differs {
+            let what = format!("{} and {} have equal heads and different rows", self.nodes[node].id, other.id);
+            self.fail(what);
+        }
+    }
+
+    pub(super) fn check_readers(&mut self, node: usize) {
+        if let Some(complaint) = complaint(&self.nodes[node].store) {
+            self.fail(format!("a reader at {} sees {complaint}", self.nodes[node].id));
+        }
+    }
+
+    /// Looks again and again after the healing, until all is equal or the time is over.
+    pub(super) fn check_settled(&mut self) {
+        let Some(healed) = self.healed else { return };
+        let first = &self.nodes[0].store;
+        let equal = self.nodes.iter().all(|node| {
+            let at_rest = node.jobs.is_empty() && node.unreported == 0;
+            at_rest && node.store.heads() == first.heads() && node.replica.heads() == first.heads()
+        });
+        if equal {
+            self.report.settled_after = self.now - healed;
+            self.settled = Some(self.now);
+            if let Err(what) = self.check_end() {
+                self.fail(what);
+            }
+        } else if self.now >= healed + self.config.settle {
+            let heads = self.nodes.iter().map(|node| format!("\n  {} {:?}", node.id, node.store.heads()));
+            let what = format!("not equal {:?} after the healing:{}", self.config.settle, heads.collect::<String>());
+            self.fail(what);
+        } else {
+            self.after(Duration::from_millis(50), Event::Check);
+        }
+    }
+
+    fn check_end(&mut self) -> Result<(), String> {
+        let first = &self.nodes[0].store;
+        for node in &self.nodes {
+            node.store.verify().map_err(|damage| format!("{}: {damage}", node.id))?;
+            if (node.store.rows(), node.store.log(), node.store.digest()) != (first.rows(), first.log(), first.digest())
+            {
+                return Err(format!("{} differs from {} at equal heads", node.id, self.nodes[0].id));
+            }
+            if node.replica.handed_bytes() > 0 {
+                return Err(format!("{} still counts what its store has stored", node.id));
+            }
+        }
+        let known = |site, version| version <= first.heads().head(site);
+        for (&(site, version), (_, standing)) in &self.history {
+            match standing {
+                Standing::Kept if !known(site, version) => {
+                    return Err(format!("version {version} of {site:?} was acknowledged and is lost"));
+                }
+                Standing::MayBeLost if !known(site, version) => self.report.lost += 1,
+                Standing::Kept | Standing::MayBeLost => {}
+            }
+        }
+        let history = self.history.iter().filter(|&(&(site, version), _)| known(site, version));
+        if fold(history.map(|(_, (version, _))| &**version)) == *first.rows() {
+            Ok(())
+        } else {
+            Err("the rows are not the fold of the history".to_owned())
+        }
+    }
+}

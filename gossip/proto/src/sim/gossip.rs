@@ -1,0 +1,54 @@
+//! Membership, as gossip would give it: who is heard by whatever way, and the hash of its vector, seconds old.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::world::{Event, World};
+use crate::replica::Input;
+
+const SILENT_AFTER: Duration = Duration::from_secs(10);
+const PUBLISHED_EVERY: Duration = Duration::from_secs(10);
+
+impl World {
+    pub(super) fn gossip(&mut self, node: usize) {
+        let now = self.now;
+        let hash = self.nodes[node].store.heads().hash();
+        let published = &mut self.nodes[node].published;
+        if published.is_none_or(|(at, _)| at + PUBLISHED_EVERY <= now) {
+            *published = Some((now, hash));
+        }
+        for other in self.heard_by(node) {
+            let id = self.nodes[other].id.clone();
+            if self.nodes[node].heard.insert(other, now).is_none() {
+                self.feed(node, Input::MemberUp(id.clone()));
+            }
+            if let Some((_, hash)) = self.nodes[other].published {
+                self.feed(node, Input::Gossiped(id, hash));
+            }
+        }
+        let silent = self.nodes[node].heard.iter().filter(|&(_, &at)| at + SILENT_AFTER <= now);
+        let silent: Vec<_> = silent.map(|(&other, _)| other).collect();
+        for other in silent {
+            self.nodes[node].heard.remove(&other);
+            let id = self.nodes[other].id.clone();
+            self.feed(node, Input::MemberDown(id));
+        }
+        let next = self.between(300, 600);
+        self.after(next, Event::Gossip(self.life(node)));
+    }
+
+    /// Whose words reach the node, over whatever others.
+    fn heard_by(&self, node: usize) -> BTreeSet<usize> {
+        let mut heard = BTreeSet::from([node]);
+        let mut ask = vec![node];
+        while let Some(to) = ask.pop() {
+            for from in 0..self.nodes.len() {
+                if self.nodes[from].running && self.cuts.passes(from, to) && heard.insert(from) {
+                    ask.push(from);
+                }
+            }
+        }
+        heard.remove(&node);
+        heard
+    }
+}

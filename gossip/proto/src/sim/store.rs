@@ -1,0 +1,126 @@
+//! A node's store: one job after the other, each in its time, some in vain; results are heard a little later, in order.
+
+use std::sync::Arc;
+
+use rand::RngExt;
+
+use super::Sabotage;
+use super::faults::Durability;
+use super::world::{Event, Standing, World};
+use crate::frame::PulledRow;
+use crate::model::Statement;
+use crate::replica::{Input, PullOutcome};
+use crate::{Frame, NodeId, Vector, Version};
+
+/// What the store is to do.
+pub(super) enum Job {
+    Commit(Vec<Statement>),
+    Apply(Vec<Version>),
+    Join(NodeId, Vec<PulledRow>, Vector),
+}
+
+impl World {
+    pub(super) fn enqueue(&mut self, node: usize, job: Job) {
+        self.nodes[node].jobs.push_back(job);
+        self.begin_job(node);
+    }
+
+    fn begin_job(&mut self, node: usize) {
+        if self.nodes[node].busy || self.nodes[node].jobs.is_empty() {
+            return;
+        }
+        self.nodes[node].busy = true;
+        let takes = if self.now < self.nodes[node].slow_until { self.between(50, 600) } else { self.between(0, 3) };
+        self.after(takes, Event::Stored(self.life(node)));
+    }
+
+    pub(super) fn finish_job(&mut self, node: usize) {
+        self.nodes[node].busy = false;
+        let full = self.now < self.nodes[node].full_until;
+        match self.nodes[node].jobs.pop_front() {
+            Some(Job::Commit(_)) if full => {}
+            Some(Job::Apply(_)) if full => {
+                self.report.failed_applies += 1;
+                self.report_to(node, Input::ApplyFailed);
+            }
+            Some(Job::Join(from, ..)) if full => self.report_to(node, Input::Pulled(from, PullOutcome::Failed)),
+            Some(Job::Commit(statements)) => self.commit(node, &statements),
+            Some(Job::Apply(versions)) => self.apply(node, &versions),
+            Some(Job::Join(from, rows, heads)) => self.join(node, from, rows, &heads),
+            None => {}
+        }
+        self.check_node(node);
+        self.begin_job(node);
+    }
+
+    fn commit(&mut self, node: usize, statements: &[Statement]) {
+        let wall_ms = self.wall_ms(node);
+        let Some(version) = self.nodes[node].store.transact(wall_ms, statements) else { return };
+        self.report.commits += 1;
+        self.note(|world| format!("{} committed {version:?}", world.nodes[node].id));
+        let version = Arc::new(version);
+        self.history.insert((version.site, version.version), (Arc::clone(&version), Standing::Kept));
+        let unheard = self.rng.random_bool(self.faults.unheard_commit);
+        let input =
+            if unheard { Input::Stored(self.nodes[node].store.heads().clone()) } else { Input::Committed(version) };
+        self.report_to(node, input);
+    }
+
+    fn apply(&mut self, node: usize, versions: &[Version]) {
+        let heads = self.nodes[node].store.apply(versions).clone();
+        let all = versions.iter().all(|version| version.version <= heads.head(version.site));
+        self.report_to(node, Input::Stored(heads));
+        if !all {
+            self.report.failed_applies += 1;
+            self.report_to(node, Input::ApplyFailed);
+        }
+    }
+
+    fn join(&mut self, node: usize, from: NodeId, mut rows: Vec<PulledRow>, heads: &Vector) {
+        if self.sabotaged(Sabotage::JoinInParts) {
+            let second = rows.split_off(rows.len() / 2);
+            self.nodes[node].store.join(rows, &Vector::default());
+            self.check_readers(node);
+            rows = second;
+        }
+        let heads = self.nodes[node].store.join(rows, heads).clone();
+        self.report_to(node, Input::Stored(heads));
+        self.report_to(node, Input::Pulled(from, PullOutcome::Joined));
+    }
+
+    /// The replica hears of it soon, after what it was told before.
+    fn report_to(&mut self, node: usize, input: Input) {
+        let soon = self.now + self.between(0, 4);
+        let it = &mut self.nodes[node];
+        it.reported = it.reported.max(soon);
+        it.unreported += 1;
+        let at = it.reported;
+        self.at(at, Event::Report(self.life(node), input));
+    }
+
+    pub(super) fn sync(&mut self, node: usize) {
+        if self.faults.durability == Durability::Normal {
+            self.nodes[node].disk = self.nodes[node].store.clone();
+        }
+        let next = self.between(100, 3_000);
+        self.after(next, Event::Synced(self.life(node)));
+    }
+
+    /// A frame has arrived.
+    pub(super) fn receive(&mut self, node: usize, from: NodeId, frame: Frame) {
+        match &frame {
+            Frame::Versions(versions) if self.sabotaged(Sabotage::ApplyAtOnce) => {
+                versions.iter().for_each(|version| self.nodes[node].store.apply_unchecked(version));
+                let heads = self.nodes[node].store.heads().clone();
+                self.report_to(node, Input::Stored(heads));
+                self.check_node(node);
+            }
+            Frame::Versions(versions) if self.sabotaged(Sabotage::TellBeforeStored) => {
+                let heads = versions.iter().map(|version| (version.site, version.version)).collect();
+                self.feed(node, Input::Received(from, frame));
+                self.feed(node, Input::Stored(heads));
+            }
+            _ => self.feed(node, Input::Received(from, frame)),
+        }
+    }
+}
