@@ -297,28 +297,28 @@ fn replaced(before: Image, mut columns: BTreeMap<Name, Value>) -> BTreeMap<Name,
 /// The rows that these versions amount to, whatever their order: per row the greatest causal length decides, and of the
 /// changes at that length the greatest stamp of each column.
 pub fn fold<'a>(versions: impl IntoIterator<Item = &'a Version>) -> BTreeMap<RowId, Row> {
-    let mut changes: BTreeMap<RowId, Vec<(u64, Stamp, Stamp, &BTreeMap<Name, Value>)>> = BTreeMap::new();
+    let mut written: BTreeMap<RowId, Vec<(Stamp, &Change)>> = BTreeMap::new();
     for version in versions {
         for (change, seq) in version.changes.iter().zip(0..) {
-            let stamp = version.stamp(seq);
-            let rs = match change.life {
-                Life::Changed => stamp,
-                Life::Since(rs) => rs,
-            };
             let id = (change.table.clone(), change.key.clone());
-            changes.entry(id).or_default().push((change.cl, rs, stamp, &change.cells));
+            written.entry(id).or_default().push((version.stamp(seq), change));
         }
     }
-    let row = |changes: Vec<(u64, Stamp, Stamp, &BTreeMap<Name, Value>)>| {
-        let cl = changes.iter().map(|change| change.0).max().unwrap_or(0);
-        let mut last: Vec<_> = changes.into_iter().filter(|change| change.0 == cl).collect();
-        last.sort_by_key(|change| change.2);
-        let rs = last.iter().map(|change| change.1).max().unwrap_or(Stamp::ZERO);
-        let mut cells = BTreeMap::new();
-        for (_, _, stamp, columns) in last {
-            cells.extend(columns.iter().map(|(name, value)| (name.clone(), Cell { stamp, value: value.clone() })));
-        }
-        Row { cl, rs, cells }
-    };
-    changes.into_iter().map(|(id, changes)| (id, row(changes))).collect()
+    written.into_iter().map(|(id, changes)| (id, fold_row(changes))).collect()
+}
+
+fn fold_row(mut changes: Vec<(Stamp, &Change)>) -> Row {
+    let cl = changes.iter().map(|(_, change)| change.cl).max().unwrap_or(0);
+    changes.retain(|(_, change)| change.cl == cl);
+    changes.sort_by_key(|&(stamp, _)| stamp);
+    let rs = changes.iter().map(|&(stamp, change)| match change.life {
+        Life::Changed => stamp,
+        Life::Since(rs) => rs,
+    });
+    let rs = rs.max().unwrap_or(Stamp::ZERO);
+    let mut cells = BTreeMap::new();
+    for (stamp, change) in changes {
+        cells.extend(change.cells.iter().map(|(name, value)| (name.clone(), Cell { stamp, value: value.clone() })));
+    }
+    Row { cl, rs, cells }
 }

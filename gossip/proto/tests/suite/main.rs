@@ -1,5 +1,7 @@
 //! What holds for every history, every frame and every schedule: laws, wire, model, replica, simulator.
 
+#![allow(clippy::unwrap_used, reason = "the lint knows test functions, not what they call")]
+
 mod arbitrary;
 mod laws;
 mod model;
