@@ -27,6 +27,20 @@ impl World {
         }
     }
 
+    /// Now and then: the store is the fold of exactly the transactions below its heads.
+    pub(super) fn check_fold(&mut self, node: usize) {
+        if self.is_fold(node) {
+            return;
+        }
+        self.fail(format!("{} is not the fold of what is below its heads", self.nodes[node].id));
+    }
+
+    fn is_fold(&self, node: usize) -> bool {
+        let store = &self.nodes[node].store;
+        let known = self.history.values().map(|(version, _)| &**version);
+        fold(known.filter(|version| version.version <= store.heads().head(version.site))) == *store.rows()
+    }
+
     /// Looks again and again after the healing, until all is equal or the time is over.
     pub(super) fn check_settled(&mut self) {
         let Some(healed) = self.healed else { return };
@@ -72,11 +86,6 @@ impl World {
                 Standing::Kept | Standing::MayBeLost => {}
             }
         }
-        let history = self.history.iter().filter(|&(&(site, version), _)| known(site, version));
-        if fold(history.map(|(_, (version, _))| &**version)) == *first.rows() {
-            Ok(())
-        } else {
-            Err("the rows are not the fold of the history".to_owned())
-        }
+        if self.is_fold(0) { Ok(()) } else { Err("the rows are not the fold of the history".to_owned()) }
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct Faults {
 impl Faults {
     pub(super) fn draw(rng: &mut SmallRng) -> Self {
         let mut maybe = |most: f64| if rng.random_bool(0.5) { rng.random_range(0.0..most) } else { 0.0 };
-        let (reset, drop, duplicate) = (maybe(0.03), maybe(0.03), maybe(0.5));
+        let (reset, drop, duplicate) = (maybe(0.03), maybe(0.2), maybe(0.5));
         let (pull, hole, unheard_commit) = (maybe(0.5), maybe(1.0), maybe(0.2));
         Self {
             durability: if rng.random_bool(0.5) { Durability::Full } else { Durability::Normal },

@@ -99,6 +99,7 @@ impl World {
     }
 
     pub(super) fn sync(&mut self, node: usize) {
+        self.check_fold(node);
         if self.faults.durability == Durability::Normal {
             self.nodes[node].disk = self.nodes[node].store.clone();
         }

@@ -85,20 +85,21 @@ fn stamp(version: u64) -> Stamp {
     Stamp { hlc: Hlc::from_ms(version), site: site_id(0xAA), version, seq: 1 }
 }
 
-fn key(value: Value) -> Key {
-    Key::encode([&value]).unwrap()
+fn key(value: &Value) -> Key {
+    Key::encode([value]).unwrap()
 }
 
 fn versions() -> Frame {
     let insert = Change {
         table: "containers".into(),
-        key: key(Value::text("c1")),
+        key: key(&Value::text("c1")),
         cl: 1,
         life: Life::Changed,
         cells: [("ip".into(), Value::text("10.0.0.7")), ("port".into(), Value::Integer(-2))].into(),
     };
     let update = Change { life: Life::Since(stamp(3)), cells: [("ip".into(), Value::Null)].into(), ..insert.clone() };
-    let delete = Change { cl: 2, life: Life::Changed, cells: [].into(), key: key(Value::Integer(1)), ..insert.clone() };
+    let delete =
+        Change { cl: 2, life: Life::Changed, cells: [].into(), key: key(&Value::Integer(1)), ..insert.clone() };
     let first = Version { site: site_id(0xBB), version: 7, hlc: Hlc::from_ms(9), changes: vec![insert, update] };
     let second = Version { version: 8, changes: vec![delete], ..first.clone() };
     Frame::Versions(vec![Arc::new(first), Arc::new(second)])
@@ -111,7 +112,7 @@ fn rows() -> Frame {
     ];
     let live = Row { cl: 3, rs: stamp(3), cells: cells.into() };
     let dead = Row::tombstone(4, stamp(5));
-    let row = |n, row| PulledRow { table: "services".into(), key: key(Value::Integer(n)), row };
+    let row = |n, row| PulledRow { table: "services".into(), key: key(&Value::Integer(n)), row };
     Frame::Rows(vec![row(1, live), row(2, dead)])
 }
 
@@ -208,13 +209,13 @@ fn with_field(bytes: &[u8], at: usize, field: &[u8]) -> Vec<u8> {
 fn a_field_at_the_end_of_a_record_is_skipped() {
     let small = |cells: &[(&str, i64)]| {
         let cells = cells.iter().map(|&(name, n)| (name.into(), Value::Integer(n))).collect();
-        let change = Change { table: "t".into(), key: key(Value::Integer(1)), cl: 1, life: Life::Changed, cells };
+        let change = Change { table: "t".into(), key: key(&Value::Integer(1)), cl: 1, life: Life::Changed, cells };
         Arc::new(Version { site: site_id(1), version: 1, hlc: Hlc::from_ms(1), changes: vec![change] })
     };
     // Two of each, so that what follows the unknown field must still be read, references to names and sites included.
     let hello = Frame::Hello(hello());
     let versions = Frame::Versions(vec![small(&[("a", 1)]), small(&[("a", 2)])]);
-    let row = |n| PulledRow { table: "t".into(), key: key(Value::Integer(n)), row: Row::tombstone(2, stamp(1)) };
+    let row = |n| PulledRow { table: "t".into(), key: key(&Value::Integer(n)), row: Row::tombstone(2, stamp(1)) };
     let rows = Frame::Rows(vec![row(1), row(2)]);
     for (frame, record) in [(hello, 1), (versions, 2), (rows, 2)] {
         let bytes = with_field(&frame.encode(), record, &[0xFF, 0, 7]);
@@ -226,7 +227,7 @@ fn a_field_at_the_end_of_a_record_is_skipped() {
 fn a_field_at_the_end_of_a_change_is_skipped() {
     let change = |table: &str| Change {
         table: table.into(),
-        key: key(Value::Integer(1)),
+        key: key(&Value::Integer(1)),
         cl: 2,
         life: Life::Changed,
         cells: [].into(),
@@ -268,7 +269,7 @@ fn a_frame_over_the_limit_is_refused() {
 fn what_no_sound_peer_sends_is_refused() {
     let change = Change {
         table: "t".into(),
-        key: key(Value::Integer(1)),
+        key: key(&Value::Integer(1)),
         cl: 1,
         life: Life::Changed,
         cells: [("a".into(), Value::Null)].into(),
@@ -308,7 +309,7 @@ fn what_no_sound_peer_sends_is_refused() {
 fn a_column_twice_in_a_record_is_refused() {
     let change = Change {
         table: "t".into(),
-        key: key(Value::Integer(1)),
+        key: key(&Value::Integer(1)),
         cl: 1,
         life: Life::Changed,
         cells: [("a".into(), Value::Null), ("b".into(), Value::Null)].into(),
