@@ -35,8 +35,11 @@ async fn main() -> Result<()> {
     let container = |ip: Ipv4Addr| {
         serde_json::json!([
             ["INSERT INTO services (project, name) VALUES ('bench', 'fact') ON CONFLICT DO NOTHING"],
-            ["INSERT INTO containers (id, project, service, server_id, instance_id, ip) VALUES ('be9c40000001', 'bench', 'fact', '', '0', ?) \
-              ON CONFLICT (id) DO UPDATE SET ip = excluded.ip", [ip.to_string()]]
+            [
+                "INSERT INTO containers (id, project, service, server_id, instance_id, ip) VALUES ('be9c40000001', 'bench', 'fact', '', '0', ?) \
+              ON CONFLICT (id) DO UPDATE SET ip = excluded.ip",
+                [ip.to_string()]
+            ]
         ])
     };
     let mut resolver = Resolver::new(arguments.dns)?;
@@ -105,7 +108,10 @@ impl Resolver {
             if answer.windows(4).any(|bytes| bytes == ip.octets()) {
                 return Ok(now);
             }
-            ensure!(now.duration_since(start) < GIVE_UP, "{ip} was not answered in {GIVE_UP:?}; last answer {answer:02x?}");
+            ensure!(
+                now.duration_since(start) < GIVE_UP,
+                "{ip} was not answered in {GIVE_UP:?}; last answer {answer:02x?}"
+            );
             std::thread::park_timeout(POLL);
         }
     }
@@ -139,7 +145,8 @@ fn report(series: &mut [(&str, &mut Vec<Duration>)]) {
             let rank = (times.len() as f64 * share).ceil() as usize;
             times.get(rank.clamp(1, times.len()) - 1).map_or(0.0, |time| (time.as_secs_f64() * 1e5).round() / 1e2)
         };
-        let figures = serde_json::json!({"n": times.len(), "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": at(1.0)});
+        let figures =
+            serde_json::json!({"n": times.len(), "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": at(1.0)});
         line.insert(format!("from_{name}_ms"), figures);
     }
     #[expect(clippy::print_stdout, reason = "the figures are this program's output")]
