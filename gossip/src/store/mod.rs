@@ -1,1 +1,235 @@
-//! The rows: SQLite with stamps.
+//! The rows: stock SQLite with a CRDT layer of ours.
+//!
+//! Clients write plain SQL into plain tables. What a transaction changed is found at its end ([`capture`], [`flush`]) and
+//! written beside the rows, in the same transaction: one packed stamp per row ([`stamps`]), one log row per surviving change,
+//! tombstones, a digest ([`ledger`]). So each transaction is a version that other nodes can take ([`apply`]), and whoever
+//! is behind can be given all that lies above its vector ([`collect`]).
+//!
+//! One thread writes ([`writer`], [`group`]); a few connections read ([`read`]). Everything else asks them through
+//! [`Store`], a cheap handle. State has that one writer; readers get a snapshot swapped whole, or a stream.
+
+mod statement;
+
+mod schema;
+
+mod rules;
+
+mod migrate;
+mod open;
+mod table;
+
+mod capture;
+mod flush;
+mod guard;
+
+mod aside;
+mod ledger;
+mod sites;
+mod stamps;
+
+mod group;
+mod writer;
+
+mod apply;
+mod collect;
+mod read;
+mod verify;
+
+mod commit;
+mod error;
+mod shared;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kith_gossip_proto::frame::PulledRow;
+use kith_gossip_proto::{SiteId, Vector, Version};
+use rusqlite::Connection;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+pub use collect::Collected;
+pub use commit::{Commit, Keys, SchemaChange, StoreState, Touched};
+pub use error::{ApplyError, ExecuteError, OpenError, QueryError, SchemaError};
+pub use migrate::Migrated;
+pub use open::{Durability, StoreConfig};
+pub use read::Rows;
+pub use schema::SchemaSource;
+pub use statement::{Executed, Params, Statement, StatementResult};
+pub use table::{Table, TableSet};
+pub use verify::Findings;
+
+use group::{Job, deadline};
+use read::Pool;
+use shared::Shared;
+use writer::{Command, Core, QUEUE};
+
+/// The writer's stack. SQLite's parser and machine need little; a row's values are on the heap.
+const WRITER_STACK: usize = 1 << 20;
+
+/// An open store. Clones are handles to the same one.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    commands: mpsc::Sender<Command>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    pool: Arc<Pool>,
+    shared: Arc<Shared>,
+    site: SiteId,
+    boot: u64,
+    nonce: u64,
+}
+
+impl Store {
+    /// Opens the store, makes it if there is none, and brings it to the schema. Blocks; to be called at start.
+    pub fn open(config: StoreConfig) -> Result<Self, OpenError> {
+        let opened = open::open(&config)?;
+        let StoreConfig { path, durability, .. } = config;
+        let (site, boot, nonce) = (opened.ledger.own(), opened.boot, opened.nonce);
+        let tables = Arc::clone(&opened.tables);
+        let state = StoreState {
+            site,
+            boot,
+            heads: Arc::clone(opened.ledger.sites.heads()),
+            digest: opened.ledger.digest,
+            hlc: opened.ledger.clock.last(),
+            commits: 0,
+            schema: tables.hash(),
+            set_aside: opened.ledger.aside.values().sum(),
+        };
+        let shared = Arc::new(Shared::new(state, Arc::clone(&tables)));
+        let core = Core::new(opened, &path, durability, Arc::clone(&shared))
+            .map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let writer = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .stack_size(WRITER_STACK)
+            .spawn(move || core.work(queue))
+            .map_err(OpenError::Thread)?;
+        let pool = Arc::new(Pool::new(&path));
+        Ok(Self {
+            inner: Arc::new(Inner { commands, writer: Mutex::new(Some(writer)), pool, shared, site, boot, nonce }),
+        })
+    }
+
+    /// The store's identity in stamps.
+    pub fn site(&self) -> SiteId {
+        self.inner.site
+    }
+
+    /// How often the store was opened.
+    pub fn boot(&self) -> u64 {
+        self.inner.boot
+    }
+
+    /// Drawn when the store was opened.
+    pub fn nonce(&self) -> u64 {
+        self.inner.nonce
+    }
+
+    /// Runs the statements as one transaction, all or none; returns once it is as durable as configured. With a timeout
+    /// it is interrupted, and nothing is kept, unless it was being committed by then. Waits while the queue is full.
+    ///
+    /// Dropping the future does not undo anything: the transaction may or may not be kept.
+    pub async fn execute(
+        &self,
+        statements: Vec<Statement>,
+        timeout: Option<Duration>,
+    ) -> Result<Executed, ExecuteError> {
+        if statements.is_empty() {
+            return Err(ExecuteError::Empty);
+        }
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Execute { statements, deadline: deadline(timeout), reply };
+        self.send(Command::Job(job)).await.map_err(|Closed| ExecuteError::ShuttingDown)?;
+        answer.await.unwrap_or(Err(ExecuteError::ShuttingDown))
+    }
+
+    /// Runs one read-only statement. The rows come as the reader takes them.
+    pub async fn query(&self, statement: Statement, timeout: Option<Duration>) -> Result<Rows, QueryError> {
+        self.inner.pool.query(statement, deadline(timeout)).await
+    }
+
+    /// Adds the tables, columns and indexes that the sources declare and the store lacks. All or nothing.
+    pub async fn migrate(&self, sources: Vec<SchemaSource>) -> Result<Migrated, SchemaError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Migrate { sources, reply }).await.map_err(|Closed| SchemaError::ShuttingDown)?;
+        answer.await.unwrap_or(Err(SchemaError::ShuttingDown))
+    }
+
+    /// Applies versions of peers, those of a site in order. A version that is not the next of its site, or needs heads
+    /// that are not here, is skipped. Returns the heads, synced.
+    pub async fn apply(&self, versions: Vec<Version>) -> Result<Vector, ApplyError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Job(Job::Apply { versions, reply })).await.map_err(|Closed| ApplyError::ShuttingDown)?;
+        answer.await.unwrap_or(Err(ApplyError::ShuttingDown))
+    }
+
+    /// Joins the whole answer to a pull, in one transaction: its rows, and the heads the answerer had. Returns the heads,
+    /// synced.
+    pub async fn join(&self, rows: Vec<PulledRow>, heads: Vector) -> Result<Vector, ApplyError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Job(Job::Join { rows, heads, reply })).await.map_err(|Closed| ApplyError::ShuttingDown)?;
+        answer.await.unwrap_or(Err(ApplyError::ShuttingDown))
+    }
+
+    /// Every row that carries a stamp above these heads, and the heads of the snapshot they are read from.
+    pub async fn collect(&self, above: Vector) -> Result<Collected, QueryError> {
+        collect::collect(&self.inner.pool, &self.inner.shared, above).await
+    }
+
+    /// Runs something on a read-only connection, on a thread that may block. What it prepares must be read-only.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> T + Send + 'static,
+    ) -> Result<T, QueryError> {
+        self.inner.pool.run(work).await
+    }
+
+    /// Recomputes the log and the digest from the rows, and compares.
+    pub async fn verify(&self) -> Result<Findings, QueryError> {
+        self.inner.pool.run(verify::verify).await?
+    }
+
+    /// The store as of its last commit.
+    pub fn state(&self) -> Arc<StoreState> {
+        self.inner.shared.state()
+    }
+
+    /// Commits from here on, in order, each after its sync. A receiver that lags is told so, and must treat everything as
+    /// touched.
+    pub fn commits(&self) -> broadcast::Receiver<Arc<Commit>> {
+        self.inner.shared.follow()
+    }
+
+    /// The replicated tables.
+    pub fn tables(&self) -> Arc<TableSet> {
+        self.inner.shared.tables()
+    }
+
+    /// Finishes what is queued and what is being read, and closes the file. What is asked for later is answered with
+    /// `ShuttingDown`.
+    pub async fn close(&self) {
+        // An error says that the writer has ended already.
+        drop(self.inner.commands.send(Command::Close).await);
+        self.inner.pool.close().await;
+        let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            match tokio::task::spawn_blocking(move || writer.join()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => tracing::error!("the store's writer ended by a panic"),
+            }
+        }
+    }
+
+    async fn send(&self, command: Command) -> Result<(), Closed> {
+        self.inner.commands.send(command).await.map_err(|_| Closed)
+    }
+}
+
+/// The writer takes no more commands.
+struct Closed;

@@ -1,0 +1,102 @@
+//! What the store tells the parts that follow it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kith_gossip_proto::{Digest, Hlc, Key, Name, SiteId, Vector, Version};
+
+/// How many keys of a table one commit lists; beyond it the commit says [`Keys::Many`].
+pub(crate) const KEYS_MAX: usize = 1_024;
+
+/// One SQLite transaction that was kept and synced: some transactions of clients, or versions or rows of peers.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// Consecutive since the store was opened, from 1.
+    pub number: u64,
+    /// The own versions in it, in order. Empty when it stored what peers sent.
+    pub versions: Vec<Arc<Version>>,
+    /// What readers see otherwise than before, by table.
+    pub touched: BTreeMap<Name, Touched>,
+    /// The heads after it.
+    pub heads: Arc<Vector>,
+    /// The digest after it.
+    pub digest: Digest,
+    /// Whether tables or columns were added.
+    pub schema: SchemaChange,
+}
+
+/// Whether a commit changed what tables and columns there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchemaChange {
+    /// It did not.
+    Same,
+    /// It did; [`Store::tables`](super::Store::tables) shows them, and any table may have changed.
+    Changed,
+}
+
+/// What a commit changed in one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// The columns whose value changed in some row. A row that came or went touches them all.
+    pub columns: BTreeSet<Name>,
+    /// The rows.
+    pub keys: Keys,
+}
+
+/// The primary keys of changed rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// Exactly these.
+    These(BTreeSet<Key>),
+    /// More than are worth listing: any row of the table may have changed.
+    Many,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self::These(BTreeSet::new())
+    }
+}
+
+impl Keys {
+    pub(crate) fn add(&mut self, key: &Key) {
+        match self {
+            Self::Many => {}
+            Self::These(keys) if keys.len() < KEYS_MAX => drop(keys.insert(key.clone())),
+            Self::These(_) => *self = Self::Many,
+        }
+    }
+}
+
+/// The store as of its last commit.
+#[derive(Clone, Debug)]
+pub struct StoreState {
+    /// The store's identity in stamps.
+    pub site: SiteId,
+    /// How often the store was opened.
+    pub boot: u64,
+    /// The applied and synced heads.
+    pub heads: Arc<Vector>,
+    /// The fingerprint of all replicated state.
+    pub digest: Digest,
+    /// The last reading of the hybrid logical clock.
+    pub hlc: Hlc,
+    /// Commits since the store was opened.
+    pub commits: u64,
+    /// Hash of the tables and columns, equal on nodes with equal schemas.
+    pub schema: u64,
+    /// Cells that are kept aside because no table here can take them: of a table or column this node does not know, or
+    /// a value that its own rules forbid.
+    pub set_aside: u64,
+}
+
+impl Touched {
+    /// Both together.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.columns.extend(other.columns);
+        match other.keys {
+            Keys::Many => self.keys = Keys::Many,
+            Keys::These(keys) => keys.iter().for_each(|key| self.keys.add(key)),
+        }
+    }
+}

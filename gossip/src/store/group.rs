@@ -1,0 +1,269 @@
+//! Group commit: what waits is done in one SQLite transaction, and shares its sync.
+//!
+//! ```text
+//! BEGIN IMMEDIATE
+//!   per member: SAVEPOINT, its work, its version, RELEASE   (or ROLLBACK TO: the others are not concerned)
+//! heads, digest; COMMIT; state and commit published; all acknowledgements
+//! ```
+//! A member can end the whole transaction: an interrupt, `OR ROLLBACK`, a full disk. It gets its error, and the others
+//! are run again from their statements, without it; so each round has one member less.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kith_gossip_proto::frame::PulledRow;
+use kith_gossip_proto::{Vector, Version};
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::capture::Capture;
+use super::commit::SchemaChange;
+use super::error::{ApplyError, ExecuteError, Trouble};
+use super::flush::{TouchedTables, flush};
+use super::ledger::Ledger;
+use super::statement::{Executed, Statement, StatementResult};
+use super::table::OWN;
+use super::writer::{Core, wall_ms};
+
+/// Work that can share a transaction, and who waits for it.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// A client's transaction.
+    Execute {
+        statements: Vec<Statement>,
+        deadline: Option<Instant>,
+        reply: oneshot::Sender<Result<Executed, ExecuteError>>,
+    },
+    /// Versions of peers.
+    Apply { versions: Vec<Version>, reply: oneshot::Sender<Result<Vector, ApplyError>> },
+    /// The answer to a pull, whole.
+    Join { rows: Vec<PulledRow>, heads: Vector, reply: oneshot::Sender<Result<Vector, ApplyError>> },
+}
+
+/// What a member did, until the group is committed.
+#[derive(Debug)]
+enum Outcome {
+    Waiting,
+    Executed(Executed),
+    Applied,
+    /// The error of a client's transaction, or of versions.
+    Refused(ExecuteError),
+}
+
+/// What a group adds up to.
+#[derive(Debug, Default)]
+pub(crate) struct Sum {
+    pub(crate) versions: Vec<Arc<Version>>,
+    pub(crate) touched: TouchedTables,
+}
+
+impl Sum {
+    pub(crate) fn touch(&mut self, tables: TouchedTables) {
+        for (name, touched) in tables {
+            self.touched.entry(name).or_default().merge(touched);
+        }
+    }
+}
+
+impl Core {
+    /// Runs the jobs as one transaction and answers all of them.
+    pub(crate) fn run_group(&mut self, jobs: Vec<Job>) {
+        let mut outcomes: Vec<_> = jobs.iter().map(|_| Outcome::Waiting).collect();
+        loop {
+            let before = self.ledger.clone();
+            let mut sum = Sum::default();
+            match self.attempt(&jobs, &mut outcomes, &mut sum) {
+                Ok(()) => {
+                    // With less durability clients need not wait for the sync; nobody else hears of it before.
+                    let replied = self.durability == super::open::Durability::Normal;
+                    let mut jobs = Some(jobs);
+                    if replied {
+                        answer(jobs.take().into_iter().flatten(), outcomes.drain(..), &self.ledger);
+                    }
+                    self.publish(sum, SchemaChange::Same);
+                    answer(jobs.into_iter().flatten(), outcomes, &self.ledger);
+                    return;
+                }
+                Err(Broken::Again) => {
+                    self.ledger = before;
+                }
+                Err(Broken::Failed(error)) => {
+                    self.ledger = before;
+                    let failed = outcomes.into_iter().map(|outcome| match outcome {
+                        Outcome::Refused(own) => Outcome::Refused(own),
+                        Outcome::Waiting | Outcome::Executed(_) | Outcome::Applied => Outcome::Refused(error.clone()),
+                    });
+                    answer(jobs, failed, &self.ledger);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, jobs: &[Job], outcomes: &mut [Outcome], sum: &mut Sum) -> Result<(), Broken> {
+        let wall = wall_ms();
+        self.reserve(jobs.len() as u64, wall)?;
+        run(&self.conn, "BEGIN IMMEDIATE")?;
+        for (job, outcome) in jobs.iter().zip(outcomes.iter_mut()) {
+            if let Outcome::Refused(_) = outcome {
+                continue;
+            }
+            *outcome = self.member(job, sum, wall)?;
+            if self.conn.is_autocommit() {
+                return Err(Broken::Again);
+            }
+        }
+        let committed = self.ledger.save(&self.conn).and_then(|()| run(&self.conn, "COMMIT"));
+        committed.map_err(|error| {
+            self.roll_back();
+            Broken::Failed(error.into())
+        })
+    }
+
+    /// Runs one member within its savepoint. An error here is the transaction's; the member's own is an outcome.
+    fn member(&mut self, job: &Job, sum: &mut Sum, wall: u64) -> Result<Outcome, Broken> {
+        let before = self.ledger.clone();
+        run(&self.conn, "SAVEPOINT member")?;
+        let done = match job {
+            Job::Execute { statements, deadline, reply } => {
+                if reply.is_closed() {
+                    // Nobody waits any more, and nothing was promised.
+                    Err(ExecuteError::TimedOut)
+                } else {
+                    self.execute(statements, *deadline, sum, wall).map(Outcome::Executed)
+                }
+            }
+            Job::Apply { versions, .. } => self.apply(versions, sum).map(|()| Outcome::Applied).map_err(Into::into),
+            Job::Join { rows, heads, .. } => self.join(rows, heads, sum).map(|()| Outcome::Applied).map_err(Into::into),
+        };
+        match done {
+            Ok(outcome) => {
+                run(&self.conn, "RELEASE member")?;
+                Ok(outcome)
+            }
+            Err(error) => {
+                self.ledger = before;
+                if !self.conn.is_autocommit() {
+                    run(&self.conn, "ROLLBACK TO member")?;
+                    run(&self.conn, "RELEASE member")?;
+                }
+                Ok(Outcome::Refused(error))
+            }
+        }
+    }
+
+    fn execute(
+        &mut self,
+        statements: &[Statement],
+        deadline: Option<Instant>,
+        sum: &mut Sum,
+        wall: u64,
+    ) -> Result<Executed, ExecuteError> {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(ExecuteError::TimedOut);
+        }
+        Capture::reset(&self.capture);
+        let started = Instant::now();
+        self.switch.enter(deadline);
+        let ran = run_statements(&self.conn, statements);
+        self.switch.leave();
+        let results = match ran {
+            // A statement that was stopped because of what was captured is not the one to blame.
+            Err(error) => return Err(Capture::refused(&self.capture).unwrap_or(error)),
+            Ok(results) => results,
+        };
+        let time = started.elapsed();
+        let suspects = Capture::take(&self.capture)?;
+        let flushed = flush(&self.conn, &mut self.ledger, &self.tables, suspects, wall)?;
+        let version = flushed.map(|(version, touched)| {
+            let number = version.version;
+            sum.versions.push(Arc::new(version));
+            sum.touch(touched);
+            number
+        });
+        Ok(Executed { results, time, version })
+    }
+
+    pub(crate) fn roll_back(&self) {
+        if !self.conn.is_autocommit()
+            && let Err(error) = run(&self.conn, "ROLLBACK")
+        {
+            tracing::error!(%error, "a transaction could not be rolled back");
+        }
+    }
+}
+
+fn run_statements(conn: &Connection, statements: &[Statement]) -> Result<Vec<StatementResult>, ExecuteError> {
+    let mut results = Vec::with_capacity(statements.len());
+    for (index, statement) in statements.iter().enumerate() {
+        let started = Instant::now();
+        let rows_affected = run_statement(conn, statement).map_err(|trouble| match trouble {
+            Trouble::Sql(message) => ExecuteError::Statement { index, message },
+            Trouble::DiskFull => ExecuteError::DiskFull,
+            Trouble::ReadOnly => ExecuteError::ReadOnly,
+            Trouble::Interrupted => ExecuteError::TimedOut,
+            Trouble::Store(message) => ExecuteError::Failed(message),
+        })?;
+        results.push(StatementResult { rows_affected, time: started.elapsed() });
+    }
+    Ok(results)
+}
+
+fn run_statement(conn: &Connection, statement: &Statement) -> Result<u64, Trouble> {
+    let sql = |error| Trouble::of(&error);
+    // What the store prepared for itself is found in the cache by its text, which a client must not be able to say.
+    if statement.sql.trim_start().starts_with(OWN) {
+        return Err(Trouble::Sql(format!("a statement may not begin with {OWN}")));
+    }
+    let mut prepared = conn.prepare_cached(&statement.sql).map_err(sql)?;
+    if prepared.column_count() > 0 {
+        return Err(Trouble::Sql("a statement that returns rows is not for a transaction".to_owned()));
+    }
+    statement.params.bind(&mut prepared).map_err(Trouble::Sql)?;
+    prepared.raw_execute().map(|rows| rows as u64).map_err(sql)
+}
+
+/// Why a group was not committed.
+pub(crate) enum Broken {
+    /// A member ended the transaction and has its error: the others once more.
+    Again,
+    /// Nobody's fault in particular.
+    Failed(ExecuteError),
+}
+
+impl From<rusqlite::Error> for Broken {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+pub(crate) fn run(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached(&format!("{OWN} {sql}"))?.raw_execute().map(drop)
+}
+
+fn answer(jobs: impl IntoIterator<Item = Job>, outcomes: impl IntoIterator<Item = Outcome>, ledger: &Ledger) {
+    for (job, outcome) in jobs.into_iter().zip(outcomes) {
+        // Whoever no longer waits does not hear of it; the transaction stands or falls all the same.
+        match (job, outcome) {
+            (Job::Execute { reply, .. }, Outcome::Executed(done)) => drop(reply.send(Ok(done))),
+            (Job::Execute { reply, .. }, Outcome::Refused(error)) => drop(reply.send(Err(error))),
+            (Job::Apply { reply, .. } | Job::Join { reply, .. }, Outcome::Refused(error)) => {
+                drop(reply.send(Err(error.into())));
+            }
+            (Job::Apply { reply, .. } | Job::Join { reply, .. }, Outcome::Executed(_) | Outcome::Applied) => {
+                drop(reply.send(Ok(Vector::clone(ledger.sites.heads()))));
+            }
+            (Job::Execute { reply, .. }, Outcome::Waiting | Outcome::Applied) => {
+                drop(reply.send(Err(ExecuteError::Failed("the transaction was not run".to_owned()))));
+            }
+            (Job::Apply { reply, .. } | Job::Join { reply, .. }, Outcome::Waiting) => {
+                drop(reply.send(Err(ApplyError::Failed("the versions were not applied".to_owned()))));
+            }
+        }
+    }
+}
+
+/// Bound of one client's wait, used where none is given: none.
+pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+}

@@ -1,0 +1,115 @@
+//! What a client's SQL may do: read everything, and write rows of replicated tables.
+//!
+//! One authorizer is installed on a connection when it is opened, and stays: replacing it would expire every prepared
+//! statement. On the writer's connection a [`Switch`] says whose SQL is running.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+
+/// Whose SQL the writer's connection runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The store's own: everything is allowed, nothing is captured.
+    Own,
+    /// A client's: it is checked and captured, and ends at the deadline.
+    Client,
+}
+
+/// The writer's mode, shared with the hooks of its connection.
+#[derive(Debug, Default)]
+pub(crate) struct Switch {
+    client: AtomicBool,
+    halted: AtomicBool,
+    deadline: Mutex<Option<Instant>>,
+}
+
+impl Switch {
+    pub(crate) fn side(&self) -> Side {
+        if self.client.load(Ordering::Relaxed) { Side::Client } else { Side::Own }
+    }
+
+    /// A client's SQL begins.
+    pub(crate) fn enter(&self, deadline: Option<Instant>) {
+        *self.deadline.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = deadline;
+        self.halted.store(false, Ordering::Relaxed);
+        self.client.store(true, Ordering::Relaxed);
+    }
+
+    /// It ends.
+    pub(crate) fn leave(&self) {
+        self.client.store(false, Ordering::Relaxed);
+    }
+
+    /// Ends the client's statement at the next look: what it does is lost already.
+    pub(crate) fn halt(&self) {
+        self.halted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the running statement is to be interrupted. Asked every few thousand instructions.
+    pub(crate) fn is_over(&self) -> bool {
+        let late = || {
+            let deadline = self.deadline.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        };
+        self.side() == Side::Client && (self.halted.load(Ordering::Relaxed) || late())
+    }
+}
+
+/// The names of the store's own tables contain this; no replicated table's may.
+pub(crate) const INTERNAL: &str = "__kith_";
+
+/// For the connection that writes, while a client's SQL is prepared.
+pub(crate) fn writer(context: AuthContext<'_>) -> Authorization {
+    match context.action {
+        AuthAction::Insert { table_name }
+        | AuthAction::Delete { table_name }
+        | AuthAction::Update { table_name, .. } => {
+            if is_internal(table_name) {
+                Authorization::Deny
+            } else {
+                Authorization::Allow
+            }
+        }
+        action => reading(action),
+    }
+}
+
+/// For connections that read. They are opened read-only as well.
+pub(crate) fn reader(context: AuthContext<'_>) -> Authorization {
+    reading(context.action)
+}
+
+fn reading(action: AuthAction<'_>) -> Authorization {
+    match action {
+        AuthAction::Select | AuthAction::Recursive | AuthAction::Read { .. } => Authorization::Allow,
+        AuthAction::Function { function_name } => {
+            // Both reach outside the database: a shared library, a pointer.
+            let outside = ["load_extension", "fts3_tokenizer"];
+            if outside.iter().any(|name| function_name.eq_ignore_ascii_case(name)) {
+                Authorization::Deny
+            } else {
+                Authorization::Allow
+            }
+        }
+        // What pragma_table_info(…) and its like run underneath. They change nothing.
+        AuthAction::Pragma { pragma_name, .. } => {
+            let describing =
+                ["table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "data_version"];
+            if describing.iter().any(|name| pragma_name.eq_ignore_ascii_case(name)) {
+                Authorization::Allow
+            } else {
+                Authorization::Deny
+            }
+        }
+        // The library's enum is open; what is not listed above is not for clients.
+        _ => Authorization::Deny,
+    }
+}
+
+pub(crate) fn is_internal(table: &str) -> bool {
+    let table = table.to_ascii_lowercase();
+    table.contains(INTERNAL) || table.starts_with("sqlite_")
+}

@@ -1,0 +1,155 @@
+//! What is kept beside the rows: their stamps, tombstones, the log, the digest, the clock.
+//!
+//! The invariants, which [`verify`](super::verify) recomputes: a row has stamps exactly while it is alive, and a
+//! tombstone exactly while it is deleted; a log row exists exactly while some cell, or the row itself, carries its stamp;
+//! the digest is the sum over all of it; every head covers every stamp of its site.
+
+use std::collections::BTreeMap;
+
+use kith_gossip_proto::{Digest, HybridClock, Key, SiteId, Stamp};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::sites::Sites;
+use super::stamps::{Damaged, Stamps};
+use super::table::Table;
+
+/// The part of the bookkeeping that is held in memory. Cloned before anything that may be rolled back.
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger {
+    pub(crate) sites: Sites,
+    pub(crate) clock: HybridClock,
+    pub(crate) digest: Digest,
+    /// The last own version that was used.
+    pub(crate) version: u64,
+    /// Per table: how much is set aside in `__kith_unknown`. Tables with nothing there are absent.
+    pub(crate) aside: BTreeMap<i64, u64>,
+}
+
+/// Where a row is, as the log says it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Spot {
+    /// A live row of a table with rowids.
+    Row(i64),
+    /// A live row of a table without, a tombstone, or a row that is set aside.
+    Key(Key),
+}
+
+impl rusqlite::ToSql for Spot {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Row(rowid) => ValueRef::Integer(*rowid),
+            Self::Key(key) => ValueRef::Blob(key.as_bytes()),
+        }))
+    }
+}
+
+/// A row's place and the stamps it carries there.
+pub(crate) type Logged<'a> = (&'a Spot, &'a [Stamp]);
+
+impl Ledger {
+    pub(crate) fn own(&self) -> SiteId {
+        self.sites.own()
+    }
+
+    /// The stamps of a live row.
+    pub(crate) fn stamps(&self, conn: &Connection, table: &Table, spot: &Spot) -> rusqlite::Result<Option<Stamps>> {
+        self.one(conn, &table.sql.stamps, spot)
+    }
+
+    /// The tombstone of a key.
+    pub(crate) fn tomb(&self, conn: &Connection, table: &Table, key: &Key) -> rusqlite::Result<Option<Stamps>> {
+        self.one(conn, &table.sql.tomb, key.as_bytes())
+    }
+
+    fn one(&self, conn: &Connection, sql: &str, at: impl rusqlite::ToSql) -> rusqlite::Result<Option<Stamps>> {
+        let mut statement = conn.prepare_cached(sql)?;
+        statement.query_row([at], |row| self.unpack(row.get_ref(0)?)).optional()
+    }
+
+    pub(crate) fn unpack(&self, bytes: ValueRef<'_>) -> rusqlite::Result<Stamps> {
+        let unpacked = match bytes {
+            ValueRef::Blob(bytes) => Stamps::unpack(bytes, |ord| self.sites.id(ord)),
+            ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) | ValueRef::Text(_) => Err(Damaged),
+        };
+        unpacked.map_err(damaged)
+    }
+
+    pub(crate) fn pack(&mut self, stamps: &Stamps) -> Vec<u8> {
+        stamps.pack(|stamp| self.sites.intern(stamp))
+    }
+
+    pub(crate) fn put_stamps(
+        &mut self,
+        conn: &Connection,
+        table: &Table,
+        spot: &Spot,
+        stamps: &Stamps,
+    ) -> rusqlite::Result<()> {
+        let bytes = self.pack(stamps);
+        conn.prepare_cached(&table.sql.put_stamps)?.execute(params![spot, bytes]).map(drop)
+    }
+
+    pub(crate) fn drop_stamps(&self, conn: &Connection, table: &Table, spot: &Spot) -> rusqlite::Result<()> {
+        conn.prepare_cached(&table.sql.drop_stamps)?.execute([spot]).map(drop)
+    }
+
+    pub(crate) fn put_tomb(
+        &mut self,
+        conn: &Connection,
+        table: &Table,
+        key: &Key,
+        stamps: &Stamps,
+    ) -> rusqlite::Result<()> {
+        let bytes = self.pack(stamps);
+        conn.prepare_cached(&table.sql.put_tomb)?.execute(params![key.as_bytes(), bytes]).map(drop)
+    }
+
+    pub(crate) fn drop_tomb(&self, conn: &Connection, table: &Table, key: &Key) -> rusqlite::Result<()> {
+        conn.prepare_cached(&table.sql.drop_tomb)?.execute([key.as_bytes()]).map(drop)
+    }
+
+    /// Makes the log say where the stamps of a row are: those it no longer carries go, new ones come, and when the row
+    /// moved all are written again.
+    pub(crate) fn log(
+        &mut self,
+        conn: &Connection,
+        table: i64,
+        before: Option<Logged<'_>>,
+        after: Option<Logged<'_>>,
+    ) -> rusqlite::Result<()> {
+        let (was, old) = before.map_or((None, [].as_slice()), |(spot, stamps)| (Some(spot), stamps));
+        let (is, new) = after.map_or((None, [].as_slice()), |(spot, stamps)| (Some(spot), stamps));
+        let mut forget = conn.prepare_cached(
+            "/*kith*/ DELETE FROM __kith_log WHERE site = ?1 AND ver = ?2 AND seq = ?3 AND tid = ?4 AND k = ?5",
+        )?;
+        for &stamp in old.iter().filter(|stamp| !new.contains(stamp)) {
+            forget.execute(params![self.sites.intern(stamp), signed(stamp.version), stamp.seq, table, was])?;
+        }
+        let mut write = conn.prepare_cached(
+            "/*kith*/ INSERT INTO __kith_log (site, ver, seq, tid, k) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (site, ver, seq) DO UPDATE SET tid = ?4, k = ?5",
+        )?;
+        for &stamp in new.iter().filter(|stamp| was != is || !old.contains(stamp)) {
+            write.execute(params![self.sites.intern(stamp), signed(stamp.version), stamp.seq, table, is])?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is held in memory, as part of the transaction that is about to be committed.
+    pub(crate) fn save(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        self.sites.save(conn)?;
+        conn.prepare_cached("/*kith*/ UPDATE __kith_meta SET digest = ?1")?
+            .execute([self.digest.to_bits().to_le_bytes()])
+            .map(drop)
+    }
+}
+
+/// SQLite's integers are signed; versions stay far below the sign.
+pub(crate) fn signed(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+pub(crate) fn damaged(error: Damaged) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(error))
+}

@@ -1,0 +1,228 @@
+//! Opening the file: is it ours, is it sound, what does it hold; and the first transaction of every start.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kith_gossip_proto::{Digest, Hlc, HybridClock};
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+
+use super::error::{OpenError, SchemaError, text};
+use super::ledger::Ledger;
+use super::migrate::migrate;
+use super::schema::{SchemaSource, read};
+use super::sites::Sites;
+use super::table::TableSet;
+
+/// The layout this release writes. A greater number in a file is a later release's.
+const FORMAT: i64 = 1;
+
+/// SQLite's application id: "Kith" in ASCII, so that `file` and we know the database.
+const APPLICATION_ID: i32 = 0x4B69_7468;
+
+/// Heap of all SQLite connections of the process together. A query that needs more fails; without a bound one sort of a
+/// large join could take the process down. 64 MiB would do for every query that Kith itself runs.
+const HEAP_MAX: i64 = 256 << 20;
+
+/// The longest value or row, in bytes. A transaction brings at most 1 MiB, so a row of a few columns stays below.
+const LENGTH_MAX: i32 = 16 << 20;
+
+/// How to open a store.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The database file. It and its folder must be writable; `-wal`, `-shm` and `-lock` stand beside it.
+    pub path: PathBuf,
+    /// What declares the tables. Tables of earlier schemas stay.
+    pub schema: Vec<SchemaSource>,
+    /// What an acknowledged transaction survives.
+    pub durability: Durability,
+}
+
+/// What an acknowledged transaction survives. Both survive the end of the process, however sudden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// A power cut: acknowledged once synced.
+    #[default]
+    Full,
+    /// The end of the process only: acknowledged before the sync. Peers and subscriptions hear of it after the sync all
+    /// the same, so a power cut loses nothing that another node knows of.
+    Normal,
+}
+
+/// A store's file, opened and migrated.
+pub(crate) struct Opened {
+    pub(crate) conn: Connection,
+    pub(crate) ledger: Ledger,
+    pub(crate) tables: Arc<TableSet>,
+    pub(crate) boot: u64,
+    pub(crate) nonce: u64,
+    pub(crate) lock: File,
+}
+
+/// Opens the file, makes it if there is none, brings it to the schema and counts the start.
+pub(crate) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
+    let path = config.path.as_path();
+    let lock = lock(path)?;
+    let sqlite = |error| failed(path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    check(&conn, path)?;
+    prepare(&conn).map_err(sqlite)?;
+    let declared = read(&config.schema, &conn).map_err(OpenError::Schema)?;
+
+    // Everything a start changes is one transaction, and synced whatever the durability: a boot must never count twice.
+    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(sqlite)?;
+    tx.execute_batch(LAYOUT).map_err(sqlite)?;
+    let sites = Sites::load(&tx).map_err(sqlite)?;
+    let (boot, nonce) = start(&tx).map_err(sqlite)?;
+    migrate(&tx, &declared).map_err(|error| match error {
+        SchemaError::Sqlite(error) => failed(path, error),
+        refused => OpenError::Schema(refused),
+    })?;
+    tx.commit().map_err(sqlite)?;
+
+    set_durability(&conn, config.durability).map_err(sqlite)?;
+    let tables = Arc::new(TableSet::load(&conn).map_err(sqlite)?);
+    let ledger = load(&conn, sites).map_err(sqlite)?;
+    Ok(Opened { conn, ledger, tables, boot, nonce, lock })
+}
+
+/// Two processes with one store would write with one clock and one site.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-lock");
+    let failed = |error: std::io::Error| OpenError::Sqlite {
+        path: path.to_owned(),
+        source: rusqlite::Error::ToSqlConversionFailure(Box::new(error)),
+    };
+    let file = File::options().create(true).truncate(false).write(true).open(name).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Looks before anything is written.
+fn check(conn: &Connection, path: &Path) -> Result<(), OpenError> {
+    let sqlite = |error| failed(path, error);
+    let has = |sql| conn.query_row(sql, [], |row| row.get::<_, bool>(0)).map_err(sqlite);
+    if has("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '__kith_meta')")? {
+        let found: i64 = conn.query_row("SELECT format FROM __kith_meta", [], |row| row.get(0)).map_err(sqlite)?;
+        if found > FORMAT {
+            return Err(OpenError::Newer { path: path.to_owned(), found, known: FORMAT });
+        }
+    } else if has("SELECT EXISTS (SELECT 1 FROM sqlite_schema)")? {
+        return Err(OpenError::Foreign { path: path.to_owned() });
+    }
+    let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite)?;
+    if verdict == "ok" { Ok(()) } else { Err(OpenError::Damaged { path: path.to_owned(), detail: verdict }) }
+}
+
+fn failed(path: &Path, source: rusqlite::Error) -> OpenError {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            OpenError::Damaged { path: path.to_owned(), detail: text(&source) }
+        }
+        _ => OpenError::Sqlite { path: path.to_owned(), source },
+    }
+}
+
+/// Settings of the connection that writes.
+fn prepare(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(&format!(
+        "PRAGMA application_id = {APPLICATION_ID};
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA journal_size_limit = 8388608;
+         PRAGMA hard_heap_limit = {HEAP_MAX};"
+    ))?;
+    // A writer's working set is the rows and log pages of a few transactions.
+    both(conn, 2_048)?;
+    conn.set_prepared_statement_cache_capacity(256);
+    Ok(())
+}
+
+/// Settings of every connection. `cache` is in KiB.
+pub(crate) fn both(conn: &Connection, cache: u32) -> rusqlite::Result<()> {
+    conn.execute_batch(&format!(
+        "PRAGMA busy_timeout = 5000;
+         PRAGMA foreign_keys = OFF;
+         PRAGMA trusted_schema = OFF;
+         PRAGMA recursive_triggers = OFF;
+         PRAGMA cell_size_check = ON;
+         PRAGMA mmap_size = 0;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA cache_size = -{cache};"
+    ))?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    let limits = [
+        (Limit::SQLITE_LIMIT_LENGTH, LENGTH_MAX),
+        (Limit::SQLITE_LIMIT_SQL_LENGTH, 64 << 10),
+        (Limit::SQLITE_LIMIT_EXPR_DEPTH, 200),
+        (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 100),
+        (Limit::SQLITE_LIMIT_ATTACHED, 0),
+        (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
+        (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1_000),
+    ];
+    limits.into_iter().try_for_each(|(limit, value)| conn.set_limit(limit, value).map(drop))
+}
+
+pub(crate) fn set_durability(conn: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    conn.execute_batch(match durability {
+        Durability::Full => "PRAGMA synchronous = FULL",
+        Durability::Normal => "PRAGMA synchronous = NORMAL",
+    })
+}
+
+/// Our own tables. `self` is the `ord` of the store's own site; `reserved_ver` and `reserved_hlc` are not below any that
+/// was used. `__kith_unknown` holds a row's own state under the empty column name.
+const LAYOUT: &str = "
+    CREATE TABLE IF NOT EXISTS __kith_meta (
+        one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, self INTEGER NOT NULL,
+        boot INTEGER NOT NULL, nonce INTEGER NOT NULL, reserved_ver INTEGER NOT NULL, reserved_hlc INTEGER NOT NULL,
+        digest BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS __kith_site (
+        ord INTEGER NOT NULL PRIMARY KEY, id BLOB NOT NULL UNIQUE, head INTEGER NOT NULL, hlc INTEGER NOT NULL,
+        state INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS __kith_table (
+        tid INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL UNIQUE, purged_cl INTEGER NOT NULL DEFAULT 0);
+    CREATE TABLE IF NOT EXISTS __kith_col (
+        tid INTEGER NOT NULL, cid INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (tid, cid)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS __kith_log (
+        site INTEGER NOT NULL, ver INTEGER NOT NULL, seq INTEGER NOT NULL, tid INTEGER NOT NULL, k BLOB NOT NULL,
+        PRIMARY KEY (site, ver, seq)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS __kith_unknown (
+        tid INTEGER NOT NULL, pk BLOB NOT NULL, col TEXT NOT NULL, st BLOB NOT NULL, value,
+        PRIMARY KEY (tid, pk, col)) WITHOUT ROWID;
+";
+
+/// Counts the start and draws its nonce.
+fn start(conn: &Connection) -> rusqlite::Result<(u64, u64)> {
+    conn.query_row(
+        "INSERT INTO __kith_meta (one, format, self, boot, nonce, reserved_ver, reserved_hlc, digest)
+         VALUES (1, ?1, 1, 1, random(), 0, 0, zeroblob(16))
+         ON CONFLICT (one) DO UPDATE SET format = ?1, boot = boot + 1, nonce = random()
+         RETURNING boot, nonce",
+        [FORMAT],
+        |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned())),
+    )
+}
+
+/// The bookkeeping as the file has it. The next own version is above all that were reserved, so one that a power cut took
+/// from the file, and that a peer may hold, is never given out again.
+fn load(conn: &Connection, sites: Sites) -> rusqlite::Result<Ledger> {
+    let (version, hlc, digest): (i64, i64, [u8; 16]) = conn
+        .query_row("SELECT reserved_ver, reserved_hlc, digest FROM __kith_meta", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .optional()?
+        .unwrap_or_default();
+    let last = Hlc::from_bits(hlc.cast_unsigned()).max(sites.hlc());
+    let version = version.cast_unsigned().max(sites.heads().head(sites.own()));
+    let aside = Ledger::count_aside(conn)?;
+    let digest = Digest::from_bits(u128::from_le_bytes(digest));
+    Ok(Ledger { sites, clock: HybridClock::new(last), digest, version, aside })
+}

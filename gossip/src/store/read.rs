@@ -1,0 +1,221 @@
+//! Queries: a few read-only connections, opened when they are needed.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use kith_gossip_proto::Value;
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::error::{QueryError, Trouble, text};
+use super::guard;
+use super::open::both;
+use super::statement::{Statement, value};
+
+/// Connections at once. Each is opened once and kept; its caches grow to about 1 MiB with use.
+const READERS: usize = 8;
+
+/// How long one waits for a connection.
+pub(crate) const POOL_WAIT: Duration = Duration::from_secs(5);
+
+/// Rows that wait for a slow reader; then the query waits.
+const ROWS_AHEAD: usize = 64;
+
+/// Steps of SQLite's machine between two looks at the deadline and at whether anybody still listens.
+const LOOK_EVERY: i32 = 4_000;
+
+/// The rows of a query as they are found.
+#[derive(Debug)]
+pub struct Rows {
+    /// Names of the result's columns.
+    pub columns: Vec<String>,
+    /// One item per row, or an error, after which nothing comes. The channel closes at the end. Dropping it ends the query.
+    pub rows: mpsc::Receiver<Result<Vec<Value>, QueryError>>,
+}
+
+/// The connections that read.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+/// A connection, for as long as it is needed.
+pub(crate) struct Reader {
+    pool: Arc<Pool>,
+    conn: Option<Connection>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Pool {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            idle: Mutex::default(),
+            permits: Arc::new(Semaphore::new(READERS)),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Runs something with a connection on a thread that may block.
+    pub(crate) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Connection) -> T + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let permit = self.permit().await?;
+        let pool = Arc::clone(self);
+        let (done, result) = oneshot::channel();
+        self.tasks.spawn_blocking(move || {
+            let ran = Reader::open(pool, permit).map(|reader| work(reader.conn()));
+            drop(done.send(ran));
+        });
+        result.await.unwrap_or_else(|_| Err(QueryError::Failed("the reader ended early".to_owned())))
+    }
+
+    /// Runs a query and streams its rows.
+    pub(crate) async fn query(
+        self: &Arc<Self>,
+        statement: Statement,
+        deadline: Option<Instant>,
+    ) -> Result<Rows, QueryError> {
+        let permit = self.permit().await?;
+        let pool = Arc::clone(self);
+        let (head, columns) = oneshot::channel();
+        let (out, rows) = mpsc::channel(ROWS_AHEAD);
+        self.tasks.spawn_blocking(move || match Reader::open(pool, permit) {
+            Ok(mut reader) => stream(reader.conn_mut(), &statement, deadline, head, &out),
+            Err(error) => drop(head.send(Err(error))),
+        });
+        let failed = |_| Err(QueryError::Failed("the reader ended early".to_owned()));
+        Ok(Rows { columns: columns.await.unwrap_or_else(failed)?, rows })
+    }
+
+    /// Starts a task that holds a connection for long and tells its findings by itself.
+    pub(crate) async fn start(
+        self: &Arc<Self>,
+        work: impl FnOnce(Result<&Connection, QueryError>) + Send + 'static,
+    ) -> Result<(), QueryError> {
+        let permit = self.permit().await?;
+        let pool = Arc::clone(self);
+        self.tasks.spawn_blocking(move || match Reader::open(pool, permit) {
+            Ok(reader) => work(Ok(reader.conn())),
+            Err(error) => work(Err(error)),
+        });
+        Ok(())
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
+        let permit = tokio::time::timeout(POOL_WAIT, Arc::clone(&self.permits).acquire_owned()).await;
+        permit.map_err(|_| QueryError::Pool)?.map_err(|_| QueryError::ShuttingDown)
+    }
+
+    /// Lets running queries end, starts no others, and closes the connections.
+    pub(crate) async fn close(&self) {
+        self.permits.close();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl Reader {
+    fn open(pool: Arc<Pool>, permit: OwnedSemaphorePermit) -> Result<Self, QueryError> {
+        let idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let conn = match idle {
+            Some(conn) => conn,
+            None => connect(&pool.path).map_err(|error| QueryError::Failed(text(&error)))?,
+        };
+        Ok(Self { pool, conn: Some(conn), _permit: permit })
+    }
+
+    fn conn(&self) -> &Connection {
+        self.conn.as_ref().expect("it is only taken when the reader is dropped")
+    }
+
+    fn conn_mut(&mut self) -> &mut Connection {
+        self.conn.as_mut().expect("it is only taken when the reader is dropped")
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // After a panic the connection may be in the middle of something; another is opened when needed.
+        if let Some(conn) = self.conn.take().filter(|conn| conn.is_autocommit() && !std::thread::panicking()) {
+            self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+        }
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut conn = Connection::open_with_flags(path, flags)?;
+    both(&conn, 1_024)?;
+    conn.execute_batch("PRAGMA query_only = ON")?;
+    conn.set_prepared_statement_cache_capacity(32);
+    conn.authorizer(Some(guard::reader))?;
+    Ok(conn)
+}
+
+fn stream(
+    conn: &mut Connection,
+    statement: &Statement,
+    deadline: Option<Instant>,
+    head: oneshot::Sender<Result<Vec<String>, QueryError>>,
+    out: &mpsc::Sender<Result<Vec<Value>, QueryError>>,
+) {
+    let listener = out.clone();
+    let over = move || listener.is_closed() || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+    let mut head = Some(head);
+    let ran = conn.progress_handler(LOOK_EVERY, Some(over)).map_err(|error| trouble(&error)).and_then(|()| {
+        let mut prepared = conn.prepare(&statement.sql).map_err(|error| QueryError::Prepare(text(&error)))?;
+        if !prepared.readonly() || prepared.column_count() == 0 {
+            return Err(QueryError::NotReadOnly);
+        }
+        statement.params.bind(&mut prepared).map_err(QueryError::Bind)?;
+        let columns: Vec<_> = prepared.column_names().into_iter().map(str::to_owned).collect();
+        let width = columns.len();
+        let mut rows = prepared.raw_query();
+        // The first row is computed before the head is told, so that what fails at once fails as a whole.
+        let mut next = read(&mut rows, width);
+        match &next {
+            Err(error) => return Err(error.clone()),
+            Ok(_) => drop(head.take().map(|head| head.send(Ok(columns)))),
+        }
+        while let Some(row) = next? {
+            if out.blocking_send(Ok(row)).is_err() {
+                return Ok(());
+            }
+            next = read(&mut rows, width);
+        }
+        Ok(())
+    });
+    drop(conn.progress_handler(0, None::<fn() -> bool>));
+    match (ran, head) {
+        (Ok(()), _) => {}
+        (Err(error), Some(head)) => drop(head.send(Err(error))),
+        // The listener may be gone, which is why it failed.
+        (Err(error), None) => drop(out.blocking_send(Err(error))),
+    }
+}
+
+fn read(rows: &mut rusqlite::Rows<'_>, width: usize) -> Result<Option<Vec<Value>>, QueryError> {
+    match rows.next() {
+        Ok(None) => Ok(None),
+        Ok(Some(row)) => {
+            let values = (0..width).map(|at| row.get_ref(at).map(value)).collect::<Result<_, _>>();
+            values.map(Some).map_err(|error| trouble(&error))
+        }
+        Err(error) => Err(trouble(&error)),
+    }
+}
+
+pub(crate) fn trouble(error: &rusqlite::Error) -> QueryError {
+    match Trouble::of(error) {
+        Trouble::Interrupted => QueryError::TimedOut,
+        Trouble::DiskFull | Trouble::ReadOnly | Trouble::Sql(_) | Trouble::Store(_) => QueryError::Failed(text(error)),
+    }
+}

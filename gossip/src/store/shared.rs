@@ -1,0 +1,53 @@
+//! What the writer shows to everybody else: the state, the tables, the commits.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::broadcast;
+
+use super::commit::{Commit, StoreState};
+use super::table::TableSet;
+
+/// Commits a follower may be behind. Beyond it the follower is told that it lagged, and must take everything as touched.
+const COMMITS: usize = 256;
+
+/// Read by all, written by the writer's thread. The locks guard one pointer each and are never held across anything.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: RwLock<Arc<StoreState>>,
+    tables: RwLock<Arc<TableSet>>,
+    commits: broadcast::Sender<Arc<Commit>>,
+}
+
+impl Shared {
+    pub(crate) fn new(state: StoreState, tables: Arc<TableSet>) -> Self {
+        let (commits, _) = broadcast::channel(COMMITS);
+        Self { state: RwLock::new(Arc::new(state)), tables: RwLock::new(tables), commits }
+    }
+
+    pub(crate) fn state(&self) -> Arc<StoreState> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn advance(&self, next: impl FnOnce(&StoreState) -> StoreState) -> Arc<StoreState> {
+        let next = Arc::new(next(&self.state()));
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
+        next
+    }
+
+    pub(crate) fn tables(&self) -> Arc<TableSet> {
+        Arc::clone(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_tables(&self, tables: Arc<TableSet>) {
+        *self.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
+    }
+
+    pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<Commit>> {
+        self.commits.subscribe()
+    }
+
+    /// That nobody follows is not an error.
+    pub(crate) fn tell(&self, commit: Commit) {
+        drop(self.commits.send(Arc::new(commit)));
+    }
+}

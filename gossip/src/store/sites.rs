@@ -1,0 +1,139 @@
+//! The sites this store has met: small numbers for 16-byte ids, and how far each has been applied.
+//!
+//! A number (`ord`) is given once and never means another site, so stamps on disk stay true.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kith_gossip_proto::{Hlc, SiteId, Stamp, Vector};
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// All sites by number and by id. Cloned at the start of every group of transactions and put back when it fails, so the
+/// maps are shared until they change.
+#[derive(Clone, Debug)]
+pub(crate) struct Sites {
+    own: SiteId,
+    known: Arc<Known>,
+    heads: Arc<Vector>,
+    /// The greatest reading seen of any site, our own included.
+    hlc: BTreeMap<u32, Hlc>,
+    /// Whose row in `__kith_site` is behind.
+    dirty: BTreeSet<u32>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Known {
+    ids: BTreeMap<u32, SiteId>,
+    ords: BTreeMap<SiteId, u32>,
+}
+
+impl Sites {
+    /// Reads them; draws an id for the store's own site where there is none, and gives it the number 1.
+    pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Self> {
+        let own = conn
+            .query_row("SELECT s.id FROM __kith_meta m JOIN __kith_site s ON s.ord = m.self", [], |row| row.get(0))
+            .optional()?;
+        let own: [u8; 16] = match own {
+            Some(id) => id,
+            None => conn.query_row(
+                "INSERT INTO __kith_site (ord, id, head, hlc, state) VALUES (1, randomblob(16), 0, 0, 0) RETURNING id",
+                [],
+                |row| row.get(0),
+            )?,
+        };
+        let mut sites = Self {
+            own: SiteId::new(own),
+            known: Arc::default(),
+            heads: Arc::default(),
+            hlc: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+        };
+        let mut statement = conn.prepare("SELECT ord, id, head, hlc FROM __kith_site")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (ord, id) = (row.get(0)?, SiteId::new(row.get(1)?));
+            sites.learn(ord, id);
+            Arc::make_mut(&mut sites.heads).raise(id, row.get::<_, i64>(2)?.cast_unsigned());
+            sites.hlc.insert(ord, Hlc::from_bits(row.get::<_, i64>(3)?.cast_unsigned()));
+        }
+        Ok(sites)
+    }
+
+    fn learn(&mut self, ord: u32, id: SiteId) {
+        let known = Arc::make_mut(&mut self.known);
+        known.ids.insert(ord, id);
+        known.ords.insert(id, ord);
+    }
+
+    pub(crate) fn own(&self) -> SiteId {
+        self.own
+    }
+
+    pub(crate) fn heads(&self) -> &Arc<Vector> {
+        &self.heads
+    }
+
+    /// The greatest reading seen.
+    pub(crate) fn hlc(&self) -> Hlc {
+        self.hlc.values().copied().max().unwrap_or(Hlc::ZERO)
+    }
+
+    pub(crate) fn id(&self, ord: u32) -> Option<SiteId> {
+        self.known.ids.get(&ord).copied()
+    }
+
+    pub(crate) fn ord(&self, id: SiteId) -> Option<u32> {
+        self.known.ords.get(&id).copied()
+    }
+
+    pub(crate) fn ords(&self) -> impl Iterator<Item = (u32, SiteId)> + '_ {
+        self.known.ids.iter().map(|(&ord, &id)| (ord, id))
+    }
+
+    /// The number of a site, which is given one when it has none. Also takes note of the reading.
+    pub(crate) fn intern(&mut self, stamp: Stamp) -> u32 {
+        let ord = self.number(stamp.site);
+        let seen = self.hlc.entry(ord).or_default();
+        if *seen < stamp.hlc {
+            *seen = stamp.hlc;
+            self.dirty.insert(ord);
+        }
+        ord
+    }
+
+    fn number(&mut self, site: SiteId) -> u32 {
+        self.ord(site).unwrap_or_else(|| {
+            let ord = self.known.ids.last_key_value().map_or(1, |(&ord, _)| ord + 1);
+            self.learn(ord, site);
+            self.dirty.insert(ord);
+            ord
+        })
+    }
+
+    pub(crate) fn raise(&mut self, site: SiteId, version: u64) {
+        if version > self.heads.head(site) {
+            Arc::make_mut(&mut self.heads).raise(site, version);
+            let ord = self.number(site);
+            self.dirty.insert(ord);
+        }
+    }
+
+    /// Writes what changed since the last time.
+    pub(crate) fn save(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        let mut statement = conn.prepare_cached(
+            "/*kith*/ INSERT INTO __kith_site (ord, id, head, hlc, state) VALUES (?1, ?2, ?3, ?4, 0)
+             ON CONFLICT (ord) DO UPDATE SET head = ?3, hlc = ?4",
+        )?;
+        for ord in std::mem::take(&mut self.dirty) {
+            let id = self.known.ids[&ord];
+            let hlc = self.hlc.get(&ord).copied().unwrap_or(Hlc::ZERO);
+            statement.execute(params![
+                ord,
+                id.as_bytes(),
+                self.heads.head(id).cast_signed(),
+                hlc.to_bits().cast_signed()
+            ])?;
+        }
+        Ok(())
+    }
+}

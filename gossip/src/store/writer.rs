@@ -1,0 +1,259 @@
+//! The one thread that writes, and all it holds.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kith_gossip_proto::Hlc;
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::capture::{Capture, SharedCapture};
+use super::commit::{Commit, SchemaChange, StoreState};
+use super::error::{ExecuteError, SchemaError, Trouble};
+use super::group::{Broken, Job, Sum, run};
+use super::guard::{self, Switch};
+use super::ledger::{Ledger, signed};
+use super::migrate::{Migrated, migrate};
+use super::open::{Durability, Opened, set_durability};
+use super::schema::{SchemaSource, read};
+use super::shared::Shared;
+use super::table::TableSet;
+
+/// Commands that wait for the writer. A caller beyond it waits for room, which slows down whoever writes too fast.
+pub(crate) const QUEUE: usize = 1_024;
+
+/// Members of one group. Each may be as large as a transaction can be, so this also bounds what a group holds in memory.
+const GROUP_MAX: usize = 128;
+
+/// Own versions that are reserved at once. After a crash the numbers left of a block are skipped.
+const VERSIONS_AHEAD: u64 = 1_000;
+
+/// How far ahead of the wall clock readings are reserved. After a crash the clock starts there; small against the 60 s
+/// from which on a clock counts as wrong.
+const MS_AHEAD: u64 = 5_000;
+
+/// Steps of SQLite's machine between two looks at the deadline: some tens of microseconds.
+const LOOK_EVERY: i32 = 4_000;
+
+/// What the writer is told to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Job(Job),
+    Migrate {
+        sources: Vec<SchemaSource>,
+        reply: oneshot::Sender<Result<Migrated, SchemaError>>,
+    },
+    /// Finish: everything sent before is done already.
+    Close,
+}
+
+/// The writer's state. Lives on its thread.
+pub(crate) struct Core {
+    pub(crate) conn: Connection,
+    pub(crate) ledger: Ledger,
+    pub(crate) tables: Arc<TableSet>,
+    pub(crate) capture: SharedCapture,
+    pub(crate) switch: Arc<Switch>,
+    pub(crate) durability: Durability,
+    shared: Arc<Shared>,
+    /// Up to here versions and readings may be used.
+    reserved: (u64, Hlc),
+    wal: PathBuf,
+    /// Held until the thread ends.
+    _lock: File,
+}
+
+impl Core {
+    /// Installs the hooks. They stay as long as the connection does.
+    pub(crate) fn new(
+        opened: Opened,
+        path: &std::path::Path,
+        durability: Durability,
+        shared: Arc<Shared>,
+    ) -> rusqlite::Result<Self> {
+        let Opened { mut conn, ledger, tables, lock, .. } = opened;
+        let switch = Arc::new(Switch::default());
+        let capture = Arc::new(Mutex::new(Capture::new(Arc::clone(&switch), Arc::clone(&tables))));
+        install(&mut conn, &switch, &capture)?;
+        let mut wal = path.as_os_str().to_owned();
+        wal.push("-wal");
+        let reserved = (ledger.version, ledger.clock.last());
+        let wal = PathBuf::from(wal);
+        Ok(Self { conn, ledger, tables, capture, switch, durability, shared, reserved, wal, _lock: lock })
+    }
+
+    /// Does what it is told until it is told to close, or nobody can tell it any more.
+    pub(crate) fn work(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut next = commands.blocking_recv();
+        while let Some(command) = next.take() {
+            match command {
+                Command::Job(job) => {
+                    // What has queued up meanwhile goes along; nothing is waited for.
+                    let mut group = vec![job];
+                    while group.len() < GROUP_MAX && next.is_none() {
+                        match commands.try_recv() {
+                            Ok(Command::Job(job)) => group.push(job),
+                            Ok(other) => next = Some(other),
+                            Err(_) => break,
+                        }
+                    }
+                    self.run_group(group);
+                }
+                Command::Migrate { sources, reply } => drop(reply.send(self.migrate(&sources))),
+                Command::Close => break,
+            }
+            next = next.or_else(|| commands.blocking_recv());
+        }
+        commands.close();
+        self.finish();
+    }
+
+    /// Makes sure that `versions` more can be given numbers and readings that are on disk as used.
+    pub(crate) fn reserve(&mut self, versions: u64, wall_ms: u64) -> Result<(), Broken> {
+        let clock = self.ledger.clock.last().max(Hlc::from_ms(wall_ms));
+        // A group takes far fewer readings than there are in a millisecond.
+        let needed = Hlc::from_ms(clock.ms() + 1);
+        if self.ledger.version + versions <= self.reserved.0 && needed <= self.reserved.1 {
+            return Ok(());
+        }
+        let version = self.ledger.version + VERSIONS_AHEAD.max(versions);
+        let hlc = Hlc::from_ms(clock.ms() + MS_AHEAD);
+        self.keep_reserved(version, hlc)?;
+        self.reserved = (version, hlc);
+        Ok(())
+    }
+
+    fn keep_reserved(&self, version: u64, hlc: Hlc) -> rusqlite::Result<()> {
+        set_durability(&self.conn, Durability::Full)?;
+        self.conn
+            .prepare_cached("/*kith*/ UPDATE __kith_meta SET reserved_ver = ?1, reserved_hlc = ?2")?
+            .execute([signed(version), signed(hlc.to_bits())])?;
+        set_durability(&self.conn, self.durability)
+    }
+
+    /// Tells everybody what was committed.
+    pub(crate) fn publish(&mut self, sum: Sum, schema: SchemaChange) {
+        if self.durability == Durability::Normal {
+            self.sync();
+        }
+        let ledger = &self.ledger;
+        let state = self.shared.advance(|last| StoreState {
+            site: last.site,
+            boot: last.boot,
+            heads: Arc::clone(ledger.sites.heads()),
+            digest: ledger.digest,
+            hlc: ledger.clock.last(),
+            commits: last.commits + 1,
+            schema: self.tables.hash(),
+            set_aside: ledger.aside.values().sum(),
+        });
+        self.shared.tell(Commit {
+            number: state.commits,
+            versions: sum.versions,
+            touched: sum.touched,
+            heads: Arc::clone(&state.heads),
+            digest: state.digest,
+            schema,
+        });
+    }
+
+    /// What SQLite leaves out with `synchronous = NORMAL`.
+    fn sync(&self) {
+        if let Err(error) = File::open(&self.wal).and_then(|wal| wal.sync_data()) {
+            tracing::error!(%error, "the write-ahead log could not be synced");
+        }
+    }
+
+    fn migrate(&mut self, sources: &[SchemaSource]) -> Result<Migrated, SchemaError> {
+        let declared = read(sources, &self.conn)?;
+        let before = self.ledger.clone();
+        let mut sum = Sum::default();
+        let done = self.migrated(&declared, &mut sum);
+        match done {
+            Ok((migrated, tables)) => {
+                self.tables = Arc::new(tables);
+                self.capture
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .set_tables(Arc::clone(&self.tables));
+                self.shared.set_tables(Arc::clone(&self.tables));
+                if !migrated.is_empty() {
+                    self.publish(sum, SchemaChange::Changed);
+                }
+                Ok(migrated)
+            }
+            Err(error) => {
+                self.roll_back();
+                self.ledger = before;
+                Err(match error {
+                    SchemaError::Sqlite(error) if matches!(Trouble::of(&error), Trouble::DiskFull) => {
+                        SchemaError::DiskFull
+                    }
+                    other => other,
+                })
+            }
+        }
+    }
+
+    fn migrated(
+        &mut self,
+        declared: &super::schema::Declared,
+        sum: &mut Sum,
+    ) -> Result<(Migrated, TableSet), SchemaError> {
+        run(&self.conn, "BEGIN IMMEDIATE")?;
+        let migrated = migrate(&self.conn, declared)?;
+        let tables = TableSet::load(&self.conn)?;
+        self.adopt(&tables, sum)?;
+        self.ledger.save(&self.conn)?;
+        run(&self.conn, "COMMIT")?;
+        Ok((migrated, tables))
+    }
+
+    /// A clean end: the next start goes on with the next number, and the log is empty.
+    fn finish(self) {
+        let ended = self
+            .keep_reserved(self.ledger.version, self.ledger.clock.last())
+            .and_then(|()| self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+        if let Err(error) = ended {
+            tracing::warn!(%error, "the store was not closed cleanly; the next start recovers it");
+        }
+    }
+}
+
+fn install(conn: &mut Connection, switch: &Arc<Switch>, capture: &SharedCapture) -> rusqlite::Result<()> {
+    let side = Arc::clone(switch);
+    conn.authorizer(Some(move |context: rusqlite::hooks::AuthContext<'_>| match side.side() {
+        guard::Side::Own => rusqlite::hooks::Authorization::Allow,
+        guard::Side::Client => guard::writer(context),
+    }))?;
+    let (side, noted) = (Arc::clone(switch), Arc::clone(capture));
+    conn.preupdate_hook(Some(move |_, _: &str, table: &str, case: &rusqlite::hooks::PreUpdateCase| {
+        if side.side() == guard::Side::Client
+            // A panic in an earlier call has poisoned it, and the transaction is lost already.
+            && let Ok(mut capture) = noted.lock()
+        {
+            capture.note(table, case);
+        }
+    }))?;
+    let side = Arc::clone(switch);
+    conn.progress_handler(LOOK_EVERY, Some(move || side.is_over()))
+}
+
+/// Milliseconds since 1970 by this host's clock; 0 before that.
+pub(crate) fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl From<ExecuteError> for super::error::ApplyError {
+    fn from(error: ExecuteError) -> Self {
+        match error {
+            ExecuteError::DiskFull => Self::DiskFull,
+            ExecuteError::ReadOnly => Self::ReadOnly,
+            ExecuteError::ShuttingDown => Self::ShuttingDown,
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
