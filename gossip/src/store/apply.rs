@@ -1,24 +1,122 @@
-//! What peers sent, joined into the rows.
+//! What peers sent: versions that they pushed, rows that we pulled; and what had been set aside, once a schema comes for it.
+
+use std::sync::Arc;
 
 use kith_gossip_proto::frame::PulledRow;
-use kith_gossip_proto::{Vector, Version};
+use kith_gossip_proto::{Key, Name, Row, Vector, Version};
+use rusqlite::params;
 
+use super::commit::Touched;
 use super::error::ExecuteError;
-use super::error::SchemaError;
 use super::group::Sum;
-use super::table::TableSet;
+use super::ledger::damaged;
+use super::merge::{Merge, Seen};
+use super::stamps::Damaged;
+use super::table::{Table, TableSet};
 use super::writer::Core;
 
+/// Rows that are tried again at once when a schema came.
+const ADOPT_PAGE: u32 = 1_000;
+
 impl Core {
-    pub(crate) fn apply(&mut self, _versions: &[Version], _sum: &mut Sum) -> Result<(), ExecuteError> {
-        Err(ExecuteError::Failed("apply is not there yet".to_owned()))
-    }
-
-    pub(crate) fn join(&mut self, _rows: &[PulledRow], _heads: &Vector, _sum: &mut Sum) -> Result<(), ExecuteError> {
-        Err(ExecuteError::Failed("join is not there yet".to_owned()))
-    }
-
-    pub(crate) fn adopt(&mut self, _tables: &TableSet, _sum: &mut Sum) -> Result<(), SchemaError> {
+    /// Applies versions, each whole, in the order given. One that is not the next of its site, or that updates rows we
+    /// have not seen created, is skipped: it comes again, or its rows are pulled.
+    pub(crate) fn apply(&mut self, versions: &[Version], sum: &mut Sum) -> Result<(), ExecuteError> {
+        let tables = Arc::clone(&self.tables);
+        for version in versions {
+            let heads = self.ledger.sites.heads();
+            if version.version != heads.head(version.site) + 1 || !heads.covers(&version.needs()) {
+                continue;
+            }
+            for (change, row) in version.rows() {
+                self.join_row(&tables, &change.table, &change.key, row, sum)?;
+            }
+            self.ledger.clock.observe(version.hlc);
+            self.raise(version.site, version.version);
+        }
         Ok(())
+    }
+
+    /// Joins all rows of an answer, and its heads.
+    pub(crate) fn join(&mut self, rows: &[PulledRow], heads: &Vector, sum: &mut Sum) -> Result<(), ExecuteError> {
+        let tables = Arc::clone(&self.tables);
+        for pulled in rows {
+            for stamp in pulled.row.stamps() {
+                self.ledger.clock.observe(stamp.hlc);
+            }
+            self.join_row(&tables, &pulled.table, &pulled.key, pulled.row.clone(), sum)?;
+        }
+        for (site, version) in heads.iter() {
+            self.raise(site, version);
+        }
+        Ok(())
+    }
+
+    /// After a crash, peers may know more of our own versions than the file does.
+    fn raise(&mut self, site: kith_gossip_proto::SiteId, version: u64) {
+        self.ledger.sites.raise(site, version);
+        if site == self.ledger.own() {
+            self.ledger.version = self.ledger.version.max(version);
+        }
+    }
+
+    fn join_row(&mut self, tables: &TableSet, name: &Name, key: &Key, row: Row, sum: &mut Sum) -> rusqlite::Result<()> {
+        let mut merge = Merge { conn: &self.conn, ledger: &mut self.ledger };
+        match tables.get(name.as_str()) {
+            Some(table) => {
+                let seen = merge.row(table, key, row)?;
+                sum.see(table, key, seen);
+                Ok(())
+            }
+            None => {
+                let id = self
+                    .conn
+                    .prepare_cached(
+                        "/*kith*/ INSERT INTO __kith_table (name) VALUES (?1)
+                         ON CONFLICT (name) DO UPDATE SET name = name RETURNING tid",
+                    )?
+                    .query_row([name.as_str()], |row| row.get(0))?;
+                merge.homeless(id, name, key, row)
+            }
+        }
+    }
+
+    /// Brings into the tables what was set aside for want of them.
+    pub(crate) fn adopt(&mut self, tables: &TableSet, sum: &mut Sum) -> rusqlite::Result<()> {
+        let waiting: Vec<_> = self.ledger.aside.keys().copied().collect();
+        for table in waiting.into_iter().filter_map(|id| tables.by_id(id)) {
+            let mut last = Vec::new();
+            loop {
+                let keys = self.waiting(table, &last)?;
+                let Some(end) = keys.last() else { break };
+                last = end.as_bytes().to_vec();
+                for key in &keys {
+                    let seen = Merge { conn: &self.conn, ledger: &mut self.ledger }.settle(table, key)?;
+                    sum.see(table, key, seen);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn waiting(&self, table: &Table, after: &[u8]) -> rusqlite::Result<Vec<Key>> {
+        let mut statement = self.conn.prepare_cached(
+            "/*kith*/ SELECT DISTINCT pk FROM __kith_unknown WHERE tid = ?1 AND pk > ?2 ORDER BY pk LIMIT ?3",
+        )?;
+        let rows = statement.query_map(params![table.id, after, ADOPT_PAGE], |row| row.get::<_, Vec<u8>>(0))?;
+        rows.map(|bytes| Key::from_bytes(&bytes?).map_err(|_| damaged(Damaged))).collect()
+    }
+}
+
+impl Sum {
+    fn see(&mut self, table: &Table, key: &Key, seen: Seen) {
+        let columns: Vec<_> = match seen {
+            Seen::Nothing => return,
+            Seen::Columns(at) => at.into_iter().map(|at| table.columns[at].clone()).collect(),
+            Seen::Row => table.columns.clone(),
+        };
+        let touched: &mut Touched = self.touched.entry(table.name.clone()).or_default();
+        touched.columns.extend(columns);
+        touched.keys.add(key);
     }
 }

@@ -2,13 +2,24 @@
 
 use std::sync::Arc;
 
-use kith_gossip_proto::Vector;
 use kith_gossip_proto::frame::PulledRow;
-use tokio::sync::mpsc;
+use kith_gossip_proto::{Stamp, Vector};
+use rusqlite::{Connection, params};
+use tokio::sync::{mpsc, oneshot};
 
+use super::capture::weight;
 use super::error::QueryError;
-use super::read::Pool;
-use super::shared::Shared;
+use super::ledger::signed;
+use super::read::{Pool, trouble};
+use super::snapshot::Snapshot;
+
+/// A part of an answer ends at this many rows or bytes: small enough that a part is a fraction of a frame, large enough
+/// that handing it on costs little.
+const PART_ROWS: usize = 256;
+const PART_BYTES: usize = 256 << 10;
+
+/// Parts that wait for a slow peer; then the reading waits.
+const PARTS_AHEAD: usize = 4;
 
 /// The answer to a pull.
 #[derive(Debug)]
@@ -19,6 +30,74 @@ pub struct Collected {
     pub rows: mpsc::Receiver<Result<Vec<PulledRow>, QueryError>>,
 }
 
-pub(crate) async fn collect(_pool: &Arc<Pool>, _shared: &Arc<Shared>, _above: Vector) -> Result<Collected, QueryError> {
-    Err(QueryError::Failed("collect is not there yet".to_owned()))
+/// Where a part of the answer goes.
+type Parts = mpsc::Sender<Result<Vec<PulledRow>, QueryError>>;
+
+pub(crate) async fn collect(pool: &Arc<Pool>, above: Vector) -> Result<Collected, QueryError> {
+    let (head, heads) = oneshot::channel();
+    let (parts, rows) = mpsc::channel(PARTS_AHEAD);
+    pool.start(move |conn| {
+        let began = conn.and_then(|conn| Snapshot::begin(conn).map_err(|error| trouble(&error)));
+        match began {
+            Err(error) => drop(head.send(Err(error))),
+            Ok(snapshot) => {
+                drop(head.send(Ok(Vector::clone(snapshot.ledger.sites.heads()))));
+                let mut out = Part { parts, rows: Vec::new(), bytes: 0 };
+                if let Err(error) = walk(&snapshot, &above, &mut out) {
+                    drop(out.parts.blocking_send(Err(trouble(&error))));
+                }
+            }
+        }
+    })
+    .await?;
+    let ended = |_| Err(QueryError::Failed("the reader ended early".to_owned()));
+    Ok(Collected { heads: heads.await.unwrap_or_else(ended)?, rows })
+}
+
+/// Goes through the log above the vector, site by site. A row is given at the first of its stamps that the walk meets, so
+/// each row comes once, without a list of those that came.
+fn walk(snapshot: &Snapshot<'_>, above: &Vector, out: &mut Part) -> rusqlite::Result<()> {
+    let sites = &snapshot.ledger.sites;
+    let order = |stamp: &Stamp| (sites.ord(stamp.site), stamp.version, stamp.seq);
+    let conn: &Connection = snapshot.conn;
+    let mut log =
+        conn.prepare("SELECT ver, seq, tid, k FROM __kith_log WHERE site = ?1 AND ver > ?2 ORDER BY ver, seq")?;
+    for (ord, site) in sites.ords() {
+        let mut rows = log.query(params![ord, signed(above.head(site))])?;
+        while let Some(row) = rows.next()? {
+            let (version, seq): (i64, u32) = (row.get(0)?, row.get(1)?);
+            let Some(found) = snapshot.at(row.get(2)?, row.get_ref(3)?)? else { continue };
+            let stamps = found.row.stamps();
+            let first = stamps.iter().filter(|stamp| stamp.version > above.head(stamp.site)).map(order).min();
+            if first == Some((Some(ord), version.cast_unsigned(), seq)) && out.add(found).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    // That nobody takes the last part is no error of ours.
+    drop(out.flush());
+    Ok(())
+}
+
+struct Part {
+    parts: Parts,
+    rows: Vec<PulledRow>,
+    bytes: usize,
+}
+
+/// Nobody takes the answer any more.
+struct Unwanted;
+
+impl Part {
+    fn add(&mut self, row: PulledRow) -> Result<(), Unwanted> {
+        self.bytes += row.key.as_bytes().len() + row.row.cells.values().map(|cell| weight(&cell.value)).sum::<usize>();
+        self.rows.push(row);
+        if self.rows.len() >= PART_ROWS || self.bytes >= PART_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Unwanted> {
+        self.bytes = 0;
+        let rows = std::mem::take(&mut self.rows);
+        if rows.is_empty() { Ok(()) } else { self.parts.blocking_send(Ok(rows)).map_err(|_| Unwanted) }
+    }
 }

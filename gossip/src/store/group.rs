@@ -73,7 +73,8 @@ impl Core {
             let before = self.ledger.clone();
             let mut sum = Sum::default();
             match self.attempt(&jobs, &mut outcomes, &mut sum) {
-                Ok(()) => {
+                Ok(Kept::Nothing) => return answer(jobs, outcomes, &self.ledger),
+                Ok(Kept::Changes) => {
                     // With less durability clients need not wait for the sync; nobody else hears of it before.
                     let replied = self.durability == super::open::Durability::Normal;
                     let mut jobs = Some(jobs);
@@ -88,6 +89,7 @@ impl Core {
                     self.ledger = before;
                 }
                 Err(Broken::Failed(error)) => {
+                    self.roll_back();
                     self.ledger = before;
                     let failed = outcomes.into_iter().map(|outcome| match outcome {
                         Outcome::Refused(own) => Outcome::Refused(own),
@@ -100,9 +102,11 @@ impl Core {
         }
     }
 
-    fn attempt(&mut self, jobs: &[Job], outcomes: &mut [Outcome], sum: &mut Sum) -> Result<(), Broken> {
+    fn attempt(&mut self, jobs: &[Job], outcomes: &mut [Outcome], sum: &mut Sum) -> Result<Kept, Broken> {
         let wall = wall_ms();
         self.reserve(jobs.len() as u64, wall)?;
+        let heads = Arc::clone(self.ledger.sites.heads());
+        let rows = self.conn.total_changes();
         run(&self.conn, "BEGIN IMMEDIATE")?;
         for (job, outcome) in jobs.iter().zip(outcomes.iter_mut()) {
             if let Outcome::Refused(_) = outcome {
@@ -113,11 +117,14 @@ impl Core {
                 return Err(Broken::Again);
             }
         }
+        if self.conn.total_changes() == rows && heads == *self.ledger.sites.heads() {
+            // Nothing is other than it was: no sync, no commit to tell of.
+            run(&self.conn, "ROLLBACK")?;
+            return Ok(Kept::Nothing);
+        }
         let committed = self.ledger.save(&self.conn).and_then(|()| run(&self.conn, "COMMIT"));
-        committed.map_err(|error| {
-            self.roll_back();
-            Broken::Failed(error.into())
-        })
+        committed?;
+        Ok(Kept::Changes)
     }
 
     /// Runs one member within its savepoint. An error here is the transaction's; the member's own is an outcome.
@@ -221,6 +228,12 @@ fn run_statement(conn: &Connection, statement: &Statement) -> Result<u64, Troubl
     }
     statement.params.bind(&mut prepared).map_err(Trouble::Sql)?;
     prepared.raw_execute().map(|rows| rows as u64).map_err(sql)
+}
+
+/// What a group left behind.
+enum Kept {
+    Nothing,
+    Changes,
 }
 
 /// Why a group was not committed.

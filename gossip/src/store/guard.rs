@@ -1,12 +1,14 @@
 //! What a client's SQL may do: read everything, and write rows of replicated tables.
 //!
 //! One authorizer is installed on a connection when it is opened, and stays: replacing it would expire every prepared
-//! statement. On the writer's connection a [`Switch`] says whose SQL is running.
+//! statement. A [`Switch`] on the writer's connection, a [`Lookout`] on those that read, says whose SQL is running.
 
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use kith_gossip_proto::Name;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 /// Whose SQL the writer's connection runs.
@@ -33,7 +35,7 @@ impl Switch {
 
     /// A client's SQL begins.
     pub(crate) fn enter(&self, deadline: Option<Instant>) {
-        *self.deadline.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = deadline;
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
         self.halted.store(false, Ordering::Relaxed);
         self.client.store(true, Ordering::Relaxed);
     }
@@ -51,7 +53,7 @@ impl Switch {
     /// Whether the running statement is to be interrupted. Asked every few thousand instructions.
     pub(crate) fn is_over(&self) -> bool {
         let late = || {
-            let deadline = self.deadline.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
             deadline.is_some_and(|deadline| Instant::now() >= deadline)
         };
         self.side() == Side::Client && (self.halted.load(Ordering::Relaxed) || late())
@@ -77,9 +79,55 @@ pub(crate) fn writer(context: AuthContext<'_>) -> Authorization {
     }
 }
 
-/// For connections that read. They are opened read-only as well.
-pub(crate) fn reader(context: AuthContext<'_>) -> Authorization {
-    reading(context.action)
+/// Whose SQL a reading connection runs, and what the client's was seen to use while it was prepared.
+#[derive(Debug, Default)]
+pub(crate) struct Lookout {
+    client: AtomicBool,
+    used: Mutex<Used>,
+}
+
+/// What a statement uses, as SQLite says while it prepares it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Tables and their columns. A table of which no column matters (`count(*)`) has none.
+    pub columns: BTreeMap<Name, BTreeSet<Name>>,
+    /// Functions, in lower case.
+    pub functions: BTreeSet<String>,
+}
+
+impl Lookout {
+    pub(crate) fn enter(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Used::default();
+        self.client.store(true, Ordering::Relaxed);
+    }
+
+    /// What was used since [`Lookout::enter`].
+    pub(crate) fn leave(&self) -> Used {
+        self.client.store(false, Ordering::Relaxed);
+        std::mem::take(&mut self.used.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// For connections that read. They are opened read-only as well.
+    pub(crate) fn allows(&self, context: AuthContext<'_>) -> Authorization {
+        if !self.client.load(Ordering::Relaxed) {
+            return Authorization::Allow;
+        }
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        match context.action {
+            AuthAction::Read { table_name, column_name } => {
+                let columns = used.columns.entry(table_name.into()).or_default();
+                // SQLite names no column when only the number of rows matters.
+                if !column_name.is_empty() {
+                    columns.insert(column_name.into());
+                }
+            }
+            AuthAction::Function { function_name } => {
+                used.functions.insert(function_name.to_ascii_lowercase());
+            }
+            _ => {}
+        }
+        reading(context.action)
+    }
 }
 
 fn reading(action: AuthAction<'_>) -> Authorization {

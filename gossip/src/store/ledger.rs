@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use kith_gossip_proto::{Digest, HybridClock, Key, SiteId, Stamp};
+use kith_gossip_proto::{Digest, Hlc, HybridClock, Key, SiteId, Stamp};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -48,6 +48,20 @@ impl rusqlite::ToSql for Spot {
 pub(crate) type Logged<'a> = (&'a Spot, &'a [Stamp]);
 
 impl Ledger {
+    /// The bookkeeping as the file has it. The next own version is above all that were reserved, so one that a power cut
+    /// took from the file, and that a peer may hold, is never given out again.
+    pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Self> {
+        let sites = Sites::load(conn)?;
+        let (version, hlc, digest): (i64, i64, [u8; 16]) =
+            conn.query_row("SELECT reserved_ver, reserved_hlc, digest FROM __kith_meta", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
+        let clock = HybridClock::new(Hlc::from_bits(hlc.cast_unsigned()).max(sites.hlc()));
+        let version = version.cast_unsigned().max(sites.heads().head(sites.own()));
+        let digest = Digest::from_bits(u128::from_le_bytes(digest));
+        Ok(Self { aside: Self::count_aside(conn)?, sites, clock, digest, version })
+    }
+
     pub(crate) fn own(&self) -> SiteId {
         self.sites.own()
     }

@@ -134,7 +134,7 @@ fn can_be_added(column: &ColumnDef) -> bool {
 /// Gives a table and its columns their numbers, and the tables that stand beside it.
 fn enrol(conn: &Connection, name: &str) -> Result<(), SchemaError> {
     let id: i64 = conn.query_row(
-        "INSERT INTO __kith_table (name) VALUES (?1) ON CONFLICT (name) DO UPDATE SET name = name RETURNING tid",
+        "INSERT INTO __kith_table (name, live) VALUES (?1, 1) ON CONFLICT (name) DO UPDATE SET live = 1 RETURNING tid",
         [name],
         |row| row.get(0),
     )?;

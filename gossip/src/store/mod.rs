@@ -32,7 +32,9 @@ mod writer;
 
 mod apply;
 mod collect;
+mod merge;
 mod read;
+mod snapshot;
 mod verify;
 
 mod commit;
@@ -51,9 +53,10 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 pub use collect::Collected;
 pub use commit::{Commit, Keys, SchemaChange, StoreState, Touched};
 pub use error::{ApplyError, ExecuteError, OpenError, QueryError, SchemaError};
+pub use guard::Used;
 pub use migrate::Migrated;
 pub use open::{Durability, StoreConfig};
-pub use read::Rows;
+pub use read::{Examined, Rows};
 pub use schema::SchemaSource;
 pub use statement::{Executed, Params, Statement, StatementResult};
 pub use table::{Table, TableSet};
@@ -154,6 +157,11 @@ impl Store {
         self.inner.pool.query(statement, deadline(timeout)).await
     }
 
+    /// Prepares one read-only statement without running it, and says which tables, columns and functions it uses.
+    pub async fn examine(&self, statement: Statement) -> Result<Examined, QueryError> {
+        self.inner.pool.examine(statement).await
+    }
+
     /// Adds the tables, columns and indexes that the sources declare and the store lacks. All or nothing.
     pub async fn migrate(&self, sources: Vec<SchemaSource>) -> Result<Migrated, SchemaError> {
         let (reply, answer) = oneshot::channel();
@@ -179,10 +187,11 @@ impl Store {
 
     /// Every row that carries a stamp above these heads, and the heads of the snapshot they are read from.
     pub async fn collect(&self, above: Vector) -> Result<Collected, QueryError> {
-        collect::collect(&self.inner.pool, &self.inner.shared, above).await
+        collect::collect(&self.inner.pool, above).await
     }
 
-    /// Runs something on a read-only connection, on a thread that may block. What it prepares must be read-only.
+    /// Runs something of our own on a read-only connection, on a thread that may block. Never a client's text, which
+    /// [`Store::query`] checks. A transaction it begins ends with it.
     pub async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> T + Send + 'static,

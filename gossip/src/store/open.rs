@@ -4,10 +4,9 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kith_gossip_proto::{Digest, Hlc, HybridClock};
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::error::{OpenError, SchemaError, text};
 use super::ledger::Ledger;
@@ -75,7 +74,7 @@ pub(crate) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     // Everything a start changes is one transaction, and synced whatever the durability: a boot must never count twice.
     let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(sqlite)?;
     tx.execute_batch(LAYOUT).map_err(sqlite)?;
-    let sites = Sites::load(&tx).map_err(sqlite)?;
+    Sites::found(&tx).map_err(sqlite)?;
     let (boot, nonce) = start(&tx).map_err(sqlite)?;
     migrate(&tx, &declared).map_err(|error| match error {
         SchemaError::Sqlite(error) => failed(path, error),
@@ -85,7 +84,7 @@ pub(crate) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
 
     set_durability(&conn, config.durability).map_err(sqlite)?;
     let tables = Arc::new(TableSet::load(&conn).map_err(sqlite)?);
-    let ledger = load(&conn, sites).map_err(sqlite)?;
+    let ledger = Ledger::load(&conn).map_err(sqlite)?;
     Ok(Opened { conn, ledger, tables, boot, nonce, lock })
 }
 
@@ -178,7 +177,7 @@ pub(crate) fn set_durability(conn: &Connection, durability: Durability) -> rusql
 }
 
 /// Our own tables. `self` is the `ord` of the store's own site; `reserved_ver` and `reserved_hlc` are not below any that
-/// was used. `__kith_unknown` holds a row's own state under the empty column name.
+/// was used. A table that is not `live` is known by name only, from peers. `__kith_unknown` holds a row's own state under the empty column name.
 const LAYOUT: &str = "
     CREATE TABLE IF NOT EXISTS __kith_meta (
         one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, self INTEGER NOT NULL,
@@ -188,7 +187,8 @@ const LAYOUT: &str = "
         ord INTEGER NOT NULL PRIMARY KEY, id BLOB NOT NULL UNIQUE, head INTEGER NOT NULL, hlc INTEGER NOT NULL,
         state INTEGER NOT NULL);
     CREATE TABLE IF NOT EXISTS __kith_table (
-        tid INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL UNIQUE, purged_cl INTEGER NOT NULL DEFAULT 0);
+        tid INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL UNIQUE, live INTEGER NOT NULL DEFAULT 0,
+        purged_cl INTEGER NOT NULL DEFAULT 0);
     CREATE TABLE IF NOT EXISTS __kith_col (
         tid INTEGER NOT NULL, cid INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (tid, cid)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS __kith_log (
@@ -209,20 +209,4 @@ fn start(conn: &Connection) -> rusqlite::Result<(u64, u64)> {
         [FORMAT],
         |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned())),
     )
-}
-
-/// The bookkeeping as the file has it. The next own version is above all that were reserved, so one that a power cut took
-/// from the file, and that a peer may hold, is never given out again.
-fn load(conn: &Connection, sites: Sites) -> rusqlite::Result<Ledger> {
-    let (version, hlc, digest): (i64, i64, [u8; 16]) = conn
-        .query_row("SELECT reserved_ver, reserved_hlc, digest FROM __kith_meta", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })
-        .optional()?
-        .unwrap_or_default();
-    let last = Hlc::from_bits(hlc.cast_unsigned()).max(sites.hlc());
-    let version = version.cast_unsigned().max(sites.heads().head(sites.own()));
-    let aside = Ledger::count_aside(conn)?;
-    let digest = Digest::from_bits(u128::from_le_bytes(digest));
-    Ok(Ledger { sites, clock: HybridClock::new(last), digest, version, aside })
 }

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kith_gossip_proto::Value;
+use rusqlite::hooks::AuthContext;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::error::{QueryError, Trouble, text};
-use super::guard;
+use super::guard::{Lookout, Used};
 use super::open::both;
 use super::statement::{Statement, value};
 
@@ -39,15 +40,33 @@ pub struct Rows {
 #[derive(Debug)]
 pub(crate) struct Pool {
     path: PathBuf,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Reading>>,
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
+}
+
+/// A connection, and who watches what it prepares.
+#[derive(Debug)]
+struct Reading {
+    conn: Connection,
+    lookout: Arc<Lookout>,
+}
+
+/// A statement that was prepared, and not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Examined {
+    /// Names of the result's columns.
+    pub columns: Vec<String>,
+    /// The tables, columns and functions it uses.
+    pub used: Used,
+    /// Its text with the parameters written into it.
+    pub expanded: String,
 }
 
 /// A connection, for as long as it is needed.
 pub(crate) struct Reader {
     pool: Arc<Pool>,
-    conn: Option<Connection>,
+    reading: Option<Reading>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -87,11 +106,23 @@ impl Pool {
         let (head, columns) = oneshot::channel();
         let (out, rows) = mpsc::channel(ROWS_AHEAD);
         self.tasks.spawn_blocking(move || match Reader::open(pool, permit) {
-            Ok(mut reader) => stream(reader.conn_mut(), &statement, deadline, head, &out),
+            Ok(mut reader) => stream(reader.reading(), &statement, deadline, head, &out),
             Err(error) => drop(head.send(Err(error))),
         });
         let failed = |_| Err(QueryError::Failed("the reader ended early".to_owned()));
         Ok(Rows { columns: columns.await.unwrap_or_else(failed)?, rows })
+    }
+
+    /// Prepares a statement and says what it uses.
+    pub(crate) async fn examine(self: &Arc<Self>, statement: Statement) -> Result<Examined, QueryError> {
+        let permit = self.permit().await?;
+        let pool = Arc::clone(self);
+        let (done, result) = oneshot::channel();
+        self.tasks.spawn_blocking(move || {
+            let examined = Reader::open(pool, permit).and_then(|mut reader| examine(reader.reading(), &statement));
+            drop(done.send(examined));
+        });
+        result.await.unwrap_or_else(|_| Err(QueryError::Failed("the reader ended early".to_owned())))
     }
 
     /// Starts a task that holds a connection for long and tells its findings by itself.
@@ -125,43 +156,46 @@ impl Pool {
 impl Reader {
     fn open(pool: Arc<Pool>, permit: OwnedSemaphorePermit) -> Result<Self, QueryError> {
         let idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let conn = match idle {
-            Some(conn) => conn,
+        let reading = match idle {
+            Some(reading) => reading,
             None => connect(&pool.path).map_err(|error| QueryError::Failed(text(&error)))?,
         };
-        Ok(Self { pool, conn: Some(conn), _permit: permit })
+        Ok(Self { pool, reading: Some(reading), _permit: permit })
     }
 
     fn conn(&self) -> &Connection {
-        self.conn.as_ref().expect("it is only taken when the reader is dropped")
+        &self.reading.as_ref().expect("it is only taken when the reader is dropped").conn
     }
 
-    fn conn_mut(&mut self) -> &mut Connection {
-        self.conn.as_mut().expect("it is only taken when the reader is dropped")
+    fn reading(&mut self) -> &mut Reading {
+        self.reading.as_mut().expect("it is only taken when the reader is dropped")
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
         // After a panic the connection may be in the middle of something; another is opened when needed.
-        if let Some(conn) = self.conn.take().filter(|conn| conn.is_autocommit() && !std::thread::panicking()) {
-            self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+        let sound = |reading: &Reading| reading.conn.is_autocommit() && !std::thread::panicking();
+        if let Some(reading) = self.reading.take().filter(sound) {
+            self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(reading);
         }
     }
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+fn connect(path: &Path) -> rusqlite::Result<Reading> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(path, flags)?;
     both(&conn, 1_024)?;
     conn.execute_batch("PRAGMA query_only = ON")?;
     conn.set_prepared_statement_cache_capacity(32);
-    conn.authorizer(Some(guard::reader))?;
-    Ok(conn)
+    let lookout = Arc::<Lookout>::default();
+    let guard = Arc::clone(&lookout);
+    conn.authorizer(Some(move |context: AuthContext<'_>| guard.allows(context)))?;
+    Ok(Reading { conn, lookout })
 }
 
 fn stream(
-    conn: &mut Connection,
+    reading: &mut Reading,
     statement: &Statement,
     deadline: Option<Instant>,
     head: oneshot::Sender<Result<Vec<String>, QueryError>>,
@@ -170,12 +204,10 @@ fn stream(
     let listener = out.clone();
     let over = move || listener.is_closed() || deadline.is_some_and(|deadline| Instant::now() >= deadline);
     let mut head = Some(head);
+    let Reading { conn, lookout } = reading;
+    lookout.enter();
     let ran = conn.progress_handler(LOOK_EVERY, Some(over)).map_err(|error| trouble(&error)).and_then(|()| {
-        let mut prepared = conn.prepare(&statement.sql).map_err(|error| QueryError::Prepare(text(&error)))?;
-        if !prepared.readonly() || prepared.column_count() == 0 {
-            return Err(QueryError::NotReadOnly);
-        }
-        statement.params.bind(&mut prepared).map_err(QueryError::Bind)?;
+        let mut prepared = prepare(conn, statement)?;
         let columns: Vec<_> = prepared.column_names().into_iter().map(str::to_owned).collect();
         let width = columns.len();
         let mut rows = prepared.raw_query();
@@ -194,12 +226,32 @@ fn stream(
         Ok(())
     });
     drop(conn.progress_handler(0, None::<fn() -> bool>));
+    lookout.leave();
     match (ran, head) {
         (Ok(()), _) => {}
         (Err(error), Some(head)) => drop(head.send(Err(error))),
         // The listener may be gone, which is why it failed.
         (Err(error), None) => drop(out.blocking_send(Err(error))),
     }
+}
+
+fn prepare<'a>(conn: &'a Connection, statement: &Statement) -> Result<rusqlite::Statement<'a>, QueryError> {
+    let mut prepared = conn.prepare(&statement.sql).map_err(|error| QueryError::Prepare(text(&error)))?;
+    if !prepared.readonly() || prepared.column_count() == 0 {
+        return Err(QueryError::NotReadOnly);
+    }
+    statement.params.bind(&mut prepared).map_err(QueryError::Bind)?;
+    Ok(prepared)
+}
+
+fn examine(reading: &mut Reading, statement: &Statement) -> Result<Examined, QueryError> {
+    reading.lookout.enter();
+    let prepared = prepare(&reading.conn, statement).map(|prepared| {
+        let columns = prepared.column_names().into_iter().map(str::to_owned).collect();
+        (columns, prepared.expanded_sql().unwrap_or_else(|| statement.sql.clone()))
+    });
+    let used = reading.lookout.leave();
+    prepared.map(|(columns, expanded)| Examined { columns, used, expanded })
 }
 
 fn read(rows: &mut rusqlite::Rows<'_>, width: usize) -> Result<Option<Vec<Value>>, QueryError> {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kith_gossip_proto::{Hlc, SiteId, Stamp, Vector};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 /// All sites by number and by id. Cloned at the start of every group of transactions and put back when it fails, so the
 /// maps are shared until they change.
@@ -28,19 +28,20 @@ struct Known {
 }
 
 impl Sites {
-    /// Reads them; draws an id for the store's own site where there is none, and gives it the number 1.
+    /// Draws an id for the store's own site where there is none, and gives it the number 1.
+    pub(crate) fn found(conn: &Connection) -> rusqlite::Result<()> {
+        conn.execute_batch(
+            "INSERT INTO __kith_site (ord, id, head, hlc, state) VALUES (1, randomblob(16), 0, 0, 0)
+             ON CONFLICT (ord) DO NOTHING",
+        )
+    }
+
+    /// Reads them.
     pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Self> {
-        let own = conn
-            .query_row("SELECT s.id FROM __kith_meta m JOIN __kith_site s ON s.ord = m.self", [], |row| row.get(0))
-            .optional()?;
-        let own: [u8; 16] = match own {
-            Some(id) => id,
-            None => conn.query_row(
-                "INSERT INTO __kith_site (ord, id, head, hlc, state) VALUES (1, randomblob(16), 0, 0, 0) RETURNING id",
-                [],
-                |row| row.get(0),
-            )?,
-        };
+        let own: [u8; 16] =
+            conn.query_row("SELECT s.id FROM __kith_meta m JOIN __kith_site s ON s.ord = m.self", [], |row| {
+                row.get(0)
+            })?;
         let mut sites = Self {
             own: SiteId::new(own),
             known: Arc::default(),

@@ -58,7 +58,7 @@ impl TableSet {
         let mut text = String::new();
         let mut statement = conn.prepare(
             "SELECT t.tid, t.name, l.wr, l.strict, t.purged_cl FROM __kith_table t
-             JOIN pragma_table_list l ON l.schema = 'main' AND l.name = t.name ORDER BY t.name",
+             JOIN pragma_table_list l ON l.schema = 'main' AND l.name = t.name WHERE t.live ORDER BY t.name",
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -134,8 +134,12 @@ pub(crate) enum Affinity {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Texts {
     pub(crate) quoted: String,
+    /// `INSERT` of a row with all columns, in the table's order.
+    pub(crate) insert: String,
     /// All columns of the row at a place: `?1` its rowid, or `?1…` its key.
     pub(crate) read: String,
+    /// Place (0 for WITHOUT ROWID) and all columns of every row.
+    pub(crate) all: String,
     /// Place (0 for WITHOUT ROWID), stamps and all columns of the row with key `?1…`.
     pub(crate) find: String,
     /// Deletes the row at a place, which is bound as for `read`.
@@ -200,6 +204,7 @@ impl Table {
         {
             table.place = Place::Alias;
         }
+        table.sql.quoted = quote(name);
         table.sql = Texts::of(&table);
         Ok(table)
     }
@@ -247,11 +252,12 @@ impl Table {
         (first..first + self.columns.len()).map(|at| row.get_ref(at).map(value)).collect()
     }
 
-    /// `INSERT` that names these columns, in this order.
+    /// `INSERT` that names these columns, in this order. OR ABORT, whatever the table says of conflicts: a value it
+    /// replaced or ignored in silence would be another row here than elsewhere.
     pub(crate) fn insert(&self, columns: &[usize]) -> String {
         let names: Vec<_> = columns.iter().map(|&at| quote(self.columns[at].as_str())).collect();
         let marks: Vec<_> = (1..=columns.len()).map(|n| format!("?{n}")).collect();
-        format!("{OWN} INSERT INTO {} ({}) VALUES ({})", self.sql.quoted, names.join(", "), marks.join(", "))
+        format!("{OWN} INSERT OR ABORT INTO {} ({}) VALUES ({})", self.sql.quoted, names.join(", "), marks.join(", "))
     }
 
     /// `UPDATE` of these columns, in this order, at the place that is bound after them.
@@ -259,7 +265,7 @@ impl Table {
         let sets: Vec<_> =
             columns.iter().zip(1..).map(|(&at, n)| format!("{} = ?{n}", quote(self.columns[at].as_str()))).collect();
         let place = self.place_condition(columns.len() + 1);
-        format!("{OWN} UPDATE {} SET {} WHERE {place}", self.sql.quoted, sets.join(", "))
+        format!("{OWN} UPDATE OR ABORT {} SET {} WHERE {place}", self.sql.quoted, sets.join(", "))
     }
 
     fn place_condition(&self, first: usize) -> String {
@@ -326,9 +332,9 @@ pub(crate) fn quote(name: &str) -> String {
 
 impl Default for Texts {
     fn default() -> Self {
-        let [quoted, read, find, delete, stamps, put_stamps, drop_stamps, tomb, put_tomb, drop_tomb] =
+        let [quoted, insert, read, all, find, delete, stamps, put_stamps, drop_stamps, tomb, put_tomb, drop_tomb] =
             std::array::from_fn(|_| String::new());
-        Self { quoted, read, find, delete, stamps, put_stamps, drop_stamps, tomb, put_tomb, drop_tomb }
+        Self { quoted, insert, read, all, find, delete, stamps, put_stamps, drop_stamps, tomb, put_tomb, drop_tomb }
     }
 }
 
@@ -356,7 +362,9 @@ impl Texts {
             )
         };
         Self {
+            insert: table.insert(&(0..table.columns.len()).collect::<Vec<_>>()),
             read: format!("{OWN} SELECT {columns} FROM {quoted} WHERE {here}"),
+            all: format!("{OWN} SELECT {}, {columns} FROM {quoted}", if table.by_key() { "0" } else { table.rowid() }),
             find,
             delete: format!("{OWN} DELETE FROM {quoted} WHERE {here}"),
             stamps: format!("{OWN} SELECT st FROM {rows} WHERE k = ?1"),

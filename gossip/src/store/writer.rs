@@ -81,7 +81,21 @@ impl Core {
         wal.push("-wal");
         let reserved = (ledger.version, ledger.clock.last());
         let wal = PathBuf::from(wal);
-        Ok(Self { conn, ledger, tables, capture, switch, durability, shared, reserved, wal, _lock: lock })
+        let mut core = Self { conn, ledger, tables, capture, switch, durability, shared, reserved, wal, _lock: lock };
+        core.settle()?;
+        Ok(core)
+    }
+
+    /// Brings in what was set aside before the schema that the store was opened with.
+    fn settle(&mut self) -> rusqlite::Result<()> {
+        if self.ledger.aside.is_empty() {
+            return Ok(());
+        }
+        run(&self.conn, "BEGIN IMMEDIATE")?;
+        let tables = Arc::clone(&self.tables);
+        self.adopt(&tables, &mut Sum::default())?;
+        self.ledger.save(&self.conn)?;
+        run(&self.conn, "COMMIT")
     }
 
     /// Does what it is told until it is told to close, or nobody can tell it any more.
