@@ -198,7 +198,7 @@ impl<'a> Reply<'a> {
 
     fn set(&self, message: &mut Message<'_>, origin: &Origin, set: &RRset) {
         let from = message.position();
-        for record in set.rotated(self.asked.turn) {
+        for record in self.zone.rotated(set, self.asked.turn) {
             if self.push(message, record, set.tail, origin) == Room::None {
                 return;
             }
@@ -233,10 +233,10 @@ impl<'a> Reply<'a> {
             return;
         }
         for set in sets.iter().filter(|set| matches!(set.rtype, rtype::A | rtype::AAAA)) {
-            if message.fits(set.rotated(0).map(<[u8]>::len).sum()) == Room::None {
+            if message.fits(self.zone.size(set)) == Room::None {
                 return;
             }
-            for record in set.rotated(self.asked.turn) {
+            for record in self.zone.rotated(set, self.asked.turn) {
                 let start = message.position();
                 if message.push(Section::Additional, record, Tail::Whole, &[]) == Room::Left {
                     message.point(start, at as u16);

@@ -101,21 +101,19 @@ impl Follower {
         self.publish(Published { zone, built: old.built, took: old.took, stale_since: None });
     }
 
-    /// Builds on a blocking thread: it is computing, and other tasks of this worker have answers to give.
+    /// Builds on a blocking thread, where the zone before is taken apart as well: both are computing, and other tasks of
+    /// this worker have answers to give.
     async fn rebuild(mut self) -> Result<Self, FollowError> {
         self.pending = None;
         self.generation += 1;
-        let (settings, generation, facts) =
-            (Arc::clone(&self.settings), self.generation, std::mem::take(&mut self.facts));
         let built = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
-            let zone = Zone::build(&facts, &settings, generation);
-            (facts, zone, begun.elapsed())
+            let zone = Zone::build(&self.facts, &self.settings, self.generation);
+            let (built, took) = (Instant::now(), begun.elapsed());
+            self.publish(Published { zone, built, took, stale_since: None });
+            self
         });
-        let Ok((facts, zone, took)) = built.await else { return Err(FollowError::Build) };
-        self.facts = facts;
-        self.publish(Published { zone, built: Instant::now(), took, stale_since: None });
-        Ok(self)
+        built.await.map_err(|_| FollowError::Build)
     }
 
     fn publish(&self, mut next: Published) {

@@ -26,7 +26,8 @@ pub use crate::facts::Freshness;
 use crate::name::{self, ZoneName};
 pub(crate) use build::Problem;
 pub(crate) use origin::{LOCAL_NODE, Origin, Owner};
-pub(crate) use records::{IN, RR_HEAD, RR_LENGTH, RRset, TO_QUESTION, Tail, rtype};
+use records::Wire;
+pub(crate) use records::{IN, RR_HEAD, RR_LENGTH, RRset, Sets, TO_QUESTION, Tail, rtype};
 
 /// Most records in one RRset. More help nobody: a client tries a few, and a longer answer only costs TCP.
 pub(crate) const RRSET_MAX: usize = 100;
@@ -38,6 +39,9 @@ pub struct Zone {
     freshness: Freshness,
 }
 
+/// Nodes by name. The hash is seeded at random, so that nobody can choose names that collide.
+type Names = HashMap<Box<[u8]>, Node, foldhash::fast::RandomState>;
+
 #[derive(Debug)]
 struct Contents {
     /// The answering server's id, as NSID and `id.server` tell it.
@@ -45,10 +49,11 @@ struct Contents {
     /// Counts the zones since the start; its low 32 bits are the SOA's serial number.
     generation: u64,
     origins: Box<[Origin]>,
+    wire: Wire,
     /// By relative name. Lookups only: nothing iterates over it.
-    names: HashMap<Box<[u8]>, Node>,
+    names: Names,
     /// By whole name, without the closing zero: the names of the reverse zones.
-    pointers: HashMap<Box<[u8]>, Node>,
+    pointers: Names,
     /// Region labels of servers that are not removed.
     regions: BTreeSet<Box<[u8]>>,
     /// Addresses by which this server itself may ask: its mesh addresses.
@@ -62,9 +67,9 @@ struct Contents {
 pub(crate) enum Node {
     /// Records, or none: then the name exists, as an empty non-terminal or as a known name without data. (An alias
     /// would be one more RRset here, of type CNAME, which the answerer then follows.)
-    Plain(Arc<[RRset]>),
+    Plain(Sets),
     /// An APP: the same, and any known region is a name below it.
-    App(Arc<[RRset]>),
+    App(Sets),
     /// The instances of an APP, of which the asker's own is left out.
     Peers(Arc<Endpoints>),
     /// The instances of an APP, the nearest first: names `topN` stand below.
@@ -209,6 +214,16 @@ impl Zone {
     /// What stands at a relative name: the target of an SRV record.
     pub(crate) fn node(&self, relative: &[u8]) -> Option<&Node> {
         self.contents.names.get(relative)
+    }
+
+    /// The records of a set, beginning with the one that `turn` points at, and all others after it.
+    pub(crate) fn rotated(&self, set: &RRset, turn: u32) -> impl Iterator<Item = &[u8]> {
+        self.contents.wire.rotated(set, turn)
+    }
+
+    /// How many bytes the records of a set are.
+    pub(crate) fn size(&self, set: &RRset) -> usize {
+        self.contents.wire.all(set).len()
     }
 
     /// Whether a question from this address is one of this host itself.

@@ -1,4 +1,5 @@
 //! The part as others use it: built, run, asked over real sockets, fed, stopped.
+#![allow(clippy::unwrap_used, reason = "a test's functions are tests as well")]
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -7,15 +7,15 @@ mod app;
 mod group;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
 use super::list::List;
 use super::origin::{LOCAL_NODE, Origin};
-use super::records::{RRset, Tail, rtype};
-use super::{Contents, Node, Settings, reverse};
+use super::records::{Sets, Tail, Wire, rtype};
+use super::{Contents, Names, Node, Settings, reverse};
 use crate::config::Ttl;
 use crate::facts::Facts;
 use crate::feed::Table;
@@ -52,16 +52,16 @@ struct Builder<'a> {
     settings: &'a Settings,
     ranges: Vec<IpNet>,
     generation: u64,
+    wire: Wire,
     origins: Vec<Origin>,
     /// Longest relative name, so that with the longest origin it is still a name.
     room: usize,
-    names: HashMap<Box<[u8]>, Node>,
-    pointers: HashMap<Box<[u8]>, Node>,
+    names: Names,
+    pointers: Names,
     regions: BTreeSet<Box<[u8]>>,
     here: BTreeSet<IpAddr>,
     /// Who an address is: the newest that answers with it, servers before all.
-    owners: HashMap<IpAddr, Owner>,
-    empty: Arc<[RRset]>,
+    owners: HashMap<IpAddr, Owner, RandomState>,
     problems: Vec<Problem>,
     problem_count: usize,
 }
@@ -91,14 +91,14 @@ impl<'a> Builder<'a> {
             settings,
             ranges,
             generation,
+            wire: Wire::with_capacity(expected * 32),
             origins: Vec::new(),
             room: NAME_MAX - longest,
-            names: HashMap::with_capacity(expected),
-            pointers: HashMap::new(),
+            names: Names::with_capacity_and_hasher(expected, RandomState::default()),
+            pointers: Names::default(),
             regions: BTreeSet::new(),
             here: BTreeSet::new(),
-            owners: HashMap::new(),
-            empty: Arc::new([]),
+            owners: HashMap::default(),
             problems: Vec::new(),
             problem_count: 0,
         }
@@ -107,49 +107,53 @@ impl<'a> Builder<'a> {
     fn faults_of_rows(&mut self) {
         let facts = self.facts;
         for (key, fault) in facts.metadata.faults() {
-            self.problem(Table::Metadata, key_text(key), fault);
+            self.problem(Table::Metadata, &key_text(key), fault);
         }
         for (key, fault) in facts.servers.faults() {
-            self.problem(Table::Servers, key_text(key), fault);
+            self.problem(Table::Servers, &key_text(key), fault);
         }
         for (key, fault) in facts.services.faults() {
-            self.problem(Table::Services, key_text(key), fault);
+            self.problem(Table::Services, &key_text(key), fault);
         }
         for (key, fault) in facts.containers.faults() {
-            self.problem(Table::Containers, key_text(key), fault);
+            self.problem(Table::Containers, &key_text(key), fault);
         }
         for (key, fault) in facts.nats.faults() {
-            self.problem(Table::NatsServers, key_text(key), fault);
+            self.problem(Table::NatsServers, &key_text(key), fault);
         }
     }
 
     /// `{server}.node`, `local.node`, and the regions.
     fn servers(&mut self) {
         let facts = self.facts;
-        self.insert(LOCAL_NODE, Node::Plain(Arc::clone(&self.empty)));
+        self.insert(LOCAL_NODE, Node::Plain(Sets::default()));
         for (_, server) in facts.servers.used() {
             let removed = server.belonging == Belonging::Removed;
             if !removed && !server.region.is_empty() {
                 self.regions.insert(server.region.as_bytes().into());
             }
-            let mut addresses = [server.v4.map(IpAddr::V4), server.v6.map(IpAddr::V6)];
-            for address in &mut addresses {
-                if let Some(outside) = address.filter(|address| !self.serves(*address) && !MANAGEMENT.contains(address))
-                {
-                    self.problem(Table::Servers, server.id.clone(), &Fault::Outside { address: outside });
-                    *address = None;
-                }
+            let (mut v4, mut v6) = (server.v4, server.v6);
+            if let Some(address) = v4.map(IpAddr::V4).filter(|address| !self.serves(*address)) {
+                self.problem(Table::Servers, &server.id, &Fault::Outside { address });
+                v4 = None;
+            }
+            let mesh = |address: &IpAddr| MANAGEMENT.contains(address);
+            if let Some(address) = v6.map(IpAddr::V6).filter(|address| !mesh(address) && !self.serves(*address)) {
+                self.problem(Table::Servers, &server.id, &Fault::Outside { address });
+                v6 = None;
             }
             if removed {
-                addresses = [None, None];
+                (v4, v6) = (None, None);
             }
-            let sets = sets(&addresses, self.settings.ttl);
+            let addresses = [v4.map(IpAddr::V4), v6.map(IpAddr::V6)];
+            let sets = self.sets((v4, v6), self.settings.ttl);
             if server.id == self.settings.server {
                 self.here.extend(addresses.iter().flatten());
-                self.insert(LOCAL_NODE, Node::Plain(Arc::clone(&sets)));
+                self.insert(LOCAL_NODE, Node::Plain(sets));
             }
             let Some(label) = &server.label else { continue };
-            let Ok(name) = self.named(Table::Servers, &server.id, &[label, "node"]) else { continue };
+            // A label and `node` fit below any origin.
+            let Ok(name) = self.relative(&[label, "node"]) else { continue };
             for address in addresses.into_iter().flatten() {
                 self.own(address, Rank::Server, 0, name.as_bytes());
             }
@@ -174,8 +178,8 @@ impl<'a> Builder<'a> {
             let owned = |zone: &Vec<u8>| name.ends_with(&zone[..zone.len() - 1]);
             let Some(zone) = reverse.iter().find(|zone| owned(zone)) else { continue };
             let target = [&owner.name, first.wire()].concat();
-            let set = RRset::of(rtype::PTR, Tail::Whole, ttl, [target].into_iter());
-            insert(&mut self.pointers, &name, Node::Plain(set.into_iter().collect()), &self.empty, zone.len() - 1);
+            let set = self.wire.set(rtype::PTR, Tail::Whole, ttl, [target].into_iter());
+            insert(&mut self.pointers, &name, Node::Plain(set.into()), zone.len() - 1);
         }
         for zone in &reverse {
             self.origins.push(Origin::reverse(zone, first.wire(), ttl, negative_ttl, serial));
@@ -189,6 +193,7 @@ impl<'a> Builder<'a> {
         Contents {
             server: self.settings.server.as_str().into(),
             generation: self.generation,
+            wire: self.wire,
             origins: self.origins.into(),
             names: self.names,
             pointers: self.pointers,
@@ -204,22 +209,21 @@ impl<'a> Builder<'a> {
         self.ranges.iter().chain(&self.settings.own_addresses).any(|range| range.contains(&address))
     }
 
-    /// A relative name of these labels, or a problem of this row.
-    fn named(&mut self, table: Table, key: &str, labels: &[&str]) -> Result<Relative, NameError> {
-        let made = Relative::of(labels).and_then(|name| {
-            let len = name.as_bytes().len();
-            if len > self.room { Err(NameError::LongName(len)) } else { Ok(name) }
-        });
-        if let Err(reason) = &made {
-            let fault = Fault::Unnameable { name: labels.join("."), reason: reason.clone() };
-            self.problem(table, key.to_owned(), &fault);
-        }
-        made
+    /// A relative name of these labels, if it fits below every origin.
+    fn relative(&self, labels: &[&str]) -> Result<Relative, NameError> {
+        let name = Relative::of(labels)?;
+        let len = name.as_bytes().len();
+        if len > self.room { Err(NameError::LongName(len)) } else { Ok(name) }
+    }
+
+    /// The A and AAAA sets of an instance or a server.
+    fn sets(&mut self, (v4, v6): Addresses, ttl: Ttl) -> Sets {
+        Sets::of(self.wire.a(v4.into_iter(), ttl), self.wire.aaaa(v6.into_iter(), ttl))
     }
 
     /// Puts a node at a name that fits, and empty non-terminals above it.
     fn insert(&mut self, relative: &[u8], node: Node) {
-        insert(&mut self.names, relative, node, &self.empty, 0);
+        insert(&mut self.names, relative, node, 0);
     }
 
     /// Says that an address answers under this relative name.
@@ -237,45 +241,37 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn problem(&mut self, table: Table, key: String, fault: &Fault) {
+    fn problem(&mut self, table: Table, key: &str, fault: &Fault) {
         self.problem_count += 1;
         if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(Problem { table, key: crate::row::quote(&key), reason: fault.to_string() });
+            self.problems.push(Problem { table, key: crate::row::quote(key), reason: fault.to_string() });
         }
     }
 
     /// A list at a name; without entries the name exists and has no data.
-    fn list(&mut self, labels: &[&str], list: List, ttl: Ttl) {
-        let Ok(name) = self.named(Table::Metadata, "", labels) else { return };
+    fn list(&mut self, labels: &[&str], list: &List, ttl: Ttl) {
+        // A keyword before a flat name fits below any origin.
+        let Ok(name) = self.relative(labels) else { return };
         if list.cut() > 0 {
             tracing::debug!(name = labels.join("."), entries = list.cut(), "list cut at 65000 bytes");
         }
-        self.insert(name.as_bytes(), Node::Plain(list.into_set(ttl).into_iter().collect()));
+        let set = self.wire.set(rtype::TXT, Tail::Whole, ttl, list.rdata().into_iter());
+        self.insert(name.as_bytes(), Node::Plain(set.into()));
     }
 }
 
-/// The A and AAAA sets of some addresses.
-fn sets(addresses: &[Option<IpAddr>], ttl: Ttl) -> Arc<[RRset]> {
-    let v4 = addresses.iter().filter_map(|address| match address {
-        Some(IpAddr::V4(v4)) => Some(*v4),
-        Some(IpAddr::V6(_)) | None => None,
-    });
-    let v6 = addresses.iter().filter_map(|address| match address {
-        Some(IpAddr::V6(v6)) => Some(*v6),
-        Some(IpAddr::V4(_)) | None => None,
-    });
-    [RRset::a(v4, ttl), RRset::aaaa(v6, ttl)].into_iter().flatten().collect()
-}
+/// What one host or instance can have.
+type Addresses = (Option<Ipv4Addr>, Option<Ipv6Addr>);
 
 /// Puts a node into a table, and empty non-terminals at the names above it (RFC 8020), down to `stop` bytes.
-fn insert(names: &mut HashMap<Box<[u8]>, Node>, name: &[u8], node: Node, empty: &Arc<[RRset]>, stop: usize) {
+fn insert(names: &mut Names, name: &[u8], node: Node, stop: usize) {
     names.insert(name.into(), node);
     let mut rest = name;
     while let Some((_, parent)) = name::split_first(rest) {
         if parent.len() <= stop || names.contains_key(parent) {
             return;
         }
-        names.insert(parent.into(), Node::Plain(Arc::clone(empty)));
+        names.insert(parent.into(), Node::Plain(Sets::default()));
         rest = parent;
     }
 }

@@ -1,7 +1,6 @@
 //! Lists as TXT records: Fly.io's forms, which existing clients parse.
 
-use super::records::{RRset, Tail, rtype};
-use crate::config::Ttl;
+use std::fmt::{self, Write as _};
 
 /// Longest list in bytes. A message holds 65,535: the list, a byte before each 255 of it, header, question and OPT.
 const LIST_MAX: usize = 65_000;
@@ -20,16 +19,21 @@ impl List {
         Self { text: String::new(), separator, cut: 0 }
     }
 
-    pub(crate) fn push(&mut self, entry: &str) {
-        let separator = usize::from(!self.text.is_empty());
-        if self.cut > 0 || self.text.len() + separator + entry.len() > LIST_MAX {
+    /// Appends one entry, in pieces or whole: `format_args!` writes it in place.
+    pub(crate) fn push(&mut self, entry: fmt::Arguments<'_>) {
+        if self.cut > 0 {
             self.cut += 1;
             return;
         }
-        if separator == 1 {
+        let before = self.text.len();
+        if before > 0 {
             self.text.push(self.separator);
         }
-        self.text.push_str(entry);
+        self.text.write_fmt(entry).expect("writing to a String cannot fail");
+        if self.text.len() > LIST_MAX {
+            self.text.truncate(before);
+            self.cut = 1;
+        }
     }
 
     /// How many entries did not fit.
@@ -37,13 +41,13 @@ impl List {
         self.cut
     }
 
-    /// One record, or none for an empty list.
-    pub(crate) fn into_set(self, ttl: Ttl) -> Option<RRset> {
+    /// The list as the RDATA of one record; `None` when it is empty.
+    pub(crate) fn rdata(&self) -> Option<Vec<u8>> {
         let mut rdata = Vec::with_capacity(self.text.len() + self.text.len() / STRING_MAX + 1);
         for string in self.text.as_bytes().chunks(STRING_MAX) {
             rdata.push(string.len() as u8);
             rdata.extend_from_slice(string);
         }
-        RRset::of(rtype::TXT, Tail::Whole, ttl, (!rdata.is_empty()).then_some(rdata).into_iter())
+        (!rdata.is_empty()).then_some(rdata)
     }
 }

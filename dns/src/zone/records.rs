@@ -45,56 +45,105 @@ pub(crate) enum Tail {
     Origin,
 }
 
-/// One RRset: its records one behind the other, each with [`TO_QUESTION`] as owner.
-#[derive(Debug)]
+/// One RRset: where its records are, one behind the other, each with [`TO_QUESTION`] as owner.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct RRset {
     pub(crate) rtype: u16,
     pub(crate) tail: Tail,
     count: u16,
-    wire: Box<[u8]>,
+    start: u32,
+    len: u32,
 }
 
-impl RRset {
+/// The RRsets of one name: at most an A and an AAAA, or one of another type.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sets([Option<RRset>; 2]);
+
+impl Sets {
+    pub(crate) fn of(first: Option<RRset>, second: Option<RRset>) -> Self {
+        Self([first, second])
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &RRset> {
+        self.0.iter().flatten()
+    }
+}
+
+impl From<Option<RRset>> for Sets {
+    fn from(set: Option<RRset>) -> Self {
+        Self([set, None])
+    }
+}
+
+/// All records of a zone in one piece of memory, so that building and dropping a zone is not a million allocations.
+/// Names that have the same records share them.
+#[derive(Debug, Default)]
+pub(crate) struct Wire(Vec<u8>);
+
+impl Wire {
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
     /// An A set; `None` when there is no address.
-    pub(crate) fn a(addresses: impl Iterator<Item = Ipv4Addr>, ttl: Ttl) -> Option<Self> {
-        Self::of(rtype::A, Tail::Whole, ttl, addresses.map(|address| address.octets()))
+    pub(crate) fn a(&mut self, addresses: impl Iterator<Item = Ipv4Addr>, ttl: Ttl) -> Option<RRset> {
+        self.set(rtype::A, Tail::Whole, ttl, addresses.map(|address| address.octets()))
     }
 
     /// An AAAA set; `None` when there is no address.
-    pub(crate) fn aaaa(addresses: impl Iterator<Item = Ipv6Addr>, ttl: Ttl) -> Option<Self> {
-        Self::of(rtype::AAAA, Tail::Whole, ttl, addresses.map(|address| address.octets()))
+    pub(crate) fn aaaa(&mut self, addresses: impl Iterator<Item = Ipv6Addr>, ttl: Ttl) -> Option<RRset> {
+        self.set(rtype::AAAA, Tail::Whole, ttl, addresses.map(|address| address.octets()))
     }
 
     /// Any set, of RDATA in wire form. Equal records count once (RFC 2181 §5), at most [`RRSET_MAX`] of them.
-    pub(crate) fn of<D: AsRef<[u8]>>(rtype: u16, tail: Tail, ttl: Ttl, rdata: impl Iterator<Item = D>) -> Option<Self> {
-        let mut all: Vec<D> = rdata.collect();
-        if all.len() > 1 {
-            all.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
-            all.dedup_by(|a, b| a.as_ref() == b.as_ref());
-        }
-        all.truncate(RRSET_MAX);
-        let mut wire = Vec::with_capacity(all.iter().map(|data| RR_HEAD + data.as_ref().len()).sum());
-        for data in &all {
-            push_record(&mut wire, rtype, ttl, data.as_ref());
-        }
-        let count = u16::try_from(all.len()).expect("at most RRSET_MAX records");
-        (count > 0).then(|| Self { rtype, tail, count, wire: wire.into() })
+    pub(crate) fn set<D: AsRef<[u8]>>(
+        &mut self,
+        rtype: u16,
+        tail: Tail,
+        ttl: Ttl,
+        mut rdata: impl Iterator<Item = D>,
+    ) -> Option<RRset> {
+        // Offsets are of 32 bits: beyond 4 GiB, a hundred million records, a name has no data.
+        let start = u32::try_from(self.0.len()).ok()?;
+        let first = rdata.next()?;
+        let count = match rdata.next() {
+            // Most names have one instance: no list to sort.
+            None => {
+                push_record(&mut self.0, rtype, ttl, first.as_ref());
+                1
+            }
+            Some(second) => {
+                let mut all: Vec<D> = [first, second].into_iter().chain(rdata).collect();
+                all.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
+                all.dedup_by(|a, b| a.as_ref() == b.as_ref());
+                all.truncate(RRSET_MAX);
+                for data in &all {
+                    push_record(&mut self.0, rtype, ttl, data.as_ref());
+                }
+                u16::try_from(all.len()).expect("at most RRSET_MAX records")
+            }
+        };
+        let len = u32::try_from(self.0.len() - start as usize).ok()?;
+        Some(RRset { rtype, tail, count, start, len })
     }
 
-    /// The records, beginning with the one that `turn` points at, and all others after it.
-    pub(crate) fn rotated(&self, turn: u32) -> impl Iterator<Item = &[u8]> {
-        let first = self.offset((turn % u32::from(self.count)) as usize);
-        let (before, after) = self.wire.split_at(first);
+    /// The records of a set, beginning with the one that `turn` points at, and all others after it.
+    pub(crate) fn rotated(&self, set: &RRset, turn: u32) -> impl Iterator<Item = &[u8]> {
+        let wire = self.all(set);
+        let index = (turn % u32::from(set.count)) as usize;
+        // Addresses have one length, so where one begins is a product; others are walked.
+        let first = match set.rtype {
+            rtype::A => index * (RR_HEAD + 4),
+            rtype::AAAA => index * (RR_HEAD + 16),
+            _ => records(wire).take(index).map(<[u8]>::len).sum(),
+        };
+        let (before, after) = wire.split_at(first);
         records(after).chain(records(before))
     }
 
-    /// Where a record begins. Addresses have one length, so theirs is a product; others are walked.
-    fn offset(&self, index: usize) -> usize {
-        match self.rtype {
-            rtype::A => index * (RR_HEAD + 4),
-            rtype::AAAA => index * (RR_HEAD + 16),
-            _ => records(&self.wire).take(index).map(<[u8]>::len).sum(),
-        }
+    /// All records of a set.
+    pub(crate) fn all(&self, set: &RRset) -> &[u8] {
+        &self.0[set.start as usize..][..set.len as usize]
     }
 }
 
@@ -111,7 +160,7 @@ fn records(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Appends one record whose owner is the question.
-pub(crate) fn push_record(wire: &mut Vec<u8>, rtype: u16, ttl: Ttl, rdata: &[u8]) {
+fn push_record(wire: &mut Vec<u8>, rtype: u16, ttl: Ttl, rdata: &[u8]) {
     wire.extend_from_slice(&TO_QUESTION);
     wire.extend_from_slice(&rtype.to_be_bytes());
     wire.extend_from_slice(&IN.to_be_bytes());

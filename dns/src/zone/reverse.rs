@@ -45,18 +45,31 @@ enum Digits {
 fn partial(octets: &[u8], count: usize, digits: Digits) -> Vec<u8> {
     let mut name = Vec::with_capacity(74);
     for index in (0..count).rev() {
-        let digit = match digits {
-            Digits::Octets => octets[index].to_string(),
-            Digits::Nibbles => format!("{:x}", (octets[index / 2] >> (4 * (1 - index % 2))) & 15),
-        };
-        name.push(digit.len() as u8);
-        name.extend_from_slice(digit.as_bytes());
+        match digits {
+            Digits::Octets => push_octet(&mut name, octets[index]),
+            Digits::Nibbles => {
+                let nibble = (octets[index / 2] >> (4 * (1 - index % 2))) & 15;
+                name.extend_from_slice(&[1, b"0123456789abcdef"[usize::from(nibble)]]);
+            }
+        }
     }
     name.extend_from_slice(match digits {
         Digits::Octets => b"\x07in-addr\x04arpa\0",
         Digits::Nibbles => b"\x03ip6\x04arpa\0",
     });
     name
+}
+
+/// A label of one to three decimal digits.
+fn push_octet(name: &mut Vec<u8>, octet: u8) {
+    let digits = [octet / 100, octet / 10 % 10, octet % 10];
+    let digits = match octet {
+        100.. => &digits[..],
+        10.. => &digits[1..],
+        _ => &digits[2..],
+    };
+    name.push(digits.len() as u8);
+    name.extend(digits.iter().map(|digit| b'0' + digit));
 }
 
 #[cfg(test)]

@@ -41,10 +41,7 @@ pub(crate) fn select<'c, 'a>(
     candidates: impl Iterator<Item = &'c Candidate<'a>> + Clone,
     fallback: Fallback,
 ) -> Vec<&'c Candidate<'a>> {
-    let serving = candidates
-        .clone()
-        .filter(|one| one.serving == Serving::Yes && one.standing == Standing::Serving)
-        .filter(|one| one.health > Health::Unhealthy);
+    let serving = candidates.clone().filter(|one| serves(one));
     let best = serving.clone().map(|one| one.health).max();
     let mut chosen: Vec<_> = serving.filter(|one| Some(one.health) == best).collect();
     if chosen.is_empty() {
@@ -60,6 +57,15 @@ pub(crate) fn select<'c, 'a>(
     });
     chosen.dedup_by(|later, first| (later.server, later.slot) == (first.server, first.slot));
     chosen
+}
+
+/// Whether one instance, asked for by its own id, answers: what [`select`] makes of it alone.
+pub(crate) fn answers_alone(one: &Candidate<'_>, fallback: Fallback) -> bool {
+    serves(one) || (fallback == Fallback::All && fails_open(one))
+}
+
+fn serves(one: &Candidate<'_>) -> bool {
+    one.serving == Serving::Yes && one.standing == Standing::Serving && one.health > Health::Unhealthy
 }
 
 /// Draining is an operator's word, of a container or of its server; silence and health are guesses.

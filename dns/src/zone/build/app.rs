@@ -1,18 +1,21 @@
 //! The names of one APP: a service or a NATS cluster.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::group::Groups;
-use super::{Builder, Rank, sets};
+use super::{Builder, Rank};
 use crate::config::Ttl;
 use crate::feed::Table;
-use crate::name;
+use crate::name::{self, NameError, Relative};
 use crate::row::{Fallback, Fault, Nats, Port, Role, Service};
 use crate::zone::list::List;
-use crate::zone::records::{RRset, Tail, rtype};
-use crate::zone::select::{Candidate, select};
+use crate::zone::records::{Sets, Tail, rtype};
+use crate::zone::select::{Candidate, answers_alone, select};
 use crate::zone::{Endpoint, Endpoints, Node, Place, RRSET_MAX};
 
 /// SRV priority 0 and weight 1: all the same, so that clients balance evenly (RFC 2782).
@@ -20,9 +23,8 @@ const SRV_HEAD: [u8; 4] = [0, 0, 0, 1];
 
 /// One APP as it is being named.
 struct App<'g, 'a> {
-    table: Table,
     /// What status calls it.
-    key: String,
+    holder: Holder<'a>,
     /// The flat name, unless another has it.
     flat: Option<String>,
     /// (service, project), for the names below `svc`.
@@ -35,90 +37,121 @@ struct App<'g, 'a> {
 }
 
 /// Flat names, with who has them.
-type Taken = HashMap<String, String>;
+type Taken<'a> = HashMap<String, Holder<'a>, RandomState>;
+
+/// Who has a flat name.
+#[derive(Clone, Copy)]
+enum Holder<'a> {
+    Service { project: &'a str, name: &'a str },
+    Cluster(&'a str),
+    Instance { project: &'a str, name: &'a str, slot: &'a str },
+}
+
+impl Holder<'_> {
+    fn table(self) -> Table {
+        match self {
+            Holder::Service { .. } => Table::Services,
+            Holder::Cluster(_) => Table::NatsServers,
+            Holder::Instance { .. } => Table::Containers,
+        }
+    }
+}
+
+impl fmt::Display for Holder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Holder::Service { project, name } => write!(f, "{project}/{name}"),
+            Holder::Cluster(cluster) => f.write_str(cluster),
+            Holder::Instance { project, name, slot } => write!(f, "{project}/{name}/{slot}"),
+        }
+    }
+}
 
 impl<'a> Builder<'a> {
     /// Names all APPs, then the lists of everything, then the instances by their flat names.
     pub(super) fn apps(&mut self, groups: &Groups<'a>) {
-        let mut taken = Taken::new();
+        let mut taken = Taken::default();
         let mut instances = List::new(';');
         for ((project, name), service) in &groups.services {
             let candidates = groups.containers.get(&(*project, *name)).map_or(&[][..], Vec::as_slice);
-            let key = format!("{project}/{name}");
-            let flat = self.claim(&mut taken, Table::Services, &key, &format!("{project}-{name}"));
-            self.app(&service_app(self.settings.ttl, service, key, flat, candidates), &mut instances);
+            let holder = Holder::Service { project, name };
+            let flat = self.claim(&mut taken, holder, format!("{project}-{name}"));
+            self.app(&service_app(self.settings.ttl, service, holder, flat, candidates), &mut instances);
         }
         for (cluster, candidates) in &groups.clusters {
-            let key = (*cluster).to_owned();
-            let Some(flat) = self.claim(&mut taken, Table::NatsServers, &key, cluster) else { continue };
-            self.app(&cluster_app(self.settings.ttl, key, flat, candidates), &mut instances);
+            let holder = Holder::Cluster(cluster);
+            let Some(flat) = self.claim(&mut taken, holder, (*cluster).to_owned()) else { continue };
+            self.app(&cluster_app(self.settings.ttl, holder, flat, candidates), &mut instances);
         }
         let mut apps = List::new(',');
         for app in taken.keys().collect::<BTreeSet<_>>() {
-            apps.push(app);
+            apps.push(format_args!("{app}"));
         }
-        self.list(&["_apps"], apps, self.settings.ttl);
-        self.list(&["_instances"], instances, self.settings.ttl);
+        self.list(&["_apps"], &apps, self.settings.ttl);
+        self.list(&["_instances"], &instances, self.settings.ttl);
         for ((project, name), candidates) in &groups.containers {
             self.instances(groups, (project, name), candidates, &mut taken);
         }
     }
 
     /// Takes a flat name for somebody, or says who has it.
-    fn claim(&mut self, taken: &mut Taken, table: Table, key: &str, flat: &str) -> Option<String> {
-        if let Err(reason) = name::label(flat) {
-            self.problem(table, key.to_owned(), &Fault::Unnameable { name: flat.to_owned(), reason });
+    fn claim(&mut self, taken: &mut Taken<'a>, holder: Holder<'a>, flat: String) -> Option<String> {
+        if let Err(reason) = name::label(&flat) {
+            self.problem(holder.table(), &holder.to_string(), &Fault::Unnameable { name: flat, reason });
             return None;
         }
-        if let Some(by) = taken.get(flat) {
-            let fault = Fault::Taken { name: flat.to_owned(), by: by.clone() };
-            self.problem(table, key.to_owned(), &fault);
+        if let Some(by) = taken.get(&flat) {
+            let fault = Fault::Taken { name: flat, by: by.to_string() };
+            self.problem(holder.table(), &holder.to_string(), &fault);
             return None;
         }
-        taken.insert(flat.to_owned(), key.to_owned());
-        Some(flat.to_owned())
+        taken.insert(flat.clone(), holder);
+        Some(flat)
     }
 
     fn app(&mut self, app: &App<'_, 'a>, instances: &mut List) {
         let live = select(app.candidates.iter(), app.fallback);
-        let all = addresses(&live, app.ttl);
+        let all = self.addresses(&live, app.ttl);
         if let Some((service, project)) = app.service {
-            self.put(app, &[service, project, "svc"], Node::Plain(Arc::clone(&all)));
+            self.put(app, &[service, project, "svc"], Node::Plain(all));
         }
         if let Some(flat) = &app.flat {
-            self.flat_names(app, flat, &live, &all);
+            self.flat_names(app, flat, &live, all);
             for one in &live {
-                instances.push(&entry(one, flat));
+                push_instance(instances, one, flat);
             }
         }
         self.srv_names(app, &live);
     }
 
     /// Everything at and below `APP` but SRV.
-    fn flat_names(&mut self, app: &App<'_, 'a>, flat: &str, live: &[&Candidate<'a>], all: &Arc<[RRset]>) {
-        self.put(app, &[flat], Node::App(Arc::clone(all)));
-        self.put(app, &["global", flat], Node::Plain(Arc::clone(all)));
+    fn flat_names(&mut self, app: &App<'_, 'a>, flat: &str, live: &[&Candidate<'a>], all: Sets) {
+        self.put(app, &[flat], Node::App(all));
+        self.put(app, &["global", flat], Node::Plain(all));
         let endpoints = Arc::new(Endpoints { ttl: app.ttl, list: self.nearest(live) });
         self.put(app, &["peers", flat], Node::Peers(Arc::clone(&endpoints)));
         self.put(app, &["nearest", "of", flat], Node::Nearest(endpoints));
         let mut regions = List::new(',');
         for region in live.iter().map(|one| one.region).filter(|region| !region.is_empty()).collect::<BTreeSet<_>>() {
-            regions.push(region);
+            regions.push(format_args!("{region}"));
         }
-        self.list(&["regions", flat], regions, app.ttl);
+        self.list(&["regions", flat], &regions, app.ttl);
         let mut vms = List::new(',');
         for one in live {
-            vms.push(format!("{} {}", one.label, one.region).trim_end());
+            let blank = if one.region.is_empty() { "" } else { " " };
+            vms.push(format_args!("{}{blank}{}", one.label, one.region));
         }
-        self.list(&["vms", flat], vms, app.ttl);
+        self.list(&["vms", flat], &vms, app.ttl);
         for (region, members) in partition(app.candidates, |one| (!one.region.is_empty()).then_some(one.region)) {
-            self.put(app, &[region, flat], Node::Plain(app.answer(&members)));
+            let records = self.addresses(&app.select(&members), app.ttl);
+            self.put(app, &[region, flat], Node::Plain(records));
         }
-        if app.table == Table::NatsServers {
+        if app.service.is_none() {
             let groups = partition(app.candidates, |one| one.group);
             for role in Role::ALL {
                 let members = groups.get(role.label()).map_or(&[][..], Vec::as_slice);
-                self.put(app, &[role.label(), "process", flat], Node::Plain(app.answer(members)));
+                let records = self.addresses(&app.select(members), app.ttl);
+                self.put(app, &[role.label(), "process", flat], Node::Plain(records));
             }
         }
         for one in app.candidates {
@@ -128,10 +161,10 @@ impl<'a> Builder<'a> {
 
     /// `{ID}.vm.APP`, and whose address it is.
     fn vm(&mut self, app: &App<'_, 'a>, flat: &str, one: &Candidate<'a>) {
-        let answers = !select(std::iter::once(one), app.fallback).is_empty();
+        let answers = answers_alone(one, app.fallback);
         let own = [one.v4.map(IpAddr::V4), one.v6.map(IpAddr::V6)];
-        let records = if answers { sets(&own, app.ttl) } else { Arc::clone(&self.empty) };
-        let Ok(name) = self.named(app.table, one.key, &[one.label, "vm", flat]) else { return };
+        let records = if answers { self.sets((one.v4, one.v6), app.ttl) } else { Sets::default() };
+        let Ok(name) = self.named(app.holder, &[one.label, "vm", flat]) else { return };
         self.insert(name.as_bytes(), Node::Plain(records));
         for address in own.into_iter().flatten().filter(|_| answers) {
             self.own(address, Rank::Instance, one.started_at, name.as_bytes());
@@ -151,7 +184,7 @@ impl<'a> Builder<'a> {
             let find = |ports: &[Port]| ports.iter().find(|p| p.name == name && p.proto == proto).map(|p| p.port);
             self.srv(app, (name, proto), live, |one| find(one.ports).or_else(|| find(app.ports)));
         }
-        if app.table == Table::NatsServers {
+        if app.service.is_none() {
             for (index, listener) in Nats::LISTENERS.into_iter().enumerate() {
                 self.srv(app, (listener, "_tcp"), live, |one| Some(one.listeners[index]).filter(|port| *port != 0));
             }
@@ -172,9 +205,9 @@ impl<'a> Builder<'a> {
             rdata.extend_from_slice(app.target(one)?.as_bytes());
             Some(rdata)
         });
-        let set: Arc<[RRset]> = RRset::of(rtype::SRV, Tail::Origin, app.ttl, rdata).into_iter().collect();
+        let set = Sets::from(self.wire.set(rtype::SRV, Tail::Origin, app.ttl, rdata));
         if let Some((service, project)) = app.service {
-            self.put(app, &[name, proto, service, project, "svc"], Node::Plain(Arc::clone(&set)));
+            self.put(app, &[name, proto, service, project, "svc"], Node::Plain(set));
         }
         if let Some(flat) = &app.flat {
             self.put(app, &[name, proto, flat], Node::Plain(set));
@@ -187,37 +220,55 @@ impl<'a> Builder<'a> {
         groups: &Groups<'a>,
         (project, name): (&'a str, &'a str),
         candidates: &[Candidate<'a>],
-        taken: &mut Taken,
+        taken: &mut Taken<'a>,
     ) {
         let service = groups.services.get(&(project, name)).copied();
         if service.is_none() {
             for one in candidates {
                 let fault = Fault::NoService(format!("{project}/{name}"));
-                self.problem(Table::Containers, one.key.to_owned(), &fault);
+                self.problem(Table::Containers, one.key, &fault);
             }
         }
         let ttl = service.and_then(|service| service.ttl).unwrap_or(self.settings.ttl);
         let fallback = service.map_or(Fallback::Empty, |service| service.fallback);
-        for (slot, members) in partition(candidates, |one| one.slot_label) {
-            let records = addresses(&select(members.iter().copied(), fallback), ttl);
-            let key = format!("{project}/{name}/{slot}");
+        let mut slots: Vec<(&str, &Candidate<'a>)> =
+            candidates.iter().filter_map(|one| Some((one.slot_label?, one))).collect();
+        slots.sort_by_key(|(slot, _)| *slot);
+        for members in slots.chunk_by(|(a, _), (b, _)| a == b) {
+            let slot = members[0].0;
+            let records = self.addresses(&select(members.iter().map(|(_, one)| *one), fallback), ttl);
+            let holder = Holder::Instance { project, name, slot };
             if service.is_some()
-                && let Ok(long) = self.named(Table::Containers, &key, &[slot, name, project, "svc"])
+                && let Ok(long) = self.named(holder, &[slot, name, project, "svc"])
             {
-                self.insert(long.as_bytes(), Node::Plain(Arc::clone(&records)));
+                self.insert(long.as_bytes(), Node::Plain(records));
             }
-            let flat = self.claim(taken, Table::Containers, &key, &format!("{project}-{name}-{slot}"));
-            if let Some(flat) = flat
-                && let Ok(flat) = self.named(Table::Containers, &key, &[&flat])
+            if let Some(flat) = self.claim(taken, holder, format!("{project}-{name}-{slot}"))
+                && let Ok(flat) = self.named(holder, &[&flat])
             {
                 self.insert(flat.as_bytes(), Node::Plain(records));
             }
         }
     }
 
+    /// The addresses of instances, as they answer.
+    fn addresses(&mut self, chosen: &[&Candidate<'_>], ttl: Ttl) -> Sets {
+        let v4 = self.wire.a(chosen.iter().filter_map(|one| one.v4), ttl);
+        let v6 = self.wire.aaaa(chosen.iter().filter_map(|one| one.v6), ttl);
+        Sets::of(v4, v6)
+    }
+
+    /// A relative name of these labels, or a problem of whom it is for.
+    fn named(&mut self, holder: Holder<'a>, labels: &[&str]) -> Result<Relative, NameError> {
+        self.relative(labels).inspect_err(|reason| {
+            let fault = Fault::Unnameable { name: labels.join("."), reason: reason.clone() };
+            self.problem(holder.table(), &holder.to_string(), &fault);
+        })
+    }
+
     /// Puts a node at a name of an APP; a name that does not fit becomes a problem.
     fn put(&mut self, app: &App<'_, 'a>, labels: &[&str], node: Node) {
-        if let Ok(name) = self.named(app.table, &app.key, labels) {
+        if let Ok(name) = self.named(app.holder, labels) {
             self.insert(name.as_bytes(), node);
         }
     }
@@ -238,15 +289,15 @@ impl<'a> Builder<'a> {
 }
 
 impl<'a> App<'_, 'a> {
-    fn answer(&self, members: &[&Candidate<'a>]) -> Arc<[RRset]> {
-        addresses(&select(members.iter().copied(), self.fallback), self.ttl)
+    fn select<'c>(&self, members: &[&'c Candidate<'a>]) -> Vec<&'c Candidate<'a>> {
+        select(members.iter().copied(), self.fallback)
     }
 
     /// What SRV points to: `{ID}.vm.APP`; for a service whose flat name another has, its instance's name below `svc`.
-    fn target(&self, one: &Candidate<'a>) -> Option<name::Relative> {
+    fn target(&self, one: &Candidate<'a>) -> Option<Relative> {
         match (&self.flat, self.service, one.slot_label) {
-            (Some(flat), _, _) => name::Relative::of(&[one.label, "vm", flat]).ok(),
-            (None, Some((service, project)), Some(slot)) => name::Relative::of(&[slot, service, project, "svc"]).ok(),
+            (Some(flat), _, _) => Relative::of(&[one.label, "vm", flat]).ok(),
+            (None, Some((service, project)), Some(slot)) => Relative::of(&[slot, service, project, "svc"]).ok(),
             (None, _, _) => None,
         }
     }
@@ -255,13 +306,12 @@ impl<'a> App<'_, 'a> {
 fn service_app<'g, 'a>(
     ttl: Ttl,
     service: &'a Service,
-    key: String,
+    holder: Holder<'a>,
     flat: Option<String>,
     candidates: &'g [Candidate<'a>],
 ) -> App<'g, 'a> {
     App {
-        table: Table::Services,
-        key,
+        holder,
         flat,
         service: Some((&service.name, &service.project)),
         candidates,
@@ -271,17 +321,8 @@ fn service_app<'g, 'a>(
     }
 }
 
-fn cluster_app<'g, 'a>(ttl: Ttl, key: String, flat: String, candidates: &'g [Candidate<'a>]) -> App<'g, 'a> {
-    App {
-        table: Table::NatsServers,
-        key,
-        flat: Some(flat),
-        service: None,
-        candidates,
-        ports: &[],
-        ttl,
-        fallback: Fallback::Empty,
-    }
+fn cluster_app<'g, 'a>(ttl: Ttl, holder: Holder<'a>, flat: String, candidates: &'g [Candidate<'a>]) -> App<'g, 'a> {
+    App { holder, flat: Some(flat), service: None, candidates, ports: &[], ttl, fallback: Fallback::Empty }
 }
 
 /// Candidates by some label of theirs; those without it are in no part.
@@ -298,16 +339,12 @@ fn partition<'g, 'a>(
     parts
 }
 
-/// The addresses of instances, as they answer.
-fn addresses(chosen: &[&Candidate<'_>], ttl: Ttl) -> Arc<[RRset]> {
-    let v4 = RRset::a(chosen.iter().filter_map(|one| one.v4), ttl);
-    let v6 = RRset::aaaa(chosen.iter().filter_map(|one| one.v6), ttl);
-    [v4, v6].into_iter().flatten().collect()
-}
-
 /// One entry of `_instances`.
-fn entry(one: &Candidate<'_>, app: &str) -> String {
-    let address = one.v4.map(IpAddr::V4).or(one.v6.map(IpAddr::V6));
-    let address = address.map(|address| address.to_string()).unwrap_or_default();
-    format!("instance={},app={app},ip={address},region={}", one.label, one.region)
+fn push_instance(list: &mut List, one: &Candidate<'_>, app: &str) {
+    let (label, region) = (one.label, one.region);
+    match (one.v4, one.v6) {
+        (Some(ip), _) => list.push(format_args!("instance={label},app={app},ip={ip},region={region}")),
+        (None, Some(ip)) => list.push(format_args!("instance={label},app={app},ip={ip},region={region}")),
+        (None, None) => {}
+    }
 }

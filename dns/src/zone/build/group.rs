@@ -51,7 +51,7 @@ impl<'a> Groups<'a> {
                 .and_then(|()| inside(builder, host, row.v4, row.v6))
                 .and_then(|()| project(row, &projects));
             match checked {
-                Err(fault) => builder.problem(Table::Containers, key.0.clone(), &fault),
+                Err(fault) => builder.problem(Table::Containers, &key.0, &fault),
                 Ok(project) => {
                     let standing = host.map_or_else(|| facts.standing(&row.server), |host| host.standing);
                     let candidate = container(&key.0, row, host.map_or("", |host| host.region), standing);
@@ -67,7 +67,7 @@ impl<'a> Groups<'a> {
             let members = self.clusters.entry(&row.cluster).or_default();
             let host = hosts.get(row.server.as_str());
             match inside(builder, host, row.v4, row.v6) {
-                Err(fault) => builder.problem(Table::NatsServers, key.0.clone(), &fault),
+                Err(fault) => builder.problem(Table::NatsServers, &key.0, &fault),
                 Ok(()) => {
                     let standing = host.map_or_else(|| facts.standing(&row.server), |host| host.standing);
                     // A row without a region of its own is where its host is.

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Candidate, select};
+use super::{Candidate, answers_alone, select};
 use crate::facts::Standing;
 use crate::row::{Fallback, Health, Serving};
 
@@ -122,5 +122,9 @@ proptest! {
         found.sort_unstable();
         let wanted: Vec<&str> = all.iter().filter(|one| answers(one, &all, fallback)).map(|one| one.key).collect();
         prop_assert_eq!(found, wanted);
+        for one in &all {
+            let alone = !select(std::iter::once(one), fallback).is_empty();
+            prop_assert_eq!(answers_alone(one, fallback), alone);
+        }
     }
 }
