@@ -65,12 +65,10 @@ impl FromStr for ZoneName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let mut name = Relative::new();
-        for part in text.strip_suffix('.').unwrap_or(text).split('.') {
-            name.push(&label(part)?)?;
-        }
-        let mut wire = name.as_bytes().to_vec();
-        wire.push(0);
+        let labels: Result<Vec<String>, NameError> =
+            text.strip_suffix('.').unwrap_or(text).split('.').map(label).collect();
+        let labels = labels?;
+        let wire = [&*relative(&labels.iter().map(String::as_str).collect::<Vec<_>>())?, &[0]].concat();
         if wire.len() > Self::WIRE_MAX {
             return Err(NameError::LongName(wire.len()));
         }
@@ -97,48 +95,22 @@ impl fmt::Debug for ZoneName {
     }
 }
 
-/// A relative name under construction, on the stack; labels are pushed from left to right.
-#[derive(Clone)]
-pub(crate) struct Relative {
-    bytes: [u8; NAME_MAX],
-    len: usize,
-}
-
-impl Relative {
-    pub(crate) fn new() -> Self {
-        Self { bytes: [0; NAME_MAX], len: 0 }
+/// The relative name of these labels, from left to right. They are checked by [`label`], or constants of ours, before.
+pub(crate) fn relative(labels: &[&str]) -> Result<Box<[u8]>, NameError> {
+    let len = labels.iter().map(|label| 1 + label.len()).sum();
+    if len >= NAME_MAX {
+        return Err(NameError::LongName(len + 1));
     }
-
-    /// Builds a name of several labels. The labels are checked by [`label`] (or constants of ours) before.
-    pub(crate) fn of(labels: &[&str]) -> Result<Self, NameError> {
-        let mut name = Self::new();
-        for label in labels {
-            name.push(label)?;
+    let mut name = Vec::with_capacity(len);
+    for label in labels {
+        match label.len() {
+            0 => return Err(NameError::Empty),
+            1..=LABEL_MAX => name.push(label.len() as u8),
+            long => return Err(NameError::LongLabel(long)),
         }
-        Ok(name)
+        name.extend_from_slice(label.as_bytes());
     }
-
-    /// Appends one label.
-    pub(crate) fn push(&mut self, label: &str) -> Result<(), NameError> {
-        if label.is_empty() {
-            return Err(NameError::Empty);
-        }
-        if label.len() > LABEL_MAX {
-            return Err(NameError::LongLabel(label.len()));
-        }
-        let end = self.len + 1 + label.len();
-        if end >= NAME_MAX {
-            return Err(NameError::LongName(end + 1));
-        }
-        self.bytes[self.len] = label.len() as u8;
-        self.bytes[self.len + 1..end].copy_from_slice(label.as_bytes());
-        self.len = end;
-        Ok(())
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
+    Ok(name.into())
 }
 
 /// A relative name as people read it. Bytes that a text name cannot have are written as `\DDD` (RFC 1035 §5.1).
@@ -194,13 +166,8 @@ mod tests {
 
     #[test]
     fn a_relative_name_never_outgrows_the_wire() {
-        let mut name = Relative::new();
-        let label = "x".repeat(63);
-        for _ in 0..3 {
-            name.push(&label).unwrap();
-        }
-        assert!(matches!(name.push(&label), Err(NameError::LongName(257))));
-        name.push(&"x".repeat(61)).unwrap();
-        assert_eq!(name.as_bytes().len(), 254);
+        let (long, last) = ("x".repeat(63), "x".repeat(61));
+        assert_eq!(relative(&[long.as_str(); 4]), Err(NameError::LongName(257)));
+        assert_eq!(relative(&[&long, &long, &long, &last]).map(|name| name.len()), Ok(254));
     }
 }

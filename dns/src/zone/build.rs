@@ -19,7 +19,7 @@ use super::{Contents, Names, Node, Settings, reverse};
 use crate::config::Ttl;
 use crate::facts::Facts;
 use crate::feed::Table;
-use crate::name::{self, NAME_MAX, NameError, Relative};
+use crate::name::{self, NAME_MAX, NameError};
 use crate::row::{Belonging, Fault, Key};
 use group::Groups;
 
@@ -126,7 +126,7 @@ impl<'a> Builder<'a> {
     /// `{server}.node`, `local.node`, and the regions.
     fn servers(&mut self) {
         let facts = self.facts;
-        self.insert(LOCAL_NODE, Node::Plain(Sets::default()));
+        self.insert(LOCAL_NODE.into(), Node::Plain(Sets::default()));
         for (_, server) in facts.servers.used() {
             let removed = server.belonging == Belonging::Removed;
             if !removed && !server.region.is_empty() {
@@ -149,15 +149,15 @@ impl<'a> Builder<'a> {
             let sets = self.sets((v4, v6), self.settings.ttl);
             if server.id == self.settings.server {
                 self.here.extend(addresses.iter().flatten());
-                self.insert(LOCAL_NODE, Node::Plain(sets));
+                self.insert(LOCAL_NODE.into(), Node::Plain(sets));
             }
             let Some(label) = &server.label else { continue };
             // A label and `node` fit below any origin.
             let Ok(name) = self.relative(&[label, "node"]) else { continue };
             for address in addresses.into_iter().flatten() {
-                self.own(address, Rank::Server, 0, name.as_bytes());
+                self.own(address, Rank::Server, 0, &name);
             }
-            self.insert(name.as_bytes(), Node::Plain(sets));
+            self.insert(name, Node::Plain(sets));
         }
     }
 
@@ -179,7 +179,7 @@ impl<'a> Builder<'a> {
             let Some(zone) = reverse.iter().find(|zone| owned(zone)) else { continue };
             let target = [&owner.name, first.wire()].concat();
             let set = self.wire.set(rtype::PTR, Tail::Whole, ttl, [target].into_iter());
-            insert(&mut self.pointers, &name, Node::Plain(set.into()), zone.len() - 1);
+            insert(&mut self.pointers, name.into(), Node::Plain(set.into()), zone.len() - 1);
         }
         for zone in &reverse {
             self.origins.push(Origin::reverse(zone, first.wire(), ttl, negative_ttl, serial));
@@ -210,10 +210,9 @@ impl<'a> Builder<'a> {
     }
 
     /// A relative name of these labels, if it fits below every origin.
-    fn relative(&self, labels: &[&str]) -> Result<Relative, NameError> {
-        let name = Relative::of(labels)?;
-        let len = name.as_bytes().len();
-        if len > self.room { Err(NameError::LongName(len)) } else { Ok(name) }
+    fn relative(&self, labels: &[&str]) -> Result<Box<[u8]>, NameError> {
+        let name = name::relative(labels)?;
+        if name.len() > self.room { Err(NameError::LongName(name.len())) } else { Ok(name) }
     }
 
     /// The A and AAAA sets of an instance or a server.
@@ -222,7 +221,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Puts a node at a name that fits, and empty non-terminals above it.
-    fn insert(&mut self, relative: &[u8], node: Node) {
+    fn insert(&mut self, relative: Box<[u8]>, node: Node) {
         insert(&mut self.names, relative, node, 0);
     }
 
@@ -256,7 +255,7 @@ impl<'a> Builder<'a> {
             tracing::debug!(name = labels.join("."), entries = list.cut(), "list cut at 65000 bytes");
         }
         let set = self.wire.set(rtype::TXT, Tail::Whole, ttl, list.rdata().into_iter());
-        self.insert(name.as_bytes(), Node::Plain(set.into()));
+        self.insert(name, Node::Plain(set.into()));
     }
 }
 
@@ -264,16 +263,16 @@ impl<'a> Builder<'a> {
 type Addresses = (Option<Ipv4Addr>, Option<Ipv6Addr>);
 
 /// Puts a node into a table, and empty non-terminals at the names above it (RFC 8020), down to `stop` bytes.
-fn insert(names: &mut Names, name: &[u8], node: Node, stop: usize) {
-    names.insert(name.into(), node);
-    let mut rest = name;
+fn insert(names: &mut Names, name: Box<[u8]>, node: Node, stop: usize) {
+    let mut rest = &*name;
     while let Some((_, parent)) = name::split_first(rest) {
         if parent.len() <= stop || names.contains_key(parent) {
-            return;
+            break;
         }
         names.insert(parent.into(), Node::Plain(Sets::default()));
         rest = parent;
     }
+    names.insert(name, node);
 }
 
 fn key_text(key: &Key) -> String {

@@ -11,7 +11,7 @@ use super::group::Groups;
 use super::{Builder, Rank};
 use crate::config::Ttl;
 use crate::feed::Table;
-use crate::name::{self, NameError, Relative};
+use crate::name::{self, NameError};
 use crate::row::{Fallback, Fault, Nats, Port, Role, Service};
 use crate::zone::list::List;
 use crate::zone::records::{Sets, Tail, rtype};
@@ -165,10 +165,10 @@ impl<'a> Builder<'a> {
         let own = [one.v4.map(IpAddr::V4), one.v6.map(IpAddr::V6)];
         let records = if answers { self.sets((one.v4, one.v6), app.ttl) } else { Sets::default() };
         let Ok(name) = self.named(app.holder, &[one.label, "vm", flat]) else { return };
-        self.insert(name.as_bytes(), Node::Plain(records));
         for address in own.into_iter().flatten().filter(|_| answers) {
-            self.own(address, Rank::Instance, one.started_at, name.as_bytes());
+            self.own(address, Rank::Instance, one.started_at, &name);
         }
+        self.insert(name, Node::Plain(records));
     }
 
     /// The SRV names, under the flat name and under `svc`.
@@ -202,7 +202,7 @@ impl<'a> Builder<'a> {
             let mut rdata = Vec::with_capacity(48);
             rdata.extend_from_slice(&SRV_HEAD);
             rdata.extend_from_slice(&port(one)?.to_be_bytes());
-            rdata.extend_from_slice(app.target(one)?.as_bytes());
+            rdata.extend_from_slice(&app.target(one)?);
             Some(rdata)
         });
         let set = Sets::from(self.wire.set(rtype::SRV, Tail::Origin, app.ttl, rdata));
@@ -241,12 +241,12 @@ impl<'a> Builder<'a> {
             if service.is_some()
                 && let Ok(long) = self.named(holder, &[slot, name, project, "svc"])
             {
-                self.insert(long.as_bytes(), Node::Plain(records));
+                self.insert(long, Node::Plain(records));
             }
             if let Some(flat) = self.claim(taken, holder, format!("{project}-{name}-{slot}"))
                 && let Ok(flat) = self.named(holder, &[&flat])
             {
-                self.insert(flat.as_bytes(), Node::Plain(records));
+                self.insert(flat, Node::Plain(records));
             }
         }
     }
@@ -259,7 +259,7 @@ impl<'a> Builder<'a> {
     }
 
     /// A relative name of these labels, or a problem of whom it is for.
-    fn named(&mut self, holder: Holder<'a>, labels: &[&str]) -> Result<Relative, NameError> {
+    fn named(&mut self, holder: Holder<'a>, labels: &[&str]) -> Result<Box<[u8]>, NameError> {
         self.relative(labels).inspect_err(|reason| {
             let fault = Fault::Unnameable { name: labels.join("."), reason: reason.clone() };
             self.problem(holder.table(), &holder.to_string(), &fault);
@@ -269,7 +269,7 @@ impl<'a> Builder<'a> {
     /// Puts a node at a name of an APP; a name that does not fit becomes a problem.
     fn put(&mut self, app: &App<'_, 'a>, labels: &[&str], node: Node) {
         if let Ok(name) = self.named(app.holder, labels) {
-            self.insert(name.as_bytes(), node);
+            self.insert(name, node);
         }
     }
 
@@ -294,10 +294,10 @@ impl<'a> App<'_, 'a> {
     }
 
     /// What SRV points to: `{ID}.vm.APP`; for a service whose flat name another has, its instance's name below `svc`.
-    fn target(&self, one: &Candidate<'a>) -> Option<Relative> {
+    fn target(&self, one: &Candidate<'a>) -> Option<Box<[u8]>> {
         match (&self.flat, self.service, one.slot_label) {
-            (Some(flat), _, _) => Relative::of(&[one.label, "vm", flat]).ok(),
-            (None, Some((service, project)), Some(slot)) => Relative::of(&[slot, service, project, "svc"]).ok(),
+            (Some(flat), _, _) => name::relative(&[one.label, "vm", flat]).ok(),
+            (None, Some((service, project)), Some(slot)) => name::relative(&[slot, service, project, "svc"]).ok(),
             (None, _, _) => None,
         }
     }
