@@ -62,15 +62,16 @@ struct Builder<'a> {
     here: BTreeSet<IpAddr>,
     /// Who an address is: the newest that answers with it, servers before all.
     owners: HashMap<IpAddr, Owner, RandomState>,
+    /// The names that owners refer to.
+    owner_names: Vec<u8>,
     problems: Vec<Problem>,
     problem_count: usize,
 }
 
-/// What an address's PTR is chosen by, the greatest wins, and the relative name it points to.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+/// What an address's PTR is chosen by, the greatest wins, and where the relative name is that it points to.
 struct Owner {
     rank: (Rank, i64),
-    name: Box<[u8]>,
+    name: std::ops::Range<usize>,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
@@ -98,7 +99,8 @@ impl<'a> Builder<'a> {
             pointers: Names::default(),
             regions: BTreeSet::new(),
             here: BTreeSet::new(),
-            owners: HashMap::default(),
+            owners: HashMap::with_capacity_and_hasher(facts.containers.used().count(), RandomState::default()),
+            owner_names: Vec::new(),
             problems: Vec::new(),
             problem_count: 0,
         }
@@ -173,13 +175,17 @@ impl<'a> Builder<'a> {
         for (place, zone) in self.settings.zones.iter().enumerate() {
             self.origins.push(Origin::forward(place, zone.wire(), ttl, negative_ttl, serial));
         }
+        self.pointers.reserve(self.owners.len() + self.owners.len() / 16);
+        let mut target = Vec::new();
         for (address, owner) in std::mem::take(&mut self.owners) {
             let name = reverse::name(address);
             let owned = |zone: &Vec<u8>| name.ends_with(&zone[..zone.len() - 1]);
             let Some(zone) = reverse.iter().find(|zone| owned(zone)) else { continue };
-            let target = [&owner.name, first.wire()].concat();
-            let set = self.wire.set(rtype::PTR, Tail::Whole, ttl, [target].into_iter());
-            insert(&mut self.pointers, name.into(), Node::Plain(set.into()), zone.len() - 1);
+            target.clear();
+            target.extend_from_slice(&self.owner_names[owner.name]);
+            target.extend_from_slice(first.wire());
+            let set = self.wire.set(rtype::PTR, Tail::Whole, ttl, std::iter::once(&target));
+            insert(&mut self.pointers, name, Node::Plain(set.into()), zone.len() - 1);
         }
         for zone in &reverse {
             self.origins.push(Origin::reverse(zone, first.wire(), ttl, negative_ttl, serial));
@@ -227,17 +233,16 @@ impl<'a> Builder<'a> {
 
     /// Says that an address answers under this relative name.
     fn own(&mut self, address: IpAddr, rank: Rank, started_at: i64, name: &[u8]) {
-        let owner = Owner { rank: (rank, started_at), name: name.into() };
-        match self.owners.entry(address) {
-            std::collections::hash_map::Entry::Vacant(vacant) => {
-                vacant.insert(owner);
-            }
-            std::collections::hash_map::Entry::Occupied(mut held) => {
-                if *held.get() < owner {
-                    held.insert(owner);
-                }
+        let rank = (rank, started_at);
+        if let Some(held) = self.owners.get(&address) {
+            let held = (held.rank, &self.owner_names[held.name.clone()]);
+            if held >= (rank, name) {
+                return;
             }
         }
+        let start = self.owner_names.len();
+        self.owner_names.extend_from_slice(name);
+        self.owners.insert(address, Owner { rank, name: start..self.owner_names.len() });
     }
 
     fn problem(&mut self, table: Table, key: &str, fault: &Fault) {

@@ -9,13 +9,12 @@ use ipnet::IpNet;
 const ZONES_MAX: usize = 128;
 
 /// The reverse name of an address, without the closing zero.
-pub(crate) fn name(address: IpAddr) -> Vec<u8> {
-    let mut name = match address {
+pub(crate) fn name(address: IpAddr) -> Box<[u8]> {
+    let name = match address {
         IpAddr::V4(v4) => partial(&v4.octets(), 4, Digits::Octets),
         IpAddr::V6(v6) => partial(&v6.octets(), 32, Digits::Nibbles),
     };
-    name.pop();
-    name
+    name[..name.len() - 1].into()
 }
 
 /// The reverse zones of a range, with their closing zero.

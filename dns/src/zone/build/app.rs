@@ -1,7 +1,7 @@
 //! The names of one APP: a service or a NATS cluster.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -90,7 +90,7 @@ impl<'a> Builder<'a> {
         self.list(&["_apps"], &apps, self.settings.ttl);
         self.list(&["_instances"], &instances, self.settings.ttl);
         for ((project, name), candidates) in &groups.containers {
-            self.instances(groups, (project, name), candidates, &mut taken);
+            self.instances(groups, (project, name), candidates, &taken);
         }
     }
 
@@ -220,7 +220,7 @@ impl<'a> Builder<'a> {
         groups: &Groups<'a>,
         (project, name): (&'a str, &'a str),
         candidates: &[Candidate<'a>],
-        taken: &mut Taken<'a>,
+        taken: &Taken<'a>,
     ) {
         let service = groups.services.get(&(project, name)).copied();
         if service.is_none() {
@@ -231,6 +231,7 @@ impl<'a> Builder<'a> {
         }
         let ttl = service.and_then(|service| service.ttl).unwrap_or(self.settings.ttl);
         let fallback = service.map_or(Fallback::Empty, |service| service.fallback);
+        let mut flat = String::new();
         let mut slots: Vec<(&str, &Candidate<'a>)> =
             candidates.iter().filter_map(|one| Some((one.slot_label?, one))).collect();
         slots.sort_by_key(|(slot, _)| *slot);
@@ -243,12 +244,21 @@ impl<'a> Builder<'a> {
             {
                 self.insert(long, Node::Plain(records));
             }
-            if let Some(flat) = self.claim(taken, holder, format!("{project}-{name}-{slot}"))
-                && let Ok(flat) = self.named(holder, &[&flat])
-            {
-                self.insert(flat, Node::Plain(records));
-            }
+            flat.clear();
+            write!(flat, "{project}-{name}-{slot}").expect("writing to a String cannot fail");
+            self.flat_instance(holder, &flat, records, taken);
         }
+    }
+
+    /// Puts an instance at its flat name, which an APP or an earlier instance may have.
+    fn flat_instance(&mut self, holder: Holder<'a>, flat: &str, records: Sets, taken: &Taken<'a>) {
+        let Ok(name) = self.named(holder, &[flat]) else { return };
+        if !self.names.contains_key(&name) {
+            self.insert(name, Node::Plain(records));
+            return;
+        }
+        let by = taken.get(flat).map_or_else(|| "another instance".to_owned(), Holder::to_string);
+        self.problem(holder.table(), &holder.to_string(), &Fault::Taken { name: flat.to_owned(), by });
     }
 
     /// The addresses of instances, as they answer.

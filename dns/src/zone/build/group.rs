@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
+use foldhash::fast::RandomState;
+
 use super::{Builder, ByOwner};
 use crate::facts::Standing;
 use crate::feed::Table;
@@ -129,7 +131,8 @@ fn nats<'a>(key: &'a str, row: &'a Nats, region: &'a str, standing: Standing) ->
 /// The keys of rows whose ids begin alike, by what they begin with; both of a pair are left out, since neither can be
 /// told to be the one that was meant.
 fn twins<'a>(rows: impl Iterator<Item = (&'a Key, &'a Container)>) -> HashMap<&'a str, Vec<&'a str>> {
-    let mut seen: HashMap<&str, &str> = HashMap::new();
+    let mut seen: HashMap<&str, &str, RandomState> =
+        HashMap::with_capacity_and_hasher(rows.size_hint().1.unwrap_or(0), RandomState::default());
     let mut twins: HashMap<&str, Vec<&str>> = HashMap::new();
     for (key, row) in rows {
         if let Some(first) = seen.insert(&row.id12, &key.0) {
