@@ -5,7 +5,7 @@
 //! pointer to the question. What cannot be prebuilt is small: the names below `topN.nearest.of`, regions of an APP that
 //! has nothing there, and `peers`, which depends on who asks.
 //!
-//! A zone is built by [`Zone::build`], a pure function of the facts; it never changes afterwards.
+//! A zone is built by `build`, a pure function of the facts; it never changes afterwards.
 
 mod build;
 mod list;
