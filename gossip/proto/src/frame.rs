@@ -14,11 +14,12 @@
 //! | 7 | refused | instead of any answer, with a reason for people |
 //! | 8-31 | | kept for ids of versions and grafts (Plumtree), store snapshots, key ranges of a repair |
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::codec::{DecodeError, Decoder, Encoder};
 use crate::version::Life;
-use crate::{Cell, Change, Key, Name, NodeId, Row, SiteId, Stamp, Vector, Version};
+use crate::{Cell, Change, Key, Name, NodeId, Row, SiteId, Stamp, Value, Vector, Version};
 
 /// The wire version this release speaks; [`Hello`] carries it.
 pub const WIRE_VERSION: u32 = 1;
@@ -67,7 +68,8 @@ pub struct Hello {
     pub wall_ms: u64,
 }
 
-/// A row as a store holds it, for a peer that pulls.
+/// A row as a store holds it, for a peer that pulls. A row too big for one frame comes in several, each with some of its
+/// cells: joined, they are the row again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PulledRow {
     /// The row's table.
@@ -76,6 +78,70 @@ pub struct PulledRow {
     pub key: Key,
     /// All of its state.
     pub row: Row,
+}
+
+/// About the bytes of one part of an answer: enough to fill a link, little beside what else a node holds.
+pub const PART_BYTES: usize = 256 << 10;
+
+/// Packs rows into frames of about `part_bytes` each. Cells of one row that are more than that together go into several,
+/// since a row may grow beyond any frame: columns written one by one, or by several sites at once. One cell is at most a
+/// transaction, which fits.
+pub fn row_frames(rows: impl IntoIterator<Item = PulledRow>, part_bytes: usize) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    for piece in rows.into_iter().flat_map(|row| row.split(part_bytes)) {
+        let size = piece.size();
+        if bytes + size > part_bytes && !part.is_empty() {
+            frames.push(Frame::Rows(std::mem::take(&mut part)));
+            bytes = 0;
+        }
+        bytes += size;
+        part.push(piece);
+    }
+    if !part.is_empty() {
+        frames.push(Frame::Rows(part));
+    }
+    frames
+}
+
+impl PulledRow {
+    /// No less than the bytes it takes in a frame, but for names and sites, which a frame writes once.
+    fn size(&self) -> usize {
+        let cells = self.row.cells.values().map(cell_size).sum::<usize>();
+        ROW_LEAST + 3 * WIDEST + self.key.as_bytes().len() + cells
+    }
+
+    fn split(self, part_bytes: usize) -> Vec<Self> {
+        if self.size() <= part_bytes {
+            return vec![self];
+        }
+        let Self { table, key, row: Row { cl, rs, cells } } = self;
+        let empty = Self { table, key, row: Row { cl, rs, cells: BTreeMap::new() } };
+        let room = part_bytes.saturating_sub(empty.size());
+        let mut pieces = vec![empty.clone()];
+        let mut left = room;
+        for (column, cell) in cells {
+            let size = cell_size(&cell);
+            if size > left && pieces.last().is_some_and(|piece| !piece.row.cells.is_empty()) {
+                pieces.push(empty.clone());
+                left = room;
+            }
+            left = left.saturating_sub(size);
+            if let Some(piece) = pieces.last_mut() {
+                piece.row.cells.insert(column, cell);
+            }
+        }
+        pieces
+    }
+}
+
+/// A cell with its stamp, which the other cells of its row may not share.
+fn cell_size(cell: &Cell) -> usize {
+    let value = match &cell.value {
+        Value::Null | Value::Integer(_) | Value::Real(_) => 0,
+        Value::Text(bytes) | Value::Blob(bytes) => bytes.len(),
+    };
+    STAMP_LEAST + 4 * WIDEST + value
 }
 
 impl Frame {
@@ -133,6 +199,8 @@ impl Frame {
 }
 
 // The least bytes that an item of a list takes, its length included; what counts of such items are checked against.
+/// The most bytes of a number.
+const WIDEST: usize = 10;
 /// Hlc, references to site, version and seq.
 const STAMP_LEAST: usize = 8 + 3;
 /// Length, reference to a site, number, hlc, count.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::world::{Event, World};
 use crate::replica::Input;
 
-const SILENT_AFTER: Duration = Duration::from_secs(10);
-const PUBLISHED_EVERY: Duration = Duration::from_secs(10);
+/// Shorter than the real ones, so that members go and come back, and hashes are of all ages, within a run.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+const PUBLISHED_EVERY: Duration = Duration::from_secs(4);
 
 impl World {
     pub(super) fn gossip(&mut self, node: usize) {

@@ -6,6 +6,7 @@ use rand::seq::IteratorRandom;
 use super::Sabotage;
 use super::store::Job;
 use super::world::{Event, Life, World};
+use crate::frame::row_frames;
 use crate::model::Answer;
 use crate::replica::{Input, PULL_STALL, PullOutcome};
 use crate::{Frame, NodeId, Vector};
@@ -54,13 +55,9 @@ impl World {
                 Answer { rows, heads: [(site, store.heads().head(site))].into_iter().collect() }
             });
         }
-        let mut parts = Vec::new();
-        let mut rows = answer.rows;
-        while !rows.is_empty() {
-            let rest = rows.split_off(rows.len().min(self.rng.random_range(1..5)));
-            parts.push(Frame::Rows(rows).encode());
-            rows = rest;
-        }
+        // From parts so small that rows are split to ones that hold everything.
+        let part_bytes = 1 << self.rng.random_range(5..14);
+        let mut parts: Vec<_> = row_frames(answer.rows, part_bytes).iter().map(Frame::encode).collect();
         parts.push(Frame::Pulled(answer.heads).encode());
         if self.rng.random_bool(self.faults.pull) {
             parts.pop();

@@ -103,7 +103,7 @@ fn hello() -> impl Strategy<Value = Hello> {
     })
 }
 
-fn pulled_row() -> impl Strategy<Value = PulledRow> {
+pub(crate) fn pulled_row() -> impl Strategy<Value = PulledRow> {
     (table(), key(), row()).prop_map(|(table, key, row)| PulledRow { table, key, row })
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "the lint knows test functions, not what they call")]
 
 mod arbitrary;
+mod digest;
 mod laws;
 mod model;
 mod replica;

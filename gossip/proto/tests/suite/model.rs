@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kith_gossip_proto::frame::PulledRow;
 use kith_gossip_proto::model::{Answer, RowId, Statement, Store, fold};
 use kith_gossip_proto::version::Life;
-use kith_gossip_proto::{Key, Name, Row, Value, Vector, Version};
+use kith_gossip_proto::{Change, Key, Name, Row, Value, Vector, Version};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -138,6 +138,16 @@ fn complaint(store: &Store) -> Option<String> {
     half.map(|half| format!("half a row: {half:?}"))
 }
 
+/// A change of the version, the last of this store, that readers of this store do not see.
+fn unread(store: &Store, version: &Version) -> Option<String> {
+    let shown = |change: &&Change| match store.image(&(change.table.clone(), change.key.clone())) {
+        Some(image) => change.cl % 2 == 1 && change.cells.iter().all(|(column, value)| image.get(column) == Some(value)),
+        None => change.cl % 2 == 0,
+    };
+    let written = || version.site == store.site() && version.version == store.heads().head(store.site());
+    version.changes.iter().find(|change| written() && !shown(change)).map(|change| format!("{change:?}"))
+}
+
 fn known(history: &[Version], heads: &Vector) -> BTreeMap<RowId, Row> {
     fold(history.iter().filter(|version| version.version <= heads.head(version.site)))
 }
@@ -153,6 +163,9 @@ proptest! {
             prop_assert_eq!(complaint(&store), None, "after {:?}", step);
             prop_assert_eq!(store.verify(), Ok(()));
             prop_assert_eq!(store.rows(), &known(&world.history, store.heads()), "after {:?}", step);
+            if let (Step::Transact(..), Some(version)) = (step, world.history.last()) {
+                prop_assert_eq!(unread(&store, version), None, "who writes reads what it wrote");
+            }
         }
     }
 
@@ -218,6 +231,25 @@ fn a_transaction_is_one_record_per_row_that_differs_at_its_end() {
     assert_eq!((delete.cl, delete.life, delete.cells.len()), (2, Life::Changed, 0));
     let again = store.transact(4, &[put(2, 1)]).unwrap();
     assert_eq!((again.changes[0].cl, again.changes[0].cells.len()), (3, 2));
+}
+
+#[test]
+fn what_a_slow_clock_writes_after_it_saw_a_fast_one_is_later() {
+    let [mut fast, mut slow] = [1, 2].map(|n| Store::new(site_id(n)));
+    let seen = fast.transact(1_000_000, &[Statement::Put(id("free", 1), columns(1))]).unwrap();
+    for by_pull in [false, true] {
+        let mut slow = slow.clone();
+        if by_pull {
+            let answer = fast.collect(slow.heads());
+            slow.join(answer.rows, &answer.heads);
+        } else {
+            slow.apply([&seen]);
+        }
+        slow.transact(5, &[Statement::Put(id("free", 1), columns(2))]).unwrap();
+        assert_eq!(slow.image(&id("free", 1)), Some(columns(2)), "pulled: {by_pull}");
+    }
+    slow.transact(5, &[Statement::Put(id("free", 1), columns(3))]).unwrap();
+    assert_eq!(slow.image(&id("free", 1)), Some(columns(3)));
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn was_chaos(reports: &[Report]) {
     let sum = sum(reports);
     assert!(sum.commits > 50 * runs, "{sum:?}");
     assert!(sum.pulls > 5 * runs, "{sum:?}");
-    assert!(sum.breaks > runs && sum.crashes > runs && sum.failed_applies > runs / 2 && sum.lost > 0, "{sum:?}");
+    assert!(sum.breaks > runs && sum.crashes > runs && sum.failed_applies > runs / 2, "{sum:?}");
 }
 
 #[test]
@@ -85,6 +85,11 @@ fn g1_g2_g3_g4_three_nodes() {
 #[test]
 fn g1_g2_g3_g4_two_nodes_have_no_third_to_help() {
     was_chaos(&hold(2_000..2_100, &config(2)));
+}
+
+#[test]
+fn g1_g2_g3_g4_twelve_nodes() {
+    was_chaos(&hold(3_000..3_010, &config(12)));
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! Wire version 1: what is written is read back, foreign bytes are refused or read, and the bytes stay what they are.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kith_gossip_proto::frame::{FRAME_MAX, Hello, PulledRow};
+use kith_gossip_proto::frame::{FRAME_MAX, Hello, PART_BYTES, PulledRow, row_frames};
 use kith_gossip_proto::version::Life;
 use kith_gossip_proto::{Cell, Change, DecodeError, Frame, Hlc, Key, Row, Stamp, Value, Vector, Version};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::arbitrary::{frame, site_id};
+use crate::arbitrary::{frame, pulled_row, site_id};
 
 /// About the memory that a frame takes once read.
 fn size(frame: &Frame) -> usize {
@@ -71,6 +72,26 @@ proptest! {
         let bytes = frame.encode();
         let cut = cut.index(bytes.len());
         prop_assert!(Frame::decode(&bytes[..cut]).is_err(), "the first {} of {} bytes were read", cut, bytes.len());
+    }
+
+    #[test]
+    fn rows_in_frames_of_any_size_are_the_rows(rows in vec(pulled_row(), 0..6), part_bytes in 0usize..400) {
+        let join = |all: Vec<PulledRow>| {
+            let mut joined: BTreeMap<_, Row> = BTreeMap::new();
+            for PulledRow { table, key, row } in all {
+                joined.entry((table, key)).and_modify(|before| before.join(row.clone())).or_insert(row);
+            }
+            joined
+        };
+        let mut pieces = Vec::new();
+        for frame in row_frames(rows.clone(), part_bytes) {
+            let bytes = frame.encode();
+            // A site takes 17 bytes and a name a few, the first time.
+            prop_assert!(bytes.len() < part_bytes.max(100) + 150, "{} bytes for parts of {}", bytes.len(), part_bytes);
+            let Ok(Frame::Rows(rows)) = Frame::decode(&bytes) else { panic!("{frame:?}") };
+            pieces.extend(rows);
+        }
+        prop_assert_eq!(join(pieces), join(rows));
     }
 
     #[test]
@@ -167,6 +188,18 @@ fn bytes_of_wire_version_1() {
         .map(|(name, frame, _)| format!("{name}: {}", hex(&frame.encode())))
         .collect();
     assert!(changed.is_empty(), "{changed:#?}");
+}
+
+/// Columns that several sites wrote at once: each a transaction, together more than a frame.
+#[test]
+fn a_row_bigger_than_any_frame_can_be_pulled() {
+    let cell = |n: u64| Cell { stamp: stamp(n), value: Value::Blob(vec![7; 1 << 20].into()) };
+    let cells = (1..=12).map(|n| (format!("c{n}").as_str().into(), cell(n))).collect();
+    let row = PulledRow { table: "t".into(), key: key(&Value::Integer(1)), row: Row { cl: 1, rs: stamp(1), cells } };
+    assert!(Frame::decode(&Frame::Rows(vec![row.clone()]).encode()).is_err(), "it is too big for one");
+    let frames = row_frames([row], PART_BYTES);
+    assert_eq!(frames.len(), 12);
+    assert!(frames.iter().all(|frame| Frame::decode(&frame.encode()).as_ref() == Ok(frame)));
 }
 
 #[test]
