@@ -18,7 +18,7 @@ use rusqlite::hooks::{PreUpdateCase, PreUpdateNewValueAccessor, PreUpdateOldValu
 use super::error::{ExecuteError, text};
 use super::guard::Switch;
 use super::statement::value;
-use super::table::{Place, Table, TableSet};
+use super::table::{Affinity, Place, Table, TableSet};
 
 /// Rows one transaction may touch, also if it leaves most of them as they were; a statement beyond it is stopped.
 pub(crate) const SUSPECTS_MAX: usize = 100_000;
@@ -53,8 +53,25 @@ pub(crate) struct Capture {
     count: usize,
     bytes: usize,
     refused: Option<ExecuteError>,
+    /// Whether the row that is about to be inserted came without a key, as [`KEY_FUNCTION`] was told.
+    keyless: Keyless,
     #[cfg(test)]
     pub(crate) panic_at: Option<usize>,
+}
+
+/// Called by a trigger before each INSERT into a table whose INTEGER PRIMARY KEY is the rowid, with the key. Only there
+/// can it be seen that SQLite is to choose the key: a trigger then sees -1 (sqlite.org/lang_createtrigger.html §2), and the
+/// pre-update hook the key that was chosen.
+pub(crate) const KEY_FUNCTION: &str = "__kith_key";
+
+/// What a BEFORE INSERT trigger sees of a key that was not given.
+const NOT_GIVEN: i64 = -1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keyless {
+    No,
+    /// Or the key -1 was given.
+    Perhaps,
 }
 
 /// A capture as the hook and the writer share it. Both run on the writer's thread, so nobody ever waits for the lock.
@@ -69,6 +86,7 @@ impl Capture {
             count: 0,
             bytes: 0,
             refused: None,
+            keyless: Keyless::No,
             #[cfg(test)]
             panic_at: None,
         }
@@ -128,7 +146,13 @@ impl Capture {
 
     fn suspect(&mut self, table: &Table, case: &PreUpdateCase) -> Result<(), ExecuteError> {
         match case {
-            PreUpdateCase::Insert(new) => self.came(table, new),
+            PreUpdateCase::Insert(new) => {
+                let keyless = std::mem::replace(&mut self.keyless, Keyless::No);
+                if table.place == Place::Alias && keyless == Keyless::Perhaps && new.get_new_row_id() != NOT_GIVEN {
+                    return Err(ExecuteError::KeyChosen { table: table.name.to_string() });
+                }
+                self.came(table, new)
+            }
             PreUpdateCase::Delete(old) => self.was(table, old),
             PreUpdateCase::Update { old_value_accessor: old, new_value_accessor: new } => {
                 self.was(table, old)?;
@@ -136,6 +160,11 @@ impl Capture {
             }
             PreUpdateCase::Unknown => Err(ExecuteError::Failed("SQLite reports an unknown kind of change".to_owned())),
         }
+    }
+
+    /// What [`KEY_FUNCTION`] does.
+    pub(crate) fn expect(&mut self, key: Option<i64>) {
+        self.keyless = if key.is_none_or(|key| key == NOT_GIVEN) { Keyless::Perhaps } else { Keyless::No };
     }
 
     /// A row is about to be where none was, unless this transaction has touched the place before.
@@ -156,8 +185,14 @@ impl Capture {
 
     /// A row is about to change or go.
     fn was(&mut self, table: &Table, old: &PreUpdateOldValueAccessor) -> Result<(), ExecuteError> {
-        let read = |number: &i32| old.get_old_column_value(*number).map(value);
-        let image = || table.number.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(lost);
+        let read = |(number, affinity): (&i32, &Affinity)| {
+            old.get_old_column_value(*number).map(|old| match (value(old), affinity) {
+                // The hook shows the default of a column that was added later as it is written, `DEFAULT 1`.
+                (Value::Integer(whole), Affinity::Real) => Value::real(whole as f64),
+                (value, _) => value,
+            })
+        };
+        let image = || table.number.iter().zip(&table.affinity).map(read).collect::<Result<Vec<_>, _>>().map_err(lost);
         let added = match self.of(table) {
             Suspects::Rows(rows) => match rows.entry(old.get_old_row_id()) {
                 Entry::Vacant(free) => size(free.insert(Some(image()?))),

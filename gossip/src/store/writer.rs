@@ -7,9 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kith_gossip_proto::Hlc;
 use rusqlite::Connection;
+use rusqlite::functions::FunctionFlags;
+use rusqlite::types::Null;
 use tokio::sync::{mpsc, oneshot};
 
-use super::capture::{Capture, SharedCapture};
+use super::capture::{Capture, KEY_FUNCTION, SharedCapture};
 use super::commit::{Commit, SchemaChange, StoreState};
 use super::error::{ExecuteError, SchemaError, Trouble};
 use super::group::{Broken, Job, Sum, run};
@@ -19,7 +21,7 @@ use super::migrate::{Migrated, migrate};
 use super::open::{Durability, Opened, set_durability};
 use super::schema::{SchemaSource, read};
 use super::shared::Shared;
-use super::table::TableSet;
+use super::table::{Place, TableSet, quote};
 
 /// Commands that wait for the writer. A caller beyond it waits for room, which slows down whoever writes too fast.
 pub(crate) const QUEUE: usize = 1_024;
@@ -82,8 +84,22 @@ impl Core {
         let reserved = (ledger.version, ledger.clock.last());
         let wal = PathBuf::from(wal);
         let mut core = Self { conn, ledger, tables, capture, switch, durability, shared, reserved, wal, _lock: lock };
+        core.watch_keys()?;
         core.settle()?;
         Ok(core)
+    }
+
+    /// Puts the triggers on the tables whose keys SQLite would choose. They are this connection's alone.
+    fn watch_keys(&self) -> rusqlite::Result<()> {
+        for table in self.tables.iter().filter(|table| table.place == Place::Alias) {
+            let trigger = quote(&format!("__kith_key_{}", table.name));
+            let (name, key) = (&table.sql.quoted, quote(table.key[0].as_str()));
+            self.conn.execute_batch(&format!(
+                "CREATE TEMP TRIGGER IF NOT EXISTS {trigger} BEFORE INSERT ON main.{name}
+                 BEGIN SELECT {KEY_FUNCTION}(NEW.{key}); END"
+            ))?;
+        }
+        Ok(())
     }
 
     /// Brings in what was set aside before the schema that the store was opened with.
@@ -192,6 +208,7 @@ impl Core {
                     .lock()
                     .unwrap_or_else(std::sync::PoisonError::into_inner)
                     .set_tables(Arc::clone(&self.tables));
+                self.watch_keys()?;
                 self.shared.set_tables(Arc::clone(&self.tables));
                 if !migrated.is_empty() {
                     self.publish(sum, SchemaChange::Changed);
@@ -251,6 +268,15 @@ fn install(conn: &mut Connection, switch: &Arc<Switch>, capture: &SharedCapture)
             capture.note(table, case);
         }
     }))?;
+    let noted = Arc::clone(capture);
+    // Innocuous: it reads nothing and tells nothing, so that a trigger may call it though the schema is not trusted.
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_INNOCUOUS;
+    conn.create_scalar_function(KEY_FUNCTION, 1, flags, move |context| {
+        if let Ok(mut capture) = noted.lock() {
+            capture.expect(context.get_raw(0).as_i64().ok());
+        }
+        Ok(Null)
+    })?;
     let side = Arc::clone(switch);
     conn.progress_handler(LOOK_EVERY, Some(move || side.is_over()))
 }

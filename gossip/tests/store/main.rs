@@ -1,0 +1,13 @@
+//! The store, seen from outside: SQL in, versions and rows out.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod rig;
+
+mod capture;
+mod crash;
+mod group;
+mod merge;
+mod open;
+mod query;
+mod schema;
