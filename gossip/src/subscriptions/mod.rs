@@ -1,1 +1,333 @@
-//! Live queries.
+//! Live queries: SQL in, a stream of lines out, from one commit to the next.
+//!
+//! ```text
+//! {"columns":[…]}  {"row":[id,[…]]}…  {"eoq":{…,"change_id":n}}  {"change":[kind,id,[…],n+1]}…  {"error":"…"}
+//! ```
+//! Equal queries with equal parameters are one: one task holds their rows, looks again when a commit touches what they
+//! read, and renders what differs once for all who listen. Change ids count from 1 without holes; those who come back say
+//! the last one they saw.
+//!
+//! Never silently wrong: what cannot be followed is refused (functions of chance or of the clock, tables that are not
+//! replicated, local row numbers); a query that fails later, or whose columns a migration changes, ends with a line that
+//! says so. A date function over a *column* that holds the text `now` is the one clock that goes unseen.
+//!
+//! Rows come in the order in which they entered the result; for the first who asks, that is the query's own ORDER BY.
+//!
+//! Reading order: [`line`] renders, `shape` reads the text, `analysis` asks SQLite what it means, `look` runs it, `rows`
+//! compares, `feed` keeps and shares changes, `live` ties them together, `attached` is what one listener reads.
+
+pub(crate) mod line;
+
+mod shape;
+
+mod analysis;
+
+mod rows;
+
+mod look;
+
+mod feed;
+
+mod live;
+
+mod attached;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use thiserror::Error;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, warn};
+use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_64;
+
+pub use analysis::QueryRefused;
+pub use attached::Attached;
+
+use crate::store::{Commit, QueryError, Statement, Store};
+use analysis::Analysts;
+use feed::{AttachError, Start};
+use live::{Follower, Live, REQUESTS};
+
+/// Queries followed at once. Each costs a task and its result's rows; at the bound the one that nobody has listened to for
+/// longest makes room, and if all have listeners the next one is refused.
+const QUERIES_MAX: usize = 1_000;
+
+/// All live queries of a store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Subscriptions(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    analysts: Analysts,
+    registry: Mutex<Registry>,
+    tasks: TaskTracker,
+    token: CancellationToken,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    by_id: BTreeMap<Uuid, Following>,
+    by_identity: BTreeMap<String, Uuid>,
+    cut: u64,
+}
+
+#[derive(Debug)]
+struct Following {
+    live: Arc<Live>,
+    token: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    looks: AtomicU64,
+    events: AtomicU64,
+}
+
+/// Figures for the status and the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscriptionFigures {
+    /// Queries followed.
+    pub queries: u64,
+    /// Readers of them.
+    pub listeners: u64,
+    /// Times a query was run again, since start.
+    pub looks: u64,
+    /// Change events made, since start; each counts once however many listen.
+    pub events: u64,
+    /// Readers that were cut off for being slow, since start.
+    pub cut: u64,
+}
+
+/// Where to begin and what to leave out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttachOptions {
+    /// Changes after this one only, without the rows. `None` and 0: from the rows.
+    pub from: Option<u64>,
+    /// Whether to begin with the rows.
+    pub rows: SnapshotRows,
+}
+
+/// Whether a stream begins with the columns, rows and end of query.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SnapshotRows {
+    /// It does.
+    #[default]
+    Sent,
+    /// It begins with the next change.
+    Skipped,
+}
+
+/// Why subscriptions did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The store gave no reader.
+    #[error("the store cannot be read")]
+    Store(#[from] QueryError),
+    /// The store has no file.
+    #[error("live queries need a store in a file")]
+    NoFile,
+    /// The file did not open a second time.
+    #[error("the store's file cannot be opened for analysis")]
+    Open(#[from] rusqlite::Error),
+}
+
+/// Why there is no stream.
+#[derive(Debug, Error)]
+pub enum SubscribeError {
+    /// The statement cannot be followed.
+    #[error(transparent)]
+    Refused(#[from] QueryRefused),
+    /// Changes after some change were asked for of a query that nobody follows.
+    #[error("there is no such subscription to continue: subscribe without `from`")]
+    NothingToContinue,
+    /// No query has this id: it never had, or was given up, or the server started anew.
+    #[error("could not find subscription with id {0}")]
+    Unknown(Uuid),
+    /// Too many queries have listeners.
+    #[error("{QUERIES_MAX} different queries are followed already: end some")]
+    TooMany,
+    /// The query could not be run, or the server is shutting down.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Subscriptions {
+    /// Begins to follow the store's commits, in a task of `tasks`, until `token` is cancelled.
+    pub async fn start(store: Store, tasks: TaskTracker, token: CancellationToken) -> Result<Self, StartError> {
+        let commits = store.commits();
+        let path = store.read(|conn| conn.path().map(PathBuf::from)).await?.filter(|path| !path.as_os_str().is_empty());
+        let analysts = Analysts::open(&path.ok_or(StartError::NoFile)?)?;
+        let counters = Arc::default();
+        let shared = Shared { store, analysts, registry: Mutex::default(), tasks, token, counters };
+        let subscriptions = Self(Arc::new(shared));
+        let follower = subscriptions.clone();
+        subscriptions.0.tasks.spawn(async move { follower.follow(commits).await });
+        Ok(subscriptions)
+    }
+
+    /// Joins the query that equals this statement, or begins to follow it.
+    pub async fn subscribe(&self, statement: Statement, options: AttachOptions) -> Result<Attached, SubscribeError> {
+        let plan = self.0.analysts.analyse(statement.clone(), self.0.store.tables()).await?;
+        // A query may end between being found and being joined; then it is followed anew.
+        for _ in 0..3 {
+            let live = match (self.find(&plan.identity), options.from) {
+                (Some(live), _) => live,
+                (None, Some(1..)) => return Err(SubscribeError::NothingToContinue),
+                (None, None | Some(0)) => self.follow_query(&statement, plan.clone())?,
+            };
+            if let Some(attached) = attach(&live, options).await {
+                return Ok(attached);
+            }
+            self.forget(&live);
+        }
+        Err(SubscribeError::Failed("the query could not be run".to_owned()))
+    }
+
+    /// Joins a query by its id.
+    pub async fn attach(&self, id: Uuid, options: AttachOptions) -> Result<Attached, SubscribeError> {
+        let live = self.registry().by_id.get(&id).map(|following| Arc::clone(&following.live));
+        match live {
+            Some(live) => attach(&live, options).await.ok_or(SubscribeError::Unknown(id)),
+            None => Err(SubscribeError::Unknown(id)),
+        }
+    }
+
+    /// How many queries, listeners and events there are.
+    pub fn figures(&self) -> SubscriptionFigures {
+        let registry = self.registry();
+        let lives = || registry.by_id.values().map(|following| &following.live);
+        SubscriptionFigures {
+            queries: registry.by_id.len() as u64,
+            listeners: lives().map(|live| live.feed.readers() as u64).sum(),
+            looks: self.0.counters.looks.load(Ordering::Relaxed),
+            events: self.0.counters.events.load(Ordering::Relaxed),
+            cut: registry.cut + lives().map(|live| live.feed.cut()).sum::<u64>(),
+        }
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        // Held for look-ups and insertions only, which leave it whole.
+        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, identity: &str) -> Option<Arc<Live>> {
+        let registry = self.registry();
+        let id = registry.by_identity.get(identity)?;
+        registry.by_id.get(id).map(|following| Arc::clone(&following.live))
+    }
+
+    /// Begins to follow a query, unless somebody did meanwhile.
+    fn follow_query(&self, statement: &Statement, plan: analysis::Plan) -> Result<Arc<Live>, SubscribeError> {
+        if self.0.token.is_cancelled() {
+            return Err(SubscribeError::Failed("the server is shutting down".to_owned()));
+        }
+        let mut registry = self.registry();
+        if let Some(following) = registry.by_identity.get(&plan.identity).and_then(|id| registry.by_id.get(id)) {
+            return Ok(Arc::clone(&following.live));
+        }
+        registry.make_room()?;
+        let (requests, asked) = mpsc::channel(REQUESTS);
+        let live = Arc::new(Live::new(plan, requests));
+        let token = self.0.token.child_token();
+        // Registered before its first look, so that no commit falls between.
+        registry.by_identity.insert(live.identity.clone(), live.id);
+        registry.by_id.insert(live.id, Following { live: Arc::clone(&live), token: token.clone() });
+        drop(registry);
+        let parts = (self.0.store.clone(), self.0.analysts.clone(), Arc::clone(&self.0.counters));
+        let follower = Follower::new(Arc::clone(&live), statement.clone(), parts);
+        let this = self.clone();
+        self.0.tasks.spawn(async move {
+            let ended = follower.run(asked, token).await;
+            this.forget(&ended);
+        });
+        Ok(live)
+    }
+
+    fn forget(&self, live: &Live) {
+        let mut registry = self.registry();
+        registry.remove(live.id);
+    }
+
+    /// Tells every query of every commit.
+    async fn follow(self, mut commits: broadcast::Receiver<Arc<Commit>>) {
+        loop {
+            // Both arms are cancel-safe: a receiver that is dropped in between has taken nothing.
+            let received = tokio::select! {
+                () = self.0.token.cancelled() => return,
+                received = commits.recv() => received,
+            };
+            match received {
+                Ok(commit) => self.each(|live| live.offer(&commit)),
+                Err(RecvError::Lagged(missed)) => {
+                    warn!(missed, "commits came faster than they were followed: every query is run again");
+                    self.each(Live::offer_anything);
+                }
+                Err(RecvError::Closed) => {
+                    if !self.0.token.is_cancelled() {
+                        error!("the store ended: live queries end with it");
+                    }
+                    self.each(|live| live.feed.end("the store ended"));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn each(&self, tell: impl Fn(&Live)) {
+        self.registry().by_id.values().for_each(|following| tell(&following.live));
+    }
+}
+
+impl Registry {
+    fn remove(&mut self, id: Uuid) {
+        if let Some(following) = self.by_id.remove(&id) {
+            following.token.cancel();
+            self.cut += following.live.feed.cut();
+            if self.by_identity.get(&following.live.identity) == Some(&id) {
+                self.by_identity.remove(&following.live.identity);
+            }
+        }
+    }
+
+    fn make_room(&mut self) -> Result<(), SubscribeError> {
+        if self.by_id.len() < QUERIES_MAX {
+            return Ok(());
+        }
+        let idle = self.by_id.iter().filter_map(|(id, following)| Some((following.live.feed.idle_since()?, *id)));
+        let (_, longest) = idle.min().ok_or(SubscribeError::TooMany)?;
+        self.remove(longest);
+        Ok(())
+    }
+}
+
+/// `None` if the query has ended meanwhile.
+async fn attach(live: &Arc<Live>, options: AttachOptions) -> Option<Attached> {
+    let hash = xxh3_64(live.identity.as_bytes());
+    match (options.from, options.rows) {
+        (Some(from @ 1..), _) => match live.feed.attach(Start::After(from)) {
+            Ok((reader, _)) => Some(Attached::following(live.id, hash, reader)),
+            Err(AttachError::OutOfReach { min }) => Some(Attached::out_of_reach(live.id, hash, from, min)),
+            Err(AttachError::Ended) => None,
+        },
+        (None | Some(0), SnapshotRows::Skipped) => {
+            let (reader, _) = live.feed.attach(Start::Now).ok()?;
+            Some(Attached::following(live.id, hash, reader))
+        }
+        (None | Some(0), SnapshotRows::Sent) => {
+            let (answer, asked) = oneshot::channel();
+            live.requests.send(answer).await.ok()?;
+            let started = std::time::Instant::now();
+            let snapshot = asked.await.ok()?;
+            Some(Attached::with_rows(live.id, hash, &live.columns, snapshot, started.elapsed()))
+        }
+    }
+}

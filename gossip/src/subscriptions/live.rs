@@ -1,0 +1,299 @@
+//! One query that is followed: who runs it again, and when.
+//!
+//! ```text
+//! commit ──► wanted (what to look at, merged while a look runs) ──► look ──► differences ──► feed ──► readers
+//! ```
+//! One task owns the rows. There is no timer that polls: a commit wakes it, and commits that come while it works are taken
+//! together. A quick succession of looks is spread out so that a query costs at most a fifth of a core; the first change
+//! after a pause is never delayed.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use super::analysis::{Analysts, Plan};
+use super::feed::{Feed, Reader, Start};
+use super::look::{Extent, LookError, look};
+use super::rows::{Difference, ResultRows};
+use super::Counters;
+use crate::store::{Commit, Keys, SchemaChange, Statement, Store};
+
+/// Looks are at least this far apart: frames of a busy query are coalesced by it, and nobody sees 2 ms.
+const SPACING_MIN: Duration = Duration::from_millis(2);
+/// Looks at an expensive query are at most this far apart.
+const SPACING_MAX: Duration = Duration::from_millis(100);
+/// A pause after a look is this many times as long as the look: a fifth of a core at most.
+const SPACING_FACTOR: u32 = 4;
+/// How long a query is kept with nobody listening.
+const KEPT_IDLE: Duration = Duration::from_secs(600);
+/// Above this many keys, or a quarter of the result, one run of the whole query is cheaper than one per key.
+const KEYS_MAX: usize = 256;
+/// Requests for the rows that may wait while a look runs. Beyond it the askers wait in their own tasks.
+pub(super) const REQUESTS: usize = 64;
+
+/// The rows at one point, and the reader of what comes after.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) rows: Vec<(u64, Bytes)>,
+    pub(super) change: u64,
+    pub(super) reader: Reader,
+}
+
+/// A request for the rows.
+pub(super) type Request = oneshot::Sender<Snapshot>;
+
+/// A query that is followed.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) id: Uuid,
+    pub(super) identity: String,
+    pub(super) columns: Vec<String>,
+    pub(super) feed: Arc<Feed>,
+    pub(super) requests: mpsc::Sender<Request>,
+    /// Read at each commit, replaced when the schema changes.
+    plan: Mutex<Arc<Plan>>,
+    wanted: Mutex<Wanted>,
+    woken: Notify,
+}
+
+/// What commits have asked for. Ordered: each includes those before it.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Wanted {
+    #[default]
+    Nothing,
+    Look(Extent),
+    /// The schema changed: what the query means must be found out again.
+    Analysis,
+}
+
+/// The task that owns a query's rows.
+pub(super) struct Follower {
+    pub(super) live: Arc<Live>,
+    pub(super) statement: Statement,
+    pub(super) store: Store,
+    pub(super) analysts: Analysts,
+    pub(super) counters: Arc<Counters>,
+    rows: ResultRows,
+    /// No look before this.
+    ready: Instant,
+}
+
+impl Live {
+    pub(super) fn new(plan: Plan, requests: mpsc::Sender<Request>) -> Self {
+        Self {
+            id: Uuid::new_v4(),
+            identity: plan.identity.clone(),
+            columns: plan.columns.clone(),
+            feed: Arc::new(Feed::new()),
+            requests,
+            plan: Mutex::new(Arc::new(plan)),
+            wanted: Mutex::default(),
+            woken: Notify::new(),
+        }
+    }
+
+    /// Takes note of a commit.
+    pub(super) fn offer(&self, commit: &Commit) {
+        if commit.schema == SchemaChange::Changed {
+            return self.want(Wanted::Analysis);
+        }
+        let plan = self.plan();
+        for (table, columns) in &plan.reads {
+            let Some(touched) = commit.touched.get(table) else { continue };
+            if !columns.meet(&touched.columns) {
+                continue;
+            }
+            let extent = match (&touched.keys, &plan.one) {
+                (Keys::These(keys), Some(one)) if one.table == *table => Extent::Keys(keys.clone()),
+                (Keys::These(_) | Keys::Many, _) => Extent::All,
+            };
+            self.want(Wanted::Look(extent));
+        }
+    }
+
+    /// Takes note that commits were missed: anything may have changed.
+    pub(super) fn offer_anything(&self) {
+        self.want(Wanted::Analysis);
+    }
+
+    fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn want(&self, more: Wanted) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *wanted);
+        *wanted = before.and(more);
+        drop(wanted);
+        self.woken.notify_one();
+    }
+
+    fn take(&self) -> Wanted {
+        std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_wanted(&self) -> bool {
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) != Wanted::Nothing
+    }
+}
+
+impl Wanted {
+    fn and(self, more: Self) -> Self {
+        match (self, more) {
+            (Self::Analysis, _) | (_, Self::Analysis) => Self::Analysis,
+            (Self::Nothing, wanted) | (wanted, Self::Nothing) => wanted,
+            (Self::Look(Extent::Keys(mut keys)), Self::Look(Extent::Keys(more))) => {
+                keys.extend(more);
+                if keys.len() > KEYS_MAX { Self::Look(Extent::All) } else { Self::Look(Extent::Keys(keys)) }
+            }
+            (Self::Look(_), Self::Look(_)) => Self::Look(Extent::All),
+        }
+    }
+}
+
+/// Why a query is no longer followed.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the server is shutting down")]
+    Shutdown,
+    #[error("nobody listened for 10 minutes")]
+    Idle,
+    #[error("the schema changed and with it the columns: subscribe again")]
+    Columns,
+    #[error("the query can no longer be followed: {0}")]
+    Refused(String),
+    #[error("the query failed: {0}")]
+    Failed(String),
+}
+
+impl Follower {
+    pub(super) fn new(live: Arc<Live>, statement: Statement, parts: (Store, Analysts, Arc<Counters>)) -> Self {
+        let (store, analysts, counters) = parts;
+        Self { live, statement, store, analysts, counters, rows: ResultRows::default(), ready: Instant::now() }
+    }
+
+    /// Follows the query until there is a reason not to, then tells the readers.
+    pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>, token: CancellationToken) -> Arc<Live> {
+        let end = self.follow(&mut requests, &token).await;
+        match &end {
+            End::Shutdown | End::Idle | End::Columns => debug!(query.id = %self.live.id, reason = %end, "subscription ended"),
+            End::Refused(_) | End::Failed(_) => warn!(query.id = %self.live.id, reason = %end, "subscription ended"),
+        }
+        self.live.feed.end(&end.to_string());
+        self.live
+    }
+
+    async fn follow(&mut self, requests: &mut mpsc::Receiver<Request>, token: &CancellationToken) -> End {
+        // What the first look finds is the snapshot that readers begin with, not changes.
+        let first = tokio::select! {
+            () = token.cancelled() => return End::Shutdown,
+            // Dropped at shutdown only: what the reader's thread still computes is of no use to anyone.
+            first = self.look(Extent::All) => first,
+        };
+        let mut error = first.err();
+        let mut changed = self.live.feed.watch();
+        loop {
+            if let Some(end) = error {
+                return end;
+            }
+            let idle_end = self.live.feed.idle_since().map(|since| since + KEPT_IDLE);
+            let due = self.live.is_wanted().then_some(self.ready);
+            // Every arm but the last two takes nothing before it completes; receiving is cancel-safe by tokio's word.
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return End::Shutdown,
+                () = at(due) => error = self.catch_up(token).await.err(),
+                Some(request) = requests.recv() => self.answer(request),
+                () = self.live.woken.notified(), if due.is_none() => {}
+                // A reader came or left: when to give up is computed again.
+                _ = changed.changed() => {}
+                () = at(idle_end) => return End::Idle,
+            }
+        }
+    }
+
+    fn answer(&self, request: Request) {
+        if let Ok((reader, change)) = self.live.feed.attach(Start::Now) {
+            // An asker that is gone has dropped its end; so is the reader then.
+            drop(request.send(Snapshot { rows: self.rows.snapshot(), change, reader }));
+        }
+    }
+
+    /// Does what commits have asked for and publishes what it finds.
+    async fn catch_up(&mut self, token: &CancellationToken) -> Result<(), End> {
+        let started = Instant::now();
+        let extent = match self.live.take() {
+            Wanted::Nothing => return Ok(()),
+            Wanted::Look(extent) => extent,
+            Wanted::Analysis => {
+                self.analyse().await?;
+                Extent::All
+            }
+        };
+        let extent = match extent {
+            Extent::Keys(keys) if keys.len() > KEYS_MAX.min(8 + self.rows.len() / 4) => Extent::All,
+            extent @ (Extent::All | Extent::Keys(_)) => extent,
+        };
+        let differences = tokio::select! {
+            () = token.cancelled() => return Err(End::Shutdown),
+            // As for the first look.
+            differences = self.look(extent) => differences?,
+        };
+        let events = self.live.feed.publish(&differences);
+        self.counters.looks.fetch_add(1, Ordering::Relaxed);
+        self.counters.events.fetch_add(events, Ordering::Relaxed);
+        let spacing = (started.elapsed() * SPACING_FACTOR).clamp(SPACING_MIN, SPACING_MAX);
+        self.ready = Instant::now() + spacing;
+        Ok(())
+    }
+
+    /// Runs the query. If the schema changed under it, its meaning is found out again first, once.
+    async fn look(&mut self, extent: Extent) -> Result<Vec<Difference>, End> {
+        let mut extent = extent;
+        for _ in 0..2 {
+            let plan = self.live.plan();
+            let mut rows = std::mem::take(&mut self.rows);
+            let looked = self
+                .store
+                .read(move |conn| {
+                    let differences = look(conn, &plan, &extent, &mut rows);
+                    (differences, rows)
+                })
+                .await;
+            let (differences, rows) = looked.map_err(|error| End::Failed(error.to_string()))?;
+            self.rows = rows;
+            match differences {
+                Ok(differences) => return Ok(differences),
+                Err(LookError::Sql(message)) => return Err(End::Failed(message)),
+                Err(LookError::Drift) => self.analyse().await?,
+            }
+            extent = Extent::All;
+        }
+        Err(End::Failed("the schema keeps changing".to_owned()))
+    }
+
+    /// Finds out again what the query means, after the schema has changed.
+    async fn analyse(&self) -> Result<(), End> {
+        let plan = self.analysts.analyse(self.statement.clone(), self.store.tables()).await;
+        let plan = plan.map_err(|error| End::Refused(error.to_string()))?;
+        let same = plan.columns == self.live.columns && plan.keys == self.live.plan().keys;
+        *self.live.plan.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
+        if same { Ok(()) } else { Err(End::Columns) }
+    }
+}
+
+/// Completes at an instant, or never.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
