@@ -1,1 +1,50 @@
-//! The HTTP API.
+//! The HTTP API: what clients, `kith` and the other parts of a node speak to the store.
+//!
+//! Wire-compatible with Corrosion's v1 API as its clients use it. HTTP/1.1, and HTTP/2 with prior knowledge, on the same
+//! TCP ports and Unix socket. Every route:
+//!
+//! ```text
+//! POST /v1/transactions[?timeout=S]            a list of statements, one transaction
+//! POST /v1/queries[?timeout=S]                 one read-only statement, NDJSON
+//! POST /v1/subscriptions[?from=N&skip_rows=B]  a live query, NDJSON
+//! GET  /v1/subscriptions/{uuid}                the same, attached to again
+//! POST /v1/migrations                          a list of schema texts
+//! POST /v1/table_stats                         row counts
+//! GET  /v1/health[?gaps=&p99_lag=&max_queue=&failure_status=]
+//! GET  /v1/members[?watch=true]                NDJSON
+//! GET  /v1/digest   GET /v1/status   GET /live   GET /ready   GET /metrics
+//! ```
+//! Errors are `{"error":"…"}` (in the envelope of transactions where there is one); a stream that fails ends with that
+//! line.
+//!
+//! Reading order: [`config`] and [`membership`] are what the API is given; `server` accepts connections, on `listen`ers,
+//! under `deadlines`; `gate` lets requests in; `statement` reads what they carry; one module per family of routes answers.
+
+pub mod config;
+pub mod membership;
+
+mod listen;
+
+mod deadlines;
+
+mod server;
+
+mod error;
+mod gate;
+mod request;
+mod statement;
+mod stream;
+
+mod metrics;
+mod migrations;
+mod queries;
+mod status;
+mod subscribe;
+mod transactions;
+
+mod routes;
+
+pub use config::{ApiConfig, Token, TokenError};
+pub use listen::BindError;
+pub use membership::{Alone, Member, MemberState, Membership, ReplicationFigures};
+pub use server::{Addrs, Api, Parts};

@@ -1,0 +1,109 @@
+//! What the API shows of the other nodes: given by whoever keeps it, defined here so that nothing here depends on how.
+
+use std::fmt::Debug;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kith_gossip_proto::{NodeId, SiteId};
+use tokio::sync::watch;
+
+/// A node as gossip sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub server: NodeId,
+    /// Its number in the cluster, once it has one.
+    pub number: Option<u8>,
+    /// Where it is spoken to.
+    pub addr: SocketAddr,
+    /// Its store's identity, once it has said so.
+    pub site: Option<SiteId>,
+    /// Its host's boot, once it has said so; else empty.
+    pub boot_id: String,
+    /// Judged by what this node hears.
+    pub state: MemberState,
+    /// How long ago, at the time of this snapshot, it was last heard. `None`: never.
+    pub heard: Option<Duration>,
+    /// Round-trip time of the connection, if there is one.
+    pub rtt: Option<Duration>,
+    /// The release it runs; empty until it has said so.
+    pub release: String,
+}
+
+/// Whether a member counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MemberState {
+    /// It is heard.
+    Up,
+    /// It has not been heard for a while.
+    Silent,
+    /// An operator has removed it.
+    Removed,
+}
+
+impl MemberState {
+    /// As it is printed.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Silent => "silent",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// How replication is doing. Counts are since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplicationFigures {
+    /// Versions that peers are known to have and this node has not.
+    pub behind: u64,
+    /// From commit at its site to applied here, the 99th percentile of the last minutes.
+    pub lag_p99: Duration,
+    /// Versions received and not yet applied.
+    pub queued: u64,
+    /// Versions of others that were applied.
+    pub applied: u64,
+    /// Versions sent to peers, once per peer.
+    pub pushed: u64,
+    /// Pulls that this node asked for.
+    pub pulls: u64,
+    /// Pulls that failed.
+    pub pulls_failed: u64,
+}
+
+/// What keeps the members. All methods are cheap and do not wait.
+pub trait Membership: Debug + Send + Sync + 'static {
+    /// The members, in order of their ids. The receiver is told whenever one comes, goes or changes.
+    fn members(&self) -> watch::Receiver<Arc<Vec<Member>>>;
+
+    /// How replication is doing.
+    fn figures(&self) -> ReplicationFigures;
+
+    /// What this node still waits for before its answers are complete, in words; empty when ready.
+    fn waiting(&self) -> Vec<String>;
+}
+
+/// A node that has nobody else.
+#[derive(Debug)]
+pub struct Alone(watch::Sender<Arc<Vec<Member>>>);
+
+impl Default for Alone {
+    fn default() -> Self {
+        Self(watch::Sender::new(Arc::default()))
+    }
+}
+
+impl Membership for Alone {
+    fn members(&self) -> watch::Receiver<Arc<Vec<Member>>> {
+        self.0.subscribe()
+    }
+
+    fn figures(&self) -> ReplicationFigures {
+        ReplicationFigures::default()
+    }
+
+    fn waiting(&self) -> Vec<String> {
+        Vec::new()
+    }
+}

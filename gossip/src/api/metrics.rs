@@ -1,0 +1,157 @@
+//! Counters and histograms for Prometheus. What others count (the store, replication, subscriptions) is read from them when
+//! it is asked for.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::membership::{MemberState, ReplicationFigures};
+use super::routes::App;
+use crate::store::StoreState;
+use crate::subscriptions::SubscriptionFigures;
+
+/// Upper ends of the buckets of answering times, in seconds: from a cached read to a time-out.
+const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+type ByRoute<const N: usize> = [(&'static str, String); N];
+
+/// What the API counts itself.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    requests: Family<ByRoute<2>, Counter>,
+    seconds: Family<ByRoute<1>, Histogram>,
+    transactions: Family<ByRoute<1>, Counter>,
+    queries: Family<ByRoute<1>, Counter>,
+}
+
+/// How a transaction or query went.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Outcome {
+    Done,
+    Failed,
+}
+
+impl Outcome {
+    fn label(self) -> ByRoute<1> {
+        let outcome = match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+        };
+        [("outcome", outcome.to_owned())]
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            transactions: Family::default(),
+            queries: Family::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// An answer's head is sent.
+    pub(super) fn answered(&self, route: &'static str, status: StatusCode, time: Duration) {
+        self.requests.get_or_create(&[("route", route.to_owned()), ("status", status.as_str().to_owned())]).inc();
+        self.seconds.get_or_create(&[("route", route.to_owned())]).observe(time.as_secs_f64());
+    }
+
+    /// A transaction was tried.
+    pub(super) fn transaction(&self, outcome: Outcome) {
+        self.transactions.get_or_create(&outcome.label()).inc();
+    }
+
+    /// A query was tried.
+    pub(super) fn query(&self, outcome: Outcome) {
+        self.queries.get_or_create(&outcome.label()).inc();
+    }
+
+    /// Everything, as Prometheus reads it.
+    pub(super) fn text(&self, app: &App) -> Result<String, fmt::Error> {
+        let mut registry = Registry::with_prefix("kith");
+        registry.register("http_requests", "Answers, by route and status", self.requests.clone());
+        let help = "Time to an answer's head, by route";
+        registry.register_with_unit("http_request", help, Unit::Seconds, self.seconds.clone());
+        registry.register("transactions", "Transactions tried", self.transactions.clone());
+        registry.register("queries", "Queries tried", self.queries.clone());
+        registry.register_collector(Box::new(Reading::of(app)));
+        let mut text = String::new();
+        encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+/// What others count, read once.
+#[derive(Debug)]
+struct Reading {
+    store: StoreState,
+    replication: ReplicationFigures,
+    subscriptions: SubscriptionFigures,
+    members: [(&'static str, u64); 3],
+}
+
+impl Reading {
+    fn of(app: &App) -> Self {
+        let members = app.membership.members().borrow().clone();
+        let states = [MemberState::Up, MemberState::Silent, MemberState::Removed];
+        let count = |state| members.iter().filter(|member| member.state == state).count() as u64;
+        Self {
+            store: app.store.state(),
+            replication: app.membership.figures(),
+            subscriptions: app.subscriptions.figures(),
+            members: states.map(|state| (state.as_str(), count(state))),
+        }
+    }
+}
+
+impl Collector for Reading {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let counters = [
+            ("store_commits", "Commits of the store, own and of peers", self.store.commits),
+            ("replication_applied", "Versions of other sites applied", self.replication.applied),
+            ("replication_pushed", "Versions sent to peers, once per peer", self.replication.pushed),
+            ("replication_pulls", "Pulls asked for", self.replication.pulls),
+            ("replication_pulls_failed", "Pulls that failed", self.replication.pulls_failed),
+            ("subscription_looks", "Times a live query was run again", self.subscriptions.looks),
+            ("subscription_events", "Change events of live queries", self.subscriptions.events),
+            ("subscription_cut", "Listeners cut off for being slow", self.subscriptions.cut),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let gauges = [
+            ("store_sites", "Sites whose versions are known", self.store.heads.len() as u64),
+            ("store_set_aside_cells", "Cells that no table here can take", self.store.set_aside),
+            ("replication_behind", "Versions that peers have and this node has not", self.replication.behind),
+            ("replication_queued", "Versions received and not yet applied", self.replication.queued),
+            ("subscription_queries", "Live queries", self.subscriptions.queries),
+            ("subscription_listeners", "Listeners of live queries", self.subscriptions.listeners),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        let lag = ConstGauge::new(self.replication.lag_p99.as_secs_f64());
+        let help = "From commit at its site to applied here, 99th percentile";
+        lag.encode(encoder.encode_descriptor("replication_lag_p99", help, Some(&Unit::Seconds), lag.metric_type())?)?;
+        let sample = ConstGauge::new(0u64);
+        let mut members = encoder.encode_descriptor("members", "Members by state", None, sample.metric_type())?;
+        for (state, count) in self.members {
+            ConstGauge::new(count).encode(members.encode_family(&[("state", state)])?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! Which route is answered by whom.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodRouter, get, post};
+use http::StatusCode;
+use kith_gossip_proto::NodeId;
+use tokio_util::sync::CancellationToken;
+
+use super::config::Token;
+use super::error::ApiError;
+use super::gate::{RouteLimit, check_token, limit};
+use super::membership::{MemberState, Membership};
+use super::metrics::Metrics;
+use super::{migrations, queries, status, subscribe, transactions};
+use crate::store::Store;
+use crate::subscriptions::Subscriptions;
+
+/// What answers are made of.
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) node: NodeId,
+    pub(super) release: String,
+    pub(super) store: Store,
+    pub(super) subscriptions: Subscriptions,
+    pub(super) membership: Arc<dyn Membership>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) started: Instant,
+    /// Cancelled when the server stops: streams end.
+    pub(super) stopping: CancellationToken,
+}
+
+impl App {
+    /// How many other nodes are up.
+    pub(super) fn others_up(&self) -> usize {
+        let members = self.membership.members();
+        let members = members.borrow();
+        members.iter().filter(|member| member.state == MemberState::Up && member.server != self.node).count()
+    }
+}
+
+/// All routes, behind the token and each behind its limit.
+pub(super) fn router(app: Arc<App>, token: Option<Token>) -> Router {
+    let metrics = Arc::clone(&app.metrics);
+    let routes: [(&'static str, MethodRouter<Arc<App>>); 14] = [
+        ("/v1/transactions", post(transactions::post)),
+        ("/v1/queries", post(queries::post)),
+        ("/v1/subscriptions", post(subscribe::post)),
+        ("/v1/subscriptions/{id}", get(subscribe::get)),
+        ("/v1/migrations", post(migrations::post)),
+        ("/v1/table_stats", post(status::table_stats)),
+        ("/v1/health", get(status::health)),
+        ("/v1/members", get(status::members)),
+        ("/v1/digest", get(status::digest)),
+        ("/v1/status", get(status::status)),
+        ("/live", get(status::live)),
+        ("/ready", get(status::ready)),
+        ("/metrics", get(status::metrics)),
+        ("/", get(async || ApiError::new(StatusCode::NOT_FOUND, "this is kith: see /v1/status"))),
+    ];
+    let mut router = Router::new();
+    for (path, methods) in routes {
+        let limited = methods.layer(from_fn_with_state(RouteLimit::new(path, &metrics), limit));
+        router = router.route(path, limited);
+    }
+    router
+        .fallback(async |request: Request| {
+            ApiError::new(StatusCode::NOT_FOUND, format!("there is no {} {}", request.method(), request.uri().path()))
+        })
+        .method_not_allowed_fallback(async |request: Request| {
+            let message = format!("{} is not for {}", request.uri().path(), request.method());
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        })
+        .layer(from_fn_with_state(token, check_token))
+        .with_state(app)
+}

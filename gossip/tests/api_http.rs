@@ -1,0 +1,636 @@
+//! The HTTP API over real sockets, as its clients meet it: bodies, status codes, streams, limits, shutdown.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use kith_gossip::api::{Alone, Api, ApiConfig, BindError, Member, MemberState, Membership, Parts, ReplicationFigures};
+use kith_gossip::store::{Durability, SchemaSource, Store, StoreConfig};
+use kith_gossip::subscriptions::Subscriptions;
+use kith_gossip_proto::SiteId;
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const SCHEMA: &str = "CREATE TABLE svc (id TEXT NOT NULL PRIMARY KEY, port, note TEXT);";
+const BOUND: Duration = Duration::from_secs(20);
+
+/// A running API with a store of its own, stopped by [`Server::stop`].
+struct Server {
+    dir: tempfile::TempDir,
+    store: Store,
+    tasks: TaskTracker,
+    token: CancellationToken,
+    running: JoinHandle<()>,
+    addr: SocketAddr,
+    client: Client,
+}
+
+impl Server {
+    async fn start() -> Self {
+        Self::start_with(ApiConfig::default(), Arc::new(Alone::default())).await
+    }
+
+    async fn start_with(mut config: ApiConfig, membership: Arc<dyn Membership>) -> Self {
+        config.listen.push("127.0.0.1:0".parse().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let schema = vec![SchemaSource { name: "test".to_owned(), sql: SCHEMA.to_owned() }];
+        let path = dir.path().join("kith.db");
+        let store = Store::open(StoreConfig { path, schema, durability: Durability::Normal }).unwrap();
+        let (tasks, token) = (TaskTracker::new(), CancellationToken::new());
+        let subscriptions = Subscriptions::start(store.clone(), tasks.clone(), token.clone()).await.unwrap();
+        let (node, release) = ("fra-1".parse().unwrap(), "0.1.0".to_owned());
+        let parts = Parts { store: store.clone(), subscriptions, membership, node, release };
+        let api = Api::bind(config, parts).await.unwrap();
+        let addr = api.addrs().tcp[0];
+        let running = tasks.spawn(api.run(token.clone()));
+        Self { dir, store, tasks, token, running, addr, client: Client::new() }
+    }
+
+    async fn stop(self) -> tempfile::TempDir {
+        self.token.cancel();
+        self.running.await.unwrap();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.store.close().await;
+        self.dir
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Response {
+        self.post_raw(path, body.to_string()).await
+    }
+
+    async fn post_raw(&self, path: &str, body: String) -> Response {
+        let request = self.client.post(self.url(path)).header("content-type", "application/json").body(body);
+        request.send().await.unwrap()
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        self.client.get(self.url(path)).send().await.unwrap()
+    }
+
+    async fn execute(&self, sql: &str) {
+        let response = self.post("/v1/transactions", &json!([sql])).await;
+        assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
+    }
+}
+
+/// Status and body, with times and this store's id left out.
+async fn shown(response: Response) -> String {
+    let status = response.status().as_u16();
+    format!("{status} {}", steady(&response.text().await.unwrap()))
+}
+
+fn steady(text: &str) -> String {
+    let mut rest = text;
+    let mut out = String::new();
+    while let Some(at) = ["\"time\":", "\"actor_id\":"].iter().filter_map(|k| Some(rest.find(k)? + k.len())).min() {
+        out.push_str(&rest[..at]);
+        rest = rest[at..].trim_start_matches(|c: char| !matches!(c, ',' | '}'));
+        out.push('~');
+    }
+    out + rest
+}
+
+/// Lines of a stream.
+struct Lines {
+    pieces: std::pin::Pin<Box<dyn futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Send>>,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    fn of(response: Response) -> Self {
+        Self { pieces: Box::pin(response.bytes_stream()), buffer: Vec::new() }
+    }
+
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(steady(std::str::from_utf8(&line[..end]).unwrap()));
+            }
+            let piece = tokio::time::timeout(BOUND, self.pieces.next()).await;
+            match piece.expect("the stream said nothing for 20 s") {
+                Some(piece) => self.buffer.extend_from_slice(&piece.unwrap()),
+                None => return None,
+            }
+        }
+    }
+
+    async fn take(&mut self, count: usize) -> String {
+        let mut lines = Vec::new();
+        for _ in 0..count {
+            lines.push(self.next().await.unwrap_or_else(|| panic!("the stream ended after {lines:?}")));
+        }
+        lines.join("\n")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_is_answered_in_its_envelope() {
+    let server = Server::start().await;
+    let statements = json!([
+        ["INSERT INTO svc (id, port) VALUES (?, ?)", ["a", 80]],
+        {"query": "INSERT INTO svc (id, port) VALUES (:id, :port)", "named_params": {":id": "b", ":port": 81}},
+        "UPDATE svc SET port = 82",
+        ["DELETE FROM svc WHERE id = :id", {":id": "nobody"}],
+    ]);
+    let response = server.post("/v1/transactions", &statements).await;
+    assert_eq!(response.headers()["content-type"], "application/json");
+    let body: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+    let actor = body["actor_id"].as_str().unwrap();
+    assert!(actor.len() == 32 && actor.bytes().all(|b| b.is_ascii_hexdigit()), "{actor}");
+    assert_eq!(actor, server.store.site().to_string());
+    assert!(body["time"].as_f64().unwrap() > 0.0 && body["results"][0]["time"].is_f64());
+    insta::assert_snapshot!(steady(&body.to_string()), @r#"{"actor_id":~,"results":[{"rows_affected":1,"time":~},{"rows_affected":1,"time":~},{"rows_affected":2,"time":~},{"rows_affected":0,"time":~}],"time":~,"version":1}"#);
+
+    let none = server.post("/v1/transactions", &json!(["UPDATE svc SET port = port WHERE id = 'nobody'"])).await;
+    insta::assert_snapshot!(shown(none).await, @r#"200 {"results":[{"rows_affected":0,"time":~}],"time":~,"version":null,"actor_id":~}"#);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_value_comes_back_as_it_went() {
+    let server = Server::start().await;
+    let sent = json!([null, true, -9007199254740993i64, 1.0, 0.1, "tä\"\n", [0, 255], [], [256], {"b": 1}]);
+    let columns: Vec<_> = (0..10).map(|n| format!("?{}", n + 1)).collect();
+    let query = json!([format!("SELECT {}", columns.join(",")), sent]);
+    let text = server.post("/v1/queries", &query).await.text().await.unwrap();
+    assert_eq!(
+        text.lines().nth(1).unwrap(),
+        r#"{"row":[1,[null,1,-9007199254740993,1.0,0.1,"tä\"\n",[0,255],[],"[256]","{\"b\":1}"]]}"#
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_is_columns_rows_and_an_end() {
+    let server = Server::start().await;
+    server.execute("INSERT INTO svc (id, port) VALUES ('a', 80), ('b', 81.5)").await;
+    let response = server.post("/v1/queries", &json!(["SELECT id, port FROM svc WHERE port > ?", [1]])).await;
+    assert_eq!(response.headers()["content-type"], "application/x-ndjson");
+    insta::assert_snapshot!(shown(response).await, @r#"
+    200 {"columns":["id","port"]}
+    {"row":[1,["a",80]]}
+    {"row":[2,["b",81.5]]}
+    {"eoq":{"time":~}}
+    "#);
+    let none = server.post("/v1/queries", &json!("SELECT id FROM svc WHERE 0")).await;
+    insta::assert_snapshot!(shown(none).await, @r#"
+    200 {"columns":["id"]}
+    {"eoq":{"time":~}}
+    "#);
+    let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) SELECT i FROM n";
+    let text = server.post("/v1/queries", &json!(many)).await.text().await.unwrap();
+    assert_eq!(text.lines().count(), 20_002);
+    assert_eq!(text.lines().nth(20_000), Some(r#"{"row":[20000,[20000]]}"#));
+    let late = "SELECT abs(id) FROM (SELECT 1 AS id UNION ALL SELECT -9223372036854775807 - 1)";
+    insta::assert_snapshot!(shown(server.post("/v1/queries", &json!(late)).await).await, @r#"
+    200 {"columns":["abs(id)"]}
+    {"row":[1,[1]]}
+    {"error":"integer overflow"}
+    "#);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_gets_its_status_and_one_line() {
+    let server = Server::start().await;
+    let mut answers = String::new();
+    let posts = [
+        ("/v1/transactions", "[["),
+        ("/v1/transactions", "{\"query\": 1}"),
+        ("/v1/transactions", "[]"),
+        ("/v1/transactions", "[\"INSERT INTO nowhere VALUES (1)\"]"),
+        ("/v1/transactions", "[\"UPDATE svc SET port = 1; DELETE FROM svc\"]"),
+        ("/v1/transactions", "[\"SELECT 1\"]"),
+        ("/v1/transactions", "[[\"DELETE FROM svc WHERE id = ?\", []]]"),
+        ("/v1/transactions", "[[\"DELETE FROM svc WHERE id = :a\", {\":b\": 1}]]"),
+        ("/v1/transactions?timeout=-1", "[\"DELETE FROM svc\"]"),
+        ("/v1/transactions?replicas=1", "[\"DELETE FROM svc\"]"),
+        ("/v1/queries", "\"DELETE FROM svc\""),
+        ("/v1/queries", "\"SELECT * FROM nowhere\""),
+        ("/v1/queries", "[\"SELECT ?\", []]"),
+        ("/v1/queries", ""),
+        ("/v1/queries", "[1]"),
+        ("/v1/subscriptions", "\"DELETE FROM svc\""),
+        ("/v1/subscriptions", "\"SELECT * FROM nowhere\""),
+        ("/v1/subscriptions", "\"SELECT random()\""),
+        ("/v1/subscriptions?from=7", "\"SELECT id FROM svc\""),
+        ("/v1/subscriptions?from=x", "\"SELECT id FROM svc\""),
+        ("/v1/migrations", "[]"),
+        ("/v1/table_stats", "[]"),
+        ("/v1/nothing", "[]"),
+        ("/v1/health", "{}"),
+    ];
+    for (path, body) in posts {
+        let answer = shown(server.post_raw(path, body.to_owned()).await).await;
+        answers.push_str(&format!("{path} {body} -> {answer}\n"));
+    }
+    for path in [
+        "/v1/subscriptions/not-a-uuid",
+        "/v1/subscriptions/ba247cbc-2a7f-486b-873c-8a9620e72182",
+        "/v1/transactions",
+        "/v1/health?failure_status=9",
+    ] {
+        answers.push_str(&format!("GET {path} -> {}\n", shown(server.get(path).await).await));
+    }
+    let plain = server.client.post(server.url("/v1/queries")).body("\"SELECT 1\"").send().await.unwrap();
+    answers.push_str(&format!("no content type -> {}\n", shown(plain).await));
+    let large = server.post_raw("/v1/transactions", format!("[\"{}\"]", "x".repeat(1 << 20))).await;
+    answers.push_str(&format!("a body over 1 MiB -> {}\n", shown(large).await));
+    insta::assert_snapshot!(answers, @"");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_streams_rows_then_changes_and_is_resumed() {
+    let server = Server::start().await;
+    server.execute("INSERT INTO svc (id, port) VALUES ('a', 80)").await;
+    let query = json!("SELECT id, port FROM svc");
+    let response = server.post("/v1/subscriptions", &query).await;
+    let id = response.headers()["corro-query-id"].to_str().unwrap().to_owned();
+    assert_eq!(response.headers()["corro-query-hash"].len(), 16);
+    let mut lines = Lines::of(response);
+    insta::assert_snapshot!(lines.take(3).await, @r#"
+    {"columns":["id","port"]}
+    {"row":[1,["a",80]]}
+    {"eoq":{"time":~,"change_id":0}}
+    "#);
+    server.execute("INSERT INTO svc (id, port) VALUES ('b', 81)").await;
+    server.execute("UPDATE svc SET port = 82 WHERE id = 'b'").await;
+    server.execute("DELETE FROM svc WHERE id = 'b'").await;
+    let mut changes = lines.take(1).await;
+    // Three commits may come as three looks or fewer; each look's events make sense by themselves.
+    while !changes.contains("delete") {
+        changes = lines.take(1).await;
+    }
+    drop(lines);
+
+    let mut again = Lines::of(server.get(&format!("/v1/subscriptions/{id}?from=1")).await);
+    server.execute("INSERT INTO svc (id, port) VALUES ('c', 83)").await;
+    let mut resumed = again.next().await.unwrap();
+    while !resumed.contains("\"c\"") {
+        resumed = again.next().await.unwrap();
+    }
+    let last: Value = serde_json::from_str(&resumed).unwrap();
+
+    let skipped = server.post("/v1/subscriptions?skip_rows=true", &query).await;
+    assert_eq!(skipped.headers()["corro-query-id"], id.as_str(), "equal queries are one");
+    let mut skipped = Lines::of(skipped);
+    server.execute("DELETE FROM svc WHERE id = 'c'").await;
+    let next = last["change"][3].as_u64().unwrap() + 1;
+    assert_eq!(skipped.next().await.unwrap(), format!(r#"{{"change":["delete",{},["c",83],{next}]}}"#, last["change"][1]));
+    assert_eq!(again.next().await.unwrap(), format!(r#"{{"change":["delete",{},["c",83],{next}]}}"#, last["change"][1]));
+
+    let mut beyond = Lines::of(server.get(&format!("/v1/subscriptions/{id}?from=99")).await);
+    insta::assert_snapshot!(beyond.next().await.unwrap(), @r#"{"error":"changes after 99 are not kept: subscribe anew, min change id: 0"}"#);
+    assert_eq!(beyond.next().await, None);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_2_with_prior_knowledge_is_spoken_on_the_same_port() {
+    let server = Server::start().await;
+    let client = Client::builder().http2_prior_knowledge().build().unwrap();
+    let post = |path: &str, body: Value| {
+        client.post(server.url(path)).header("content-type", "application/json").body(body.to_string()).send()
+    };
+    let response = post("/v1/subscriptions", json!("SELECT id FROM svc")).await.unwrap();
+    assert_eq!(response.version(), reqwest::Version::HTTP_2);
+    let mut lines = Lines::of(response);
+    lines.take(2).await;
+    let response = post("/v1/transactions", json!(["INSERT INTO svc (id) VALUES ('two')"])).await.unwrap();
+    assert_eq!((response.version(), response.status().as_u16()), (reqwest::Version::HTTP_2, 200));
+    assert_eq!(lines.next().await.unwrap(), r#"{"change":["insert",1,["two"],1]}"#);
+    drop(lines);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_unix_socket_is_for_its_group_and_a_stale_one_is_replaced() {
+    let path = tempfile::tempdir().unwrap().keep().join("api.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let config = || ApiConfig { unix: Some(path.clone()), ..ApiConfig::default() };
+    let server = Server::start_with(config(), Arc::new(Alone::default())).await;
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    let client = Client::builder().unix_socket(path.clone()).build().unwrap();
+    assert_eq!(client.get("http://kith/live").send().await.unwrap().text().await.unwrap(), r#"{"live":true}"#);
+
+    assert!(matches!(bind(config()).await, Err(BindError::SocketInUse { .. })));
+    server.stop().await;
+    assert!(!path.exists(), "the socket's file is removed at the end");
+    std::fs::write(&path, "a file").unwrap();
+    assert!(matches!(bind(config()).await, Err(BindError::NotASocket { .. })));
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+}
+
+/// Binds an API over a store of its own, and gives up the store.
+async fn bind(config: ApiConfig) -> Result<PathBuf, BindError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kith.db");
+    let store = Store::open(StoreConfig { path, schema: Vec::new(), durability: Durability::Normal }).unwrap();
+    let (tasks, token) = (TaskTracker::new(), CancellationToken::new());
+    let subscriptions = Subscriptions::start(store.clone(), tasks.clone(), token.clone()).await.unwrap();
+    let (membership, node) = (Arc::new(Alone::default()), "fra-1".parse().unwrap());
+    let parts = Parts { store: store.clone(), subscriptions, membership, node, release: String::new() };
+    let bound = Api::bind(config, parts).await.map(|api| api.addrs().unix.clone().unwrap_or_default());
+    token.cancel();
+    tasks.close();
+    tasks.wait().await;
+    store.close().await;
+    bound
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_address_needs_a_token_and_a_taken_one_is_named() {
+    let open = ApiConfig { listen: vec!["0.0.0.0:0".parse().unwrap()], ..ApiConfig::default() };
+    let error = bind(open.clone()).await.unwrap_err().to_string();
+    assert_eq!(error, "the API would be open to the network at 0.0.0.0:0 without a token: set one, or listen on loopback");
+    let token = Some("0123456789abcdef".parse().unwrap());
+    assert!(bind(ApiConfig { token, ..open }).await.is_ok());
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = vec![taken.local_addr().unwrap()];
+    let error = bind(ApiConfig { listen: listen.clone(), ..ApiConfig::default() }).await.unwrap_err().to_string();
+    assert_eq!(error, format!("the API cannot listen on {}", listen[0]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_wants_the_token() {
+    let token = Some("0123456789abcdef".parse().unwrap());
+    let config = ApiConfig { token, ..ApiConfig::default() };
+    let server = Server::start_with(config, Arc::new(Alone::default())).await;
+    for (authorization, status) in [
+        (None, 401),
+        (Some("Bearer 0123456789abcdee"), 401),
+        (Some("0123456789abcdef"), 401),
+        (Some("Basic 0123456789abcdef"), 401),
+        (Some("Bearer 0123456789abcdef"), 200),
+        (Some("bearer 0123456789abcdef"), 200),
+    ] {
+        let mut request = server.client.get(server.url("/v1/status"));
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status, "{authorization:?}");
+        assert_eq!(response.text().await.unwrap().is_empty(), status == 401);
+    }
+    assert_eq!(server.get("/nowhere").await.status(), 401);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_takes_128_requests_at_once_and_streams_do_not_count() {
+    let server = Server::start().await;
+    let mut streams = Vec::new();
+    for _ in 0..130 {
+        streams.push(server.post("/v1/subscriptions", &json!("SELECT id FROM svc")).await);
+    }
+    assert!(streams.iter().all(|stream| stream.status() == 200));
+    // A request whose body does not come is in flight.
+    let head = "POST /v1/queries HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
+    let mut waiting = Vec::new();
+    for _ in 0..128 {
+        let mut connection = TcpStream::connect(server.addr).unwrap();
+        connection.write_all(head.as_bytes()).unwrap();
+        waiting.push(connection);
+    }
+    let deadline = Instant::now() + BOUND;
+    loop {
+        let answer = shown(server.post("/v1/queries", &json!("SELECT 1")).await).await;
+        if answer.starts_with("503") {
+            assert_eq!(answer, r#"503 {"error":"max concurrency limit reached"}"#);
+            break;
+        }
+        assert!(Instant::now() < deadline, "still answered: {answer}");
+    }
+    assert_eq!(server.get("/live").await.status(), 200, "other routes are not concerned");
+    drop(waiting);
+    let deadline = Instant::now() + BOUND;
+    while server.post("/v1/queries", &json!("SELECT 1")).await.status() != 200 {
+        assert!(Instant::now() < deadline, "permits did not come back");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_end_with_a_line_at_shutdown_and_the_port_is_free() {
+    let server = Server::start().await;
+    let addr = server.addr;
+    let mut subscription = Lines::of(server.post("/v1/subscriptions", &json!("SELECT id FROM svc")).await);
+    subscription.take(2).await;
+    let mut members = Lines::of(server.get("/v1/members?watch=true").await);
+    assert_eq!(members.next().await.unwrap(), r#"{"eom":{}}"#);
+    // One that reads nothing, one that has not said anything.
+    let mut deaf = TcpStream::connect(addr).unwrap();
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+    let body = json!(endless).to_string();
+    let head = "POST /v1/queries HTTP/1.1\r\nhost: x\r\ncontent-type: application/json";
+    write!(deaf, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let silent = TcpStream::connect(addr).unwrap();
+
+    let started = Instant::now();
+    server.stop().await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    let last = r#"{"error":"the server is shutting down"}"#;
+    assert_eq!(subscription.next().await.as_deref(), Some(last));
+    assert_eq!(members.next().await.as_deref(), Some(last));
+    assert_eq!(subscription.next().await, None);
+    std::net::TcpListener::bind(addr).expect("the port is free");
+    drop((deaf, silent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_is_cut_with_a_line_and_others_are_not() {
+    let server = Server::start().await;
+    let query = json!("SELECT id, note FROM svc").to_string();
+    let head = "POST /v1/subscriptions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json";
+    let mut slow = TcpStream::connect(server.addr).unwrap();
+    write!(slow, "{head}\r\ncontent-length: {}\r\n\r\n{query}", query.len()).unwrap();
+    let mut quick = Lines::of(server.post_raw("/v1/subscriptions", query).await);
+    quick.take(2).await;
+    let note = "x".repeat(500_000);
+    for id in 0..60 {
+        let insert = json!([["INSERT INTO svc (id, note) VALUES (?, ?)", [id.to_string(), note]]]);
+        assert_eq!(server.post("/v1/transactions", &insert).await.status(), 200);
+        assert!(quick.next().await.unwrap().starts_with(r#"{"change":["insert""#));
+    }
+    let last = tokio::task::spawn_blocking(move || {
+        slow.set_read_timeout(Some(BOUND)).unwrap();
+        let (mut reader, mut last) = (BufReader::new(slow), String::new());
+        let mut line = String::new();
+        while reader.read_line(&mut line).unwrap() > 0 && line != "0\r\n" {
+            if line.contains("error") {
+                last = line.trim_end().to_owned();
+            }
+            line.clear();
+        }
+        last
+    });
+    insta::assert_snapshot!(last.await.unwrap(), @r#"{"error":"slow consumer: more than 8 MiB or 30 s behind; read faster, or attach again from the last change"}"#);
+    server.stop().await;
+}
+
+/// Members that a test changes.
+#[derive(Debug)]
+struct TestMembers(watch::Sender<Arc<Vec<Member>>>, Vec<String>);
+
+impl Membership for TestMembers {
+    fn members(&self) -> watch::Receiver<Arc<Vec<Member>>> {
+        self.0.subscribe()
+    }
+
+    fn figures(&self) -> ReplicationFigures {
+        let lag_p99 = Duration::from_millis(40);
+        ReplicationFigures { behind: 3, lag_p99, queued: 5, applied: 7, ..ReplicationFigures::default() }
+    }
+
+    fn waiting(&self) -> Vec<String> {
+        self.1.clone()
+    }
+}
+
+fn member(server: &str, state: MemberState) -> Member {
+    Member {
+        server: server.parse().unwrap(),
+        number: Some(2),
+        addr: "10.0.0.2:31280".parse().unwrap(),
+        site: Some(SiteId::new([0xAB; 16])),
+        boot_id: "b0".to_owned(),
+        state,
+        heard: Some(Duration::from_millis(120)),
+        rtt: Some(Duration::from_micros(350)),
+        release: "0.1.0".to_owned(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_listed_and_watched() {
+    let up = |server| member(server, MemberState::Up);
+    let (members, _) = watch::channel(Arc::new(vec![up("a"), up("b")]));
+    let server = Server::start_with(ApiConfig::default(), Arc::new(TestMembers(members.clone(), Vec::new()))).await;
+    insta::assert_snapshot!(shown(server.get("/v1/members").await).await, @r#"
+    200 {"member":{"server":"a","number":2,"addr":"10.0.0.2:31280","site":"abababababababababababababababab","boot_id":"b0","state":"up","heard_ms_ago":120,"rtt_us":350,"release":"0.1.0"}}
+    {"member":{"server":"b","number":2,"addr":"10.0.0.2:31280","site":"abababababababababababababababab","boot_id":"b0","state":"up","heard_ms_ago":120,"rtt_us":350,"release":"0.1.0"}}
+    {"eom":{}}
+    "#);
+    let mut lines = Lines::of(server.get("/v1/members?watch=true").await);
+    lines.take(3).await;
+    // Only that it was heard again is no change.
+    members.send_replace(Arc::new(vec![Member { heard: None, ..up("a") }, up("b")]));
+    members.send_replace(Arc::new(vec![Member { heard: None, site: None, number: None, rtt: None, ..member("a", MemberState::Silent) }]));
+    insta::assert_snapshot!(lines.take(2).await, @r#"
+    {"member":{"server":"a","number":null,"addr":"10.0.0.2:31280","site":null,"boot_id":"b0","state":"silent","heard_ms_ago":null,"rtt_us":null,"release":"0.1.0"}}
+    {"member":{"server":"b","number":2,"addr":"10.0.0.2:31280","site":"abababababababababababababababab","boot_id":"b0","state":"removed","heard_ms_ago":null,"rtt_us":null,"release":"0.1.0"}}
+    "#);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_readiness_and_figures_are_told() {
+    let (members, _) = watch::channel(Arc::new(vec![member("fra-1", MemberState::Up), member("b", MemberState::Up)]));
+    let waiting = vec!["replication: 3 versions behind".to_owned()];
+    let server = Server::start_with(ApiConfig::default(), Arc::new(TestMembers(members, waiting))).await;
+    server.execute("INSERT INTO svc (id) VALUES ('a'), ('b')").await;
+    let mut answers = String::new();
+    for path in [
+        "/v1/health",
+        "/v1/health?gaps=3&p99_lag=0.04&max_queue=5",
+        "/v1/health?gaps=2",
+        "/v1/health?p99_lag=0.039",
+        "/v1/health?max_queue=4&failure_status=418",
+        "/live",
+        "/ready",
+    ] {
+        answers.push_str(&format!("{path} -> {}\n", shown(server.get(path).await).await));
+    }
+    let stats = server.post("/v1/table_stats", &json!({"tables": ["svc", "zz"]})).await;
+    answers.push_str(&format!("/v1/table_stats -> {}\n", shown(stats).await));
+    insta::assert_snapshot!(answers, @"");
+
+    let json = async |path: &str| server.get(path).await.text().await.unwrap().parse::<Value>().unwrap();
+    let status = json("/v1/status").await;
+    assert_eq!((&status["node"], &status["members"]["up"]), (&json!("fra-1"), &json!(2)));
+    let digest = json("/v1/digest").await;
+    assert_eq!(digest["digest"], status["store"]["digest"]);
+    let metrics = server.get("/metrics").await.text().await.unwrap();
+    for line in [
+        "kith_transactions_total{outcome=\"done\"} 1",
+        "kith_members{state=\"up\"} 2",
+        "kith_replication_lag_p99_seconds 0.04",
+        "kith_store_commits_total 1",
+        "kith_http_requests_total{route=\"/v1/transactions\",status=\"200\"} 1",
+        "kith_http_request_seconds_count{route=\"/v1/transactions\"} 1",
+        "# EOF",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_node_is_healthy_and_ready() {
+    let server = Server::start().await;
+    let health = shown(server.get("/v1/health?gaps=0&p99_lag=1&max_queue=0").await).await;
+    assert_eq!(health, r#"200 {"response":{"gaps":0,"members":0,"p99_lag":0.0,"queue_size":0,"waiting":[]}}"#);
+    assert_eq!(server.get("/ready").await.status(), 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_is_migrated_or_refused() {
+    let server = Server::start().await;
+    let table = "CREATE TABLE more (id INTEGER NOT NULL PRIMARY KEY, v TEXT NOT NULL DEFAULT '')";
+    let answer = shown(server.post("/v1/migrations", &json!([table])).await).await;
+    insta::assert_snapshot!(answer, @r#"200 {"results":[{"rows_affected":0,"time":~}],"time":~,"version":null,"actor_id":~}"#);
+    server.execute("INSERT INTO more (id) VALUES (1)").await;
+    let unique = "CREATE TABLE worse (id INTEGER NOT NULL PRIMARY KEY, v TEXT UNIQUE)";
+    let refused = server.post("/v1/migrations", &json!([unique])).await;
+    assert_eq!(refused.status(), 400);
+    assert!(refused.text().await.unwrap().contains("UNIQUE"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keep_alive_serves_one_request_after_the_other_with_lengths() {
+    let server = Server::start().await;
+    let mut connection = TcpStream::connect(server.addr).unwrap();
+    connection.set_read_timeout(Some(BOUND)).unwrap();
+    let body = json!(["INSERT INTO svc (id) VALUES ('a') ON CONFLICT DO UPDATE SET port = 1"]).to_string();
+    let head = "POST /v1/transactions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json";
+    let answers = tokio::task::spawn_blocking(move || {
+        let mut statuses = Vec::new();
+        for _ in 0..3 {
+            write!(connection, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+            let mut reader = BufReader::new(&connection);
+            let (mut line, mut length) = (String::new(), None);
+            reader.read_line(&mut line).unwrap();
+            statuses.push(line.trim_end().to_owned());
+            while line != "\r\n" {
+                line.clear();
+                reader.read_line(&mut line).unwrap();
+                if let Some(value) = line.strip_prefix("content-length: ") {
+                    length = value.trim_end().parse().ok();
+                }
+            }
+            let mut body = vec![0; length.expect("an answer that is whole has a length")];
+            reader.read_exact(&mut body).unwrap();
+        }
+        statuses
+    });
+    assert_eq!(answers.await.unwrap(), ["HTTP/1.1 200 OK"; 3]);
+    server.stop().await;
+}
