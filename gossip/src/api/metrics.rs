@@ -2,6 +2,7 @@
 //! it is asked for.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -96,7 +97,7 @@ impl Metrics {
 /// What others count, read once.
 #[derive(Debug)]
 struct Reading {
-    store: StoreState,
+    store: Arc<StoreState>,
     replication: ReplicationFigures,
     subscriptions: SubscriptionFigures,
     members: [(&'static str, u64); 3],
