@@ -291,8 +291,14 @@ async fn a_subscription_streams_rows_then_changes_and_is_resumed() {
     let mut skipped = Lines::of(skipped);
     server.execute("DELETE FROM svc WHERE id = 'c'").await;
     let next = last["change"][3].as_u64().unwrap() + 1;
-    assert_eq!(skipped.next().await.unwrap(), format!(r#"{{"change":["delete",{},["c",83],{next}]}}"#, last["change"][1]));
-    assert_eq!(again.next().await.unwrap(), format!(r#"{{"change":["delete",{},["c",83],{next}]}}"#, last["change"][1]));
+    assert_eq!(
+        skipped.next().await.unwrap(),
+        format!(r#"{{"change":["delete",{},["c",83],{next}]}}"#, last["change"][1])
+    );
+    assert_eq!(
+        again.next().await.unwrap(),
+        format!(r#"{{"change":["delete",{},["c",83],{next}]}}"#, last["change"][1])
+    );
 
     let mut beyond = Lines::of(server.get(&format!("/v1/subscriptions/{id}?from=99")).await);
     insta::assert_snapshot!(beyond.next().await.unwrap(), @r#"{"error":"changes after 99 are not kept: subscribe anew, min change id: 0"}"#);
@@ -357,7 +363,10 @@ async fn bind(config: ApiConfig) -> Result<PathBuf, BindError> {
 async fn an_open_address_needs_a_token_and_a_taken_one_is_named() {
     let open = ApiConfig { listen: vec!["0.0.0.0:0".parse().unwrap()], ..ApiConfig::default() };
     let error = bind(open.clone()).await.unwrap_err().to_string();
-    assert_eq!(error, "the API would be open to the network at 0.0.0.0:0 without a token: set one, or listen on loopback");
+    assert_eq!(
+        error,
+        "the API would be open to the network at 0.0.0.0:0 without a token: set one, or listen on loopback"
+    );
     let token = Some("0123456789abcdef".parse().unwrap());
     assert!(bind(ApiConfig { token, ..open }).await.is_ok());
 
@@ -531,7 +540,13 @@ async fn members_are_listed_and_watched() {
     lines.take(3).await;
     // Only that it was heard again is no change.
     members.send_replace(Arc::new(vec![Member { heard: None, ..up("a") }, up("b")]));
-    members.send_replace(Arc::new(vec![Member { heard: None, site: None, number: None, rtt: None, ..member("a", MemberState::Silent) }]));
+    members.send_replace(Arc::new(vec![Member {
+        heard: None,
+        site: None,
+        number: None,
+        rtt: None,
+        ..member("a", MemberState::Silent)
+    }]));
     insta::assert_snapshot!(lines.take(2).await, @r#"
     {"member":{"server":"a","number":null,"addr":"10.0.0.2:31280","site":null,"boot_id":"b0","state":"silent","heard_ms_ago":null,"rtt_us":null,"release":"0.1.0"}}
     {"member":{"server":"b","number":2,"addr":"10.0.0.2:31280","site":"abababababababababababababababab","boot_id":"b0","state":"removed","heard_ms_ago":null,"rtt_us":null,"release":"0.1.0"}}

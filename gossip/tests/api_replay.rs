@@ -256,12 +256,14 @@ proptest! {
 async fn no_reader_sees_half_a_transaction() {
     let setup = Setup::new().await;
     let put = |n: u64| {
-        let put = |id| statement(&format!("INSERT INTO a (id, x) VALUES ('{id}', {n}) ON CONFLICT DO UPDATE SET x = {n}"));
+        let put =
+            |id| statement(&format!("INSERT INTO a (id, x) VALUES ('{id}', {n}) ON CONFLICT DO UPDATE SET x = {n}"));
         (0..5).map(put).collect::<Vec<_>>()
     };
     setup.store.execute(put(0), None).await.unwrap();
     let mut by_key = Replay::begin(&setup.subscriptions, statement("SELECT id, x FROM a")).await;
-    let mut by_cells = Replay::begin(&setup.subscriptions, statement("SELECT x FROM a UNION ALL SELECT x FROM a")).await;
+    let mut by_cells =
+        Replay::begin(&setup.subscriptions, statement("SELECT x FROM a UNION ALL SELECT x FROM a")).await;
     for n in 1..=300 {
         setup.store.execute(put(n), None).await.unwrap();
     }

@@ -85,7 +85,8 @@ impl Api {
     pub async fn bind(config: ApiConfig, parts: Parts) -> Result<Self, BindError> {
         let listeners = Listeners::bind(&config).await?;
         let tcp = listeners.tcp.iter().zip(&config.listen);
-        let tcp = tcp.map(|(listener, addr)| listener.local_addr().map_err(|source| BindError::Tcp { addr: *addr, source }));
+        let tcp =
+            tcp.map(|(listener, addr)| listener.local_addr().map_err(|source| BindError::Tcp { addr: *addr, source }));
         let unix = listeners.unix.as_ref().map(|(_, file)| Path::to_owned(file.path()));
         let addrs = Addrs { tcp: tcp.collect::<Result<_, _>>()?, unix };
         let stopping = CancellationToken::new();

@@ -124,7 +124,9 @@ impl<'de> Deserialize<'de> for SentValue {
         // The text itself is wanted where it becomes a value.
         let raw = <&RawValue>::deserialize(deserializer)?.get();
         let value = match raw.as_bytes().first() {
-            Some(b'[') => serde_json::from_str::<Vec<u8>>(raw).map_or_else(|_| Value::text(raw), |b| Value::Blob(b.into())),
+            Some(b'[') => {
+                serde_json::from_str::<Vec<u8>>(raw).map_or_else(|_| Value::text(raw), |b| Value::Blob(b.into()))
+            }
             Some(b'{') => Value::text(raw),
             _ => serde_json::from_str::<Scalar>(raw).map_err(de::Error::custom)?.0,
         };
@@ -193,7 +195,10 @@ mod tests {
             (r#"["SELECT 1", [1, "a"]]"#, positional(&[Value::Integer(1), Value::text("a")])),
             (r#"["SELECT 1", {":a": 1}]"#, named(":a", Value::Integer(1))),
             (r#"{"query": "SELECT 1"}"#, Params::None),
-            (r#"{"params": [2], "query": "SELECT 1", "named_params": {":a": 1}, "more": {}}"#, positional(&[Value::Integer(2)])),
+            (
+                r#"{"params": [2], "query": "SELECT 1", "named_params": {":a": 1}, "more": {}}"#,
+                positional(&[Value::Integer(2)]),
+            ),
             (r#"{"query": "SELECT 1", "params": null, "named_params": {"$a": null}}"#, named("$a", Value::Null)),
         ];
         for (json, params) in cases {

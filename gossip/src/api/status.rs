@@ -167,7 +167,8 @@ pub(super) async fn members(State(app): State<Arc<App>>, request: Request) -> Re
 
     let Parameters { watch } = parameters(request.uri())?;
     let members = app.membership.members();
-    let lines = MemberLines { members, told: BTreeMap::new(), phase: Phase::Snapshot, follow: watch.unwrap_or(false).into() };
+    let lines =
+        MemberLines { members, told: BTreeMap::new(), phase: Phase::Snapshot, follow: watch.unwrap_or(false).into() };
     Ok(stream::respond(lines, app.stopping.clone()))
 }
 

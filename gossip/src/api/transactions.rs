@@ -53,7 +53,9 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Resul
     let site = app.store.site();
     app.metrics.transaction(if executed.is_ok() { Outcome::Done } else { Outcome::Failed });
     Ok(match executed {
-        Ok(executed) => Envelope::done(&executed.results, executed.version, started.elapsed(), site).respond(StatusCode::OK),
+        Ok(executed) => {
+            Envelope::done(&executed.results, executed.version, started.elapsed(), site).respond(StatusCode::OK)
+        }
         Err(error) => {
             let time = if error == ExecuteError::Empty { Duration::ZERO } else { started.elapsed() };
             Envelope::failed(&error, time, site).respond(status(&error))

@@ -269,7 +269,7 @@ impl Analyst {
     }
 
     /// The query with its tables' keys selected too, if SQLite agrees that those columns are what they are meant to be.
-        fn keyed(
+    fn keyed(
         &self,
         shape: &Shape,
         plain: &Plain,
@@ -290,9 +290,8 @@ impl Analyst {
         let confirmed = self.recorded(|conn| {
             let statement = conn.prepare(&all)?;
             let columns = statement.columns_with_metadata();
-            let origin = |c: rusqlite::ColumnMetadata<'_>| {
-                Some((c.table_name()?.to_owned(), c.origin_name()?.to_owned()))
-            };
+            let origin =
+                |c: rusqlite::ColumnMetadata<'_>| Some((c.table_name()?.to_owned(), c.origin_name()?.to_owned()));
             Ok(columns.skip(visible).map(origin).eq(origins.iter().cloned().map(Some)))
         });
         if !confirmed.unwrap_or(false) {

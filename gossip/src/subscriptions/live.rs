@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::Counters;
 use super::analysis::{Analysts, Plan};
 use super::feed::{Feed, Reader, Start};
 use super::look::{Extent, LookError, look};
 use super::rows::{Difference, ResultRows};
-use super::Counters;
 use crate::store::{Commit, Keys, SchemaChange, Statement, Store};
 
 /// Looks are at least this far apart: frames of a busy query are coalesced by it, and nobody sees 2 ms.
@@ -183,7 +183,9 @@ impl Follower {
     pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>, token: CancellationToken) -> Arc<Live> {
         let end = self.follow(&mut requests, &token).await;
         match &end {
-            End::Shutdown | End::Idle | End::Columns => debug!(query.id = %self.live.id, reason = %end, "subscription ended"),
+            End::Shutdown | End::Idle | End::Columns => {
+                debug!(query.id = %self.live.id, reason = %end, "subscription ended")
+            }
             End::Refused(_) | End::Failed(_) => warn!(query.id = %self.live.id, reason = %end, "subscription ended"),
         }
         self.live.feed.end(&end.to_string());
@@ -296,4 +298,3 @@ async fn at(instant: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
-

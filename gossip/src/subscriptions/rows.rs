@@ -178,11 +178,10 @@ mod tests {
         let mut rows = ResultRows::default();
         assert_eq!(look(&mut rows, &[("", "x"), ("", "x"), ("", "x")]).len(), 3);
         assert_eq!(look(&mut rows, &[("", "x"), ("", "x"), ("", "x")]), []);
-        assert_eq!(look(&mut rows, &[("", "x"), ("", "y")]), [
-            (Delete, 2, "x".into()),
-            (Delete, 3, "x".into()),
-            (Insert, 4, "y".into())
-        ]);
+        assert_eq!(
+            look(&mut rows, &[("", "x"), ("", "y")]),
+            [(Delete, 2, "x".into()), (Delete, 3, "x".into()), (Insert, 4, "y".into())]
+        );
         assert_eq!(rows.len(), 2);
     }
 
@@ -193,7 +192,10 @@ mod tests {
         let mut pass = rows.look();
         pass.row(Some(b"b"), b"2");
         let changed = pass.end_of([&b"a"[..], &b"b"[..], &b"d"[..]]);
-        assert_eq!(changed.iter().map(|d| (d.kind, d.row)).collect::<Vec<_>>(), [(ChangeKind::Delete, 1), (ChangeKind::Update, 2)]);
+        assert_eq!(
+            changed.iter().map(|d| (d.kind, d.row)).collect::<Vec<_>>(),
+            [(ChangeKind::Delete, 1), (ChangeKind::Update, 2)]
+        );
         assert_eq!(rows.snapshot().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [2, 3]);
     }
 }

@@ -241,7 +241,10 @@ mod tests {
     fn the_tables_of_a_plain_select_are_found() {
         let pair = |table: &str, label: &str| (table.to_owned(), label.to_owned());
         assert_eq!(sources("SELECT * FROM t"), Some(vec![pair("t", "t")]));
-        assert_eq!(sources("SELECT a IS NOT DISTINCT FROM b FROM \"T t\" ORDER BY 1;"), Some(vec![pair("T t", "\"T t\"")]));
+        assert_eq!(
+            sources("SELECT a IS NOT DISTINCT FROM b FROM \"T t\" ORDER BY 1;"),
+            Some(vec![pair("T t", "\"T t\"")])
+        );
         assert_eq!(
             sources("select (select max(x) from u), 1 from t as a left join [s] b on a.id = b.id -- end"),
             Some(vec![pair("t", "a"), pair("s", "b")])
@@ -269,7 +272,8 @@ mod tests {
 
     #[test]
     fn columns_are_added_before_the_right_from() {
-        let shape = Shape::of("SELECT (SELECT 1 FROM u) x, a IS DISTINCT FROM b\nFROM \"t\" WHERE c = 'FROM' ;;").unwrap();
+        let shape =
+            Shape::of("SELECT (SELECT 1 FROM u) x, a IS DISTINCT FROM b\nFROM \"t\" WHERE c = 'FROM' ;;").unwrap();
         assert_eq!(
             shape.with_columns(&["\"t\".\"id\"".to_owned()]).unwrap(),
             "SELECT (SELECT 1 FROM u) x, a IS DISTINCT FROM b, \"t\".\"id\" FROM \"t\" WHERE c = 'FROM'"
@@ -287,7 +291,12 @@ mod tests {
         ] {
             assert!(matches!(Shape::of(sql), Err(ShapeError::Clock(_))), "{sql}");
         }
-        for sql in ["SELECT datetime(x, 'unixepoch') FROM t", "SELECT strftime('%s', x) FROM t", "SELECT date FROM t", "SELECT 'now'"] {
+        for sql in [
+            "SELECT datetime(x, 'unixepoch') FROM t",
+            "SELECT strftime('%s', x) FROM t",
+            "SELECT date FROM t",
+            "SELECT 'now'",
+        ] {
             assert!(Shape::of(sql).is_ok(), "{sql}");
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Breach, Tree};
 
-/// Lints that nobody switches off, with what to do instead; but [`IN_TESTS`].
+/// Lints that nobody switches off, with what to do instead; but [`IN_TESTS`] and [`EXCUSED`].
 const NEVER: [(&str, &str); 4] = [
     ("clippy::unwrap_used", "say by `expect` why it cannot fail, or return an error"),
     ("clippy::disallowed_methods", "the method's entry in clippy.toml says what to use"),
@@ -12,6 +12,10 @@ const NEVER: [(&str, &str); 4] = [
 
 /// What tests may switch off, with a reason: clippy does not take a helper function of an integration test for a test.
 const IN_TESTS: &str = "clippy::unwrap_used";
+
+/// Files that may switch off one of these lints, each with what it needs it for.
+const EXCUSED: [(&str, &str, &str); 1] =
+    [("clippy::disallowed_methods", "cli/src/stop.rs", "a second Ctrl-C ends the process at once, closed or not")];
 
 /// The files that may say `unsafe`, each with what it needs it for. A new entry is reviewed hardest.
 const UNSAFE_FILES: [(&str, &str); 0] = [];
@@ -31,7 +35,8 @@ pub fn suppressed_lints(tree: &Tree) -> Vec<Breach> {
             if !attribute.contains("reason") {
                 breaches.push(Breach::new(&file.path, line, "a lint switched off needs `reason = \"…\"`"));
             }
-            let excused = |lint: &str| lint == IN_TESTS && file.is_test(range.start);
+            let listed = |lint: &str| EXCUSED.iter().any(|(known, path, _)| *known == lint && *path == file.path);
+            let excused = |lint: &str| (lint == IN_TESTS && file.is_test(range.start)) || listed(lint);
             for (lint, instead) in NEVER.iter().filter(|(lint, _)| attribute.contains(lint) && !excused(lint)) {
                 breaches.push(Breach::new(&file.path, line, format!("{lint} stays on: {instead}")));
             }
@@ -78,6 +83,9 @@ mod tests {
     fn some_lints_are_never_switched_off() {
         assert_eq!(count("#[allow(clippy::unwrap_used, reason = \"in a hurry\")]\nfn a() {}"), 1);
         assert_eq!(count("#![allow(warnings, reason = \"many\")]"), 1);
+        let excused = "#[expect(clippy::disallowed_methods, reason = \"the second Ctrl-C\")]\nfn a() {}";
+        assert_eq!(suppressed_lints(&Tree::of(&[("cli/src/stop.rs", excused)])), []);
+        assert_eq!(suppressed_lints(&Tree::of(&[("cli/src/main.rs", excused)])).len(), 1);
         let in_test = |text| suppressed_lints(&Tree::of(&[("a/tests/a.rs", text)])).len();
         assert_eq!(in_test("#![allow(clippy::unwrap_used, reason = \"a test fails by panicking\")]"), 0);
         assert_eq!(in_test("#![allow(clippy::disallowed_methods, reason = \"in a hurry\")]"), 1);

@@ -4,7 +4,7 @@ use super::rust::name_after;
 use super::{Breach, Tree};
 
 /// Modules, files and folders that say nothing about what is in them.
-const MODULES: [&str; 10] = ["util", "utils", "helper", "helpers", "common", "misc", "shared", "stuff", "data", "info"];
+const MODULES: [&str; 8] = ["util", "utils", "helper", "helpers", "common", "misc", "data", "info"];
 /// Endings of type names that say nothing about what the type is.
 const TYPE_ENDINGS: [&str; 4] = ["Manager", "Processor", "Helper", "Util"];
 /// Functions that say nothing about what they do.

@@ -69,13 +69,8 @@ proptest! {
 #[test]
 fn digests_and_hashes_of_wire_version_1() {
     let stamp = Stamp { hlc: Hlc::from_ms(3), site: site_id(0xAA), version: 3, seq: 1 };
-    let values = [
-        Value::Null,
-        Value::Integer(-2),
-        Value::real(1.5),
-        Value::text("10.0.0.7"),
-        Value::Blob([0, 255].into()),
-    ];
+    let values =
+        [Value::Null, Value::Integer(-2), Value::real(1.5), Value::text("10.0.0.7"), Value::Blob([0, 255].into())];
     let cells = values.into_iter().zip(["a", "b", "c", "d", "e"]);
     let cells = cells.map(|(value, name)| (name.into(), Cell { stamp, value })).collect();
     let row = Row { cl: 3, rs: stamp, cells };

@@ -141,7 +141,9 @@ fn complaint(store: &Store) -> Option<String> {
 /// A change of the version, the last of this store, that readers of this store do not see.
 fn unread(store: &Store, version: &Version) -> Option<String> {
     let shown = |change: &&Change| match store.image(&(change.table.clone(), change.key.clone())) {
-        Some(image) => change.cl % 2 == 1 && change.cells.iter().all(|(column, value)| image.get(column) == Some(value)),
+        Some(image) => {
+            change.cl % 2 == 1 && change.cells.iter().all(|(column, value)| image.get(column) == Some(value))
+        }
         None => change.cl % 2 == 0,
     };
     let written = || version.site == store.site() && version.version == store.heads().head(store.site());
