@@ -75,8 +75,8 @@ fn digests_and_hashes_of_wire_version_1() {
     let cells = cells.map(|(value, name)| (name.into(), Cell { stamp, value })).collect();
     let row = Row { cl: 3, rs: stamp, cells };
     let key = Key::encode([&Value::text("c1"), &Value::Integer(1)]).unwrap();
-    assert_eq!(Digest::of(&"containers".into(), &key, &row).to_string(), "GOLDEN1");
-    assert_eq!(Digest::row(&"containers".into(), &key, 4, stamp).to_string(), "GOLDEN2");
+    assert_eq!(Digest::of(&"containers".into(), &key, &row).to_string(), "9cd19e06c7f96a059aa5d5180ddf655d");
+    assert_eq!(Digest::row(&"containers".into(), &key, 4, stamp).to_string(), "ba516ef4d15aefd169875d778299d1ce");
     let vector = Vector::from_iter([(site_id(0xAA), 1), (site_id(0xBB), 300)]);
-    assert_eq!(format!("{:016x}", vector.hash()), "GOLDEN3");
+    assert_eq!(format!("{:016x}", vector.hash()), "9ea4ee96305a9318");
 }
