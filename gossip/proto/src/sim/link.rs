@@ -71,13 +71,10 @@ impl End {
 }
 
 impl World {
-    fn delay(&mut self) -> Duration {
+    /// How long something is under way.
+    pub(super) fn delay(&mut self) -> Duration {
         let (least, most) = self.faults.delay_ms;
         self.between(least, least + most)
-    }
-
-    pub(super) fn travel(&mut self) -> Duration {
-        self.delay()
     }
 
     pub(super) fn cut(&mut self, from: usize, to: usize) {

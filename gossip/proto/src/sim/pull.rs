@@ -29,7 +29,7 @@ impl World {
         let id = self.next_id();
         let question = Frame::Pull(above).encode();
         self.pulls.insert(id, Asked { asker: self.life(node), from, question, parts: Vec::new() });
-        let delay = self.travel();
+        let delay = self.delay();
         self.after(delay, Event::Asked(id));
         self.after(PULL_STALL, Event::Stalled(id));
     }
@@ -68,7 +68,7 @@ impl World {
         if let Some(asked) = self.pulls.get_mut(&id) {
             asked.parts = parts;
         }
-        let delay = self.travel();
+        let delay = self.delay();
         self.after(delay, Event::Answered(id));
     }
 
