@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use kith_gossip_proto::{Cell, Digest, Key, Name, Stamp};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params};
 
 use super::ledger::Ledger;
@@ -19,8 +20,8 @@ pub(crate) struct Aside {
     pub(crate) cells: BTreeMap<Name, Cell>,
 }
 
-/// The `col` of a row's own state; no column has an empty name.
-const OWN_STATE: &str = "";
+/// The `col` of a row's own state. A blob, as names are texts: a peer may well send a column with an empty name.
+const OWN_STATE: [u8; 0] = [];
 
 impl Aside {
     pub(crate) fn is_empty(&self) -> bool {
@@ -60,12 +61,12 @@ impl Ledger {
             conn.prepare_cached("/*kith*/ SELECT col, st, value FROM __kith_unknown WHERE tid = ?1 AND pk = ?2")?;
         let mut rows = statement.query(params![table, key.as_bytes()])?;
         while let Some(row) = rows.next()? {
-            let (column, stamps): (String, _) = (row.get(0)?, self.unpack(row.get_ref(1)?)?);
-            if column == OWN_STATE {
+            let stamps = self.unpack(row.get_ref(1)?)?;
+            if let ValueRef::Blob(_) = row.get_ref(0)? {
                 aside.own = Some((stamps.cl, stamps.rs()));
             } else {
                 let cell = Cell { stamp: stamps.rs(), value: value(row.get_ref(2)?) };
-                aside.cells.insert(column.as_str().into(), cell);
+                aside.cells.insert(row.get_ref(0)?.as_str()?.into(), cell);
             }
         }
         Ok(aside)

@@ -175,7 +175,7 @@ impl Capture {
             Suspects::Rows(rows) => drop(rows.entry(new.get_new_row_id()).or_insert(None)),
             Suspects::Keys(keys) => {
                 let read = |&at: &usize| new.get_new_column_value(table.number[at]).map(value);
-                let key = table.key_at.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(lost)?;
+                let key = table.key_at.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(|error| lost(&error))?;
                 keys.entry(key).or_insert(None);
             }
         }
@@ -192,7 +192,15 @@ impl Capture {
                 (value, _) => value,
             })
         };
-        let image = || table.number.iter().zip(&table.affinity).map(read).collect::<Result<Vec<_>, _>>().map_err(lost);
+        let image = || {
+            table
+                .number
+                .iter()
+                .zip(&table.affinity)
+                .map(read)
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| lost(&error))
+        };
         let added = match self.of(table) {
             Suspects::Rows(rows) => match rows.entry(old.get_old_row_id()) {
                 Entry::Vacant(free) => size(free.insert(Some(image()?))),
@@ -244,6 +252,6 @@ pub(crate) fn weight(value: &Value) -> usize {
     }
 }
 
-fn lost(error: rusqlite::Error) -> ExecuteError {
-    ExecuteError::Failed(format!("a change could not be captured: {}", text(&error)))
+fn lost(error: &rusqlite::Error) -> ExecuteError {
+    ExecuteError::Failed(format!("a change could not be captured: {}", text(error)))
 }

@@ -140,8 +140,8 @@ impl Core {
                     self.execute(statements, *deadline, sum, wall).map(Outcome::Executed)
                 }
             }
-            Job::Apply { versions, .. } => self.apply(versions, sum).map(|()| Outcome::Applied).map_err(Into::into),
-            Job::Join { rows, heads, .. } => self.join(rows, heads, sum).map(|()| Outcome::Applied).map_err(Into::into),
+            Job::Apply { versions, .. } => self.apply(versions, sum).map(|()| Outcome::Applied),
+            Job::Join { rows, heads, .. } => self.join(rows, heads, sum).map(|()| Outcome::Applied),
         };
         match done {
             Ok(outcome) => {

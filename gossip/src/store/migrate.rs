@@ -92,7 +92,7 @@ fn extend(conn: &Connection, wanted: &TableDef, done: &mut Migrated) -> Result<(
     for column in &wanted.columns {
         let subject = || format!("table {}, column {}", wanted.name, column.name);
         match live.columns.iter().find(|known| known.name.eq_ignore_ascii_case(&column.name)) {
-            Some(known) if known == column => {}
+            Some(known) if known.agrees(column) => {}
             Some(known) => {
                 let reason = format!(
                     "it exists as {}, and is declared as {}: add a column instead",
@@ -116,7 +116,7 @@ fn extend(conn: &Connection, wanted: &TableDef, done: &mut Migrated) -> Result<(
     // SQLite has the last word on what was added.
     let reached = define(conn, &wanted.origin, &wanted.name)?;
     for column in &wanted.columns {
-        if !reached.columns.contains(column) {
+        if !reached.columns.iter().any(|known| known.agrees(column)) {
             return refuse(
                 format!("table {}, column {}", wanted.name, column.name),
                 "it could not be added as declared".to_owned(),

@@ -117,7 +117,11 @@ fn check(conn: &Connection, path: &Path) -> Result<(), OpenError> {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
     let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite)?;
-    if verdict == "ok" { Ok(()) } else { Err(OpenError::Damaged { path: path.to_owned(), detail: verdict }) }
+    if verdict == "ok" {
+        Ok(())
+    } else {
+        Err(OpenError::Damaged { path: path.to_owned(), detail: verdict.replace('\n', " ") })
+    }
 }
 
 fn failed(path: &Path, source: rusqlite::Error) -> OpenError {
@@ -177,7 +181,8 @@ pub(crate) fn set_durability(conn: &Connection, durability: Durability) -> rusql
 }
 
 /// Our own tables. `self` is the `ord` of the store's own site; `reserved_ver` and `reserved_hlc` are not below any that
-/// was used. A table that is not `live` is known by name only, from peers. `__kith_unknown` holds a row's own state under the empty column name.
+/// was used. A table that is not `live` is known by name only, from peers. In `__kith_unknown` a
+/// column's name is a text, and the empty blob stands for the row's own state.
 const LAYOUT: &str = "
     CREATE TABLE IF NOT EXISTS __kith_meta (
         one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, self INTEGER NOT NULL,
@@ -195,7 +200,7 @@ const LAYOUT: &str = "
         site INTEGER NOT NULL, ver INTEGER NOT NULL, seq INTEGER NOT NULL, tid INTEGER NOT NULL, k BLOB NOT NULL,
         PRIMARY KEY (site, ver, seq)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS __kith_unknown (
-        tid INTEGER NOT NULL, pk BLOB NOT NULL, col TEXT NOT NULL, st BLOB NOT NULL, value,
+        tid INTEGER NOT NULL, pk BLOB NOT NULL, col BLOB NOT NULL, st BLOB NOT NULL, value,
         PRIMARY KEY (tid, pk, col)) WITHOUT ROWID;
 ";
 

@@ -208,7 +208,7 @@ fn stream(
     lookout.enter();
     let ran = conn.progress_handler(LOOK_EVERY, Some(over)).map_err(|error| trouble(&error)).and_then(|()| {
         let mut prepared = prepare(conn, statement)?;
-        let columns: Vec<_> = prepared.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Vec<_> = prepared.column_names().map(str::to_owned).collect();
         let width = columns.len();
         let mut rows = prepared.raw_query();
         // The first row is computed before the head is told, so that what fails at once fails as a whole.
@@ -247,7 +247,7 @@ fn prepare<'a>(conn: &'a Connection, statement: &Statement) -> Result<rusqlite::
 fn examine(reading: &mut Reading, statement: &Statement) -> Result<Examined, QueryError> {
     reading.lookout.enter();
     let prepared = prepare(&reading.conn, statement).map(|prepared| {
-        let columns = prepared.column_names().into_iter().map(str::to_owned).collect();
+        let columns = prepared.column_names().map(str::to_owned).collect();
         (columns, prepared.expanded_sql().unwrap_or_else(|| statement.sql.clone()))
     });
     let used = reading.lookout.leave();

@@ -55,8 +55,29 @@ pub(crate) struct TableDef {
     pub(crate) columns: Vec<ColumnDef>,
 }
 
+impl ColumnDef {
+    /// Whether both declare the same: keywords and types are the same in any case, names and literals are not.
+    pub(crate) fn agrees(&self, other: &Self) -> bool {
+        self.name == other.name && folded(&self.definition) == folded(&other.definition)
+    }
+}
+
+/// Lower case outside of quotes.
+fn folded(sql: &str) -> String {
+    let mut quote = None;
+    let fold = |char: char| {
+        match quote {
+            None if matches!(char, '\'' | '"' | '`') => quote = Some(char),
+            Some(open) if open == char => quote = None,
+            _ => {}
+        }
+        if quote.is_none() { char.to_ascii_lowercase() } else { char }
+    };
+    sql.chars().map(fold).collect()
+}
+
 /// A column as declared.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct ColumnDef {
     pub(crate) name: String,
     /// Its definition as SQL, in one form for all ways to write it.
@@ -223,6 +244,11 @@ impl Declaration {
             })
         };
         let first_line = sql.lines().next().unwrap_or_default();
+        let only = "a schema is made of CREATE TABLE and CREATE INDEX";
+        // A trigger's body has semicolons, so what is split off of it is not even a statement.
+        if sql.split_whitespace().nth(1).is_some_and(|word| word.eq_ignore_ascii_case("trigger")) {
+            return refused(first_line, only);
+        }
         let bump = Bump::new();
         let command = Parser::new(&bump, sql.as_bytes())
             .next()
@@ -256,7 +282,7 @@ impl Declaration {
                     Ok(Self::Index { name, table: plain(tbl_name.0) })
                 }
             }
-            _ => refused(first_line, "a schema is made of CREATE TABLE and CREATE INDEX"),
+            _ => refused(first_line, only),
         }
     }
 }
@@ -310,10 +336,10 @@ pub(crate) fn define(conn: &Connection, origin: &str, name: &str) -> Result<Tabl
         let CreateTableBody::ColumnsAndConstraints { columns, constraints, .. } = body else {
             return Ok((Vec::new(), Vec::new()));
         };
-        let columns: Vec<_> = columns.iter().map(|column| sql_of(column)).collect();
+        let columns: Vec<_> = columns.iter().map(sql_of).collect();
         let constraints = constraints.iter().flat_map(|list| list.iter());
         let checks = constraints.filter(|constraint| matches!(constraint.constraint, TableConstraint::Check(..)));
-        Ok((columns, checks.map(|check| sql_of(check)).collect::<Vec<_>>()))
+        Ok((columns, checks.map(sql_of).collect::<Vec<_>>()))
     })?;
     def.shape = format!("without rowid: {without_rowid}, strict: {strict}, key: {key:?}, checks: {checks:?}");
     def.columns = described

@@ -297,3 +297,6 @@ impl From<ExecuteError> for super::error::ApplyError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,372 @@
-//! To come.
+//! What peers send, joined: whatever the order, the grouping and the way, all stores end equal, and equal to the plain
+//! fold of [`Row::join`] over the history.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kith_gossip::store::{SchemaSource, Store};
+use kith_gossip_proto::{Cell, Change, Hlc, Key, Name, SiteId, Stamp, Value, Vector, Version, version::Life};
+use proptest::prelude::*;
+
+use crate::rig::{Rig, State, collect, is_sound, state};
+
+const SCHEMA: &str = "
+    CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a INTEGER, b TEXT DEFAULT 'd');
+    CREATE TABLE w (x INTEGER, y TEXT, a INTEGER, b TEXT DEFAULT 'd', PRIMARY KEY (x, y)) WITHOUT ROWID;
+    CREATE TABLE n (id INTEGER NOT NULL PRIMARY KEY, a INTEGER, b REAL DEFAULT 0.5);
+";
+
+/// An earlier schema: a table and some columns are not there yet.
+const EARLIER: &str = "
+    CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a INTEGER);
+    CREATE TABLE w (x INTEGER, y TEXT, b TEXT DEFAULT 'd', PRIMARY KEY (x, y)) WITHOUT ROWID;
+";
+
+fn source(sql: &str) -> Vec<SchemaSource> {
+    vec![SchemaSource { name: "test".to_owned(), sql: sql.to_owned() }]
+}
+
+/// All that the versions amount to.
+fn fold<'a>(versions: impl IntoIterator<Item = &'a Version>) -> State {
+    let mut rows = State::new();
+    for version in versions {
+        for (change, row) in version.rows() {
+            let id = (change.table.clone(), change.key.clone());
+            match rows.entry(id) {
+                std::collections::btree_map::Entry::Vacant(free) => drop(free.insert(row)),
+                std::collections::btree_map::Entry::Occupied(mut known) => known.get_mut().join(row),
+            }
+        }
+    }
+    rows
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A transaction of store `at`.
+    Write { at: usize, sql: Vec<String> },
+    /// Up to `count` versions of `of` that `to` has not, some of them twice, the next one perhaps not among them.
+    Push { of: usize, to: usize, count: usize, skip: usize },
+    /// What `to` lacks, from `from`.
+    Pull { from: usize, to: usize },
+    /// Everything, from `from`.
+    PullAll { from: usize, to: usize },
+}
+
+fn statement() -> impl Strategy<Value = String> {
+    let key = || 0..3;
+    let value = || 0..3;
+    prop_oneof![
+        (key(), value(), value())
+            .prop_map(|(k, a, b)| format!("INSERT OR REPLACE INTO t VALUES ('k{k}', {a}, 'b{b}')")),
+        (key(), value()).prop_map(|(k, a)| format!(
+            "INSERT INTO t (id, a) VALUES ('k{k}', {a}) ON CONFLICT (id) DO UPDATE SET a = {a}"
+        )),
+        (key(), value()).prop_map(|(k, a)| format!("UPDATE t SET a = {a} WHERE id = 'k{k}'")),
+        (key(), value()).prop_map(|(k, b)| format!("UPDATE t SET b = 'b{b}' WHERE id = 'k{k}'")),
+        key().prop_map(|k| format!("DELETE FROM t WHERE id = 'k{k}'")),
+        (key(), key()).prop_map(|(k, l)| format!("UPDATE OR REPLACE t SET id = 'k{l}' WHERE id = 'k{k}'")),
+        (key(), value()).prop_map(|(k, a)| format!("INSERT OR REPLACE INTO w VALUES ({k}, 'y', {a}, 'b')")),
+        (key(), key()).prop_map(|(k, l)| format!("UPDATE OR REPLACE w SET x = '{l}' WHERE x = {k}")),
+        key().prop_map(|k| format!("DELETE FROM w WHERE x = {k}")),
+        (key(), value()).prop_map(|(k, b)| format!("UPDATE w SET b = 'b{b}' WHERE x = {k}")),
+        (key(), value()).prop_map(|(k, a)| format!("INSERT OR REPLACE INTO n (id, a) VALUES ({k}, {a})")),
+        (key(), value()).prop_map(|(k, b)| format!("UPDATE n SET b = {b} WHERE id = {k}")),
+        (key(), key()).prop_map(|(k, l)| format!("UPDATE OR REPLACE n SET id = {l} WHERE id = {k}")),
+        key().prop_map(|k| format!("DELETE FROM n WHERE id = {k}")),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let site = || 0usize..3;
+    prop_oneof![
+        6 => (0usize..2, proptest::collection::vec(statement(), 1..4)).prop_map(|(at, sql)| Step::Write { at, sql }),
+        3 => (0usize..2, site(), 1usize..4, 0usize..2).prop_map(|(of, to, count, skip)| Step::Push { of, to, count, skip }),
+        2 => (site(), site()).prop_map(|(from, to)| Step::Pull { from, to }),
+        1 => (site(), site()).prop_map(|(from, to)| Step::PullAll { from, to }),
+    ]
+}
+
+/// Three stores, the third with the earlier schema; what the first two commit, by site.
+struct World {
+    rigs: Vec<Rig>,
+    history: BTreeMap<SiteId, Vec<Version>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let rigs = vec![Rig::new(SCHEMA), Rig::new(SCHEMA), Rig::new(EARLIER)];
+        Self { rigs, history: BTreeMap::new() }
+    }
+
+    fn store(&self, at: usize) -> &Store {
+        &self.rigs[at].store
+    }
+
+    async fn step(&mut self, step: &Step) {
+        match step {
+            Step::Write { at, sql } => {
+                let mut commits = self.store(*at).commits();
+                let done = self.rigs[*at].run(&sql.join(";")).await.unwrap();
+                if done.version.is_some() {
+                    let commit = commits.recv().await.unwrap();
+                    let site = self.store(*at).site();
+                    let versions = commit.versions.iter().map(|version| Version::clone(version));
+                    self.history.entry(site).or_default().extend(versions);
+                }
+            }
+            Step::Push { of, to, count, skip } => {
+                let site = self.store(*of).site();
+                let all = self.history.get(&site).map_or([].as_slice(), Vec::as_slice);
+                let head = self.store(*to).state().heads.head(site);
+                let known = usize::try_from(head).unwrap().min(all.len());
+                let batch: Vec<_> = all.iter().skip((known + skip).saturating_sub(1)).take(*count).cloned().collect();
+                let heads = self.store(*to).apply(batch).await.unwrap();
+                assert_eq!(heads, *self.store(*to).state().heads);
+            }
+            Step::Pull { from, to } => {
+                let above = Vector::clone(&self.store(*to).state().heads);
+                let (rows, heads) = collect(self.store(*from), above).await;
+                self.store(*to).join(rows, heads).await.unwrap();
+            }
+            Step::PullAll { from, to } => {
+                let (rows, heads) = collect(self.store(*from), Vector::default()).await;
+                self.store(*to).join(rows, heads).await.unwrap();
+            }
+        }
+    }
+}
+
+const TABLES: [&str; 3] =
+    ["SELECT * FROM t ORDER BY id", "SELECT x, y, a, b FROM w ORDER BY x, y", "SELECT * FROM n ORDER BY id"];
+
+async fn ends_equal(steps: Vec<Step>) {
+    let mut world = World::new();
+    for step in &steps {
+        world.step(step).await;
+        // At no instant does a store's bookkeeping say otherwise than its rows.
+        for rig in &world.rigs {
+            rig.is_sound().await;
+        }
+    }
+    for (from, to) in [(0, 2), (1, 0), (0, 1), (2, 0), (0, 2), (1, 2)] {
+        world.step(&Step::Pull { from, to }).await;
+    }
+    let expected = fold(world.history.values().flatten());
+    for at in 0..3 {
+        is_sound(world.store(at)).await;
+        assert_eq!(state(world.store(at)).await, expected, "store {at}");
+        assert_eq!(world.store(at).state().heads, world.store(0).state().heads);
+        assert_eq!(world.store(at).state().digest, world.store(0).state().digest);
+    }
+    world.store(2).migrate(source(SCHEMA)).await.unwrap();
+    is_sound(world.store(2)).await;
+    assert_eq!(world.store(2).state().set_aside, 0);
+    assert_eq!(state(world.store(2)).await, expected, "after the schema came");
+    for sql in TABLES {
+        let rows = world.rigs[0].rows(sql).await.unwrap();
+        for rig in &world.rigs[1..] {
+            assert_eq!(rig.rows(sql).await.unwrap(), rows, "{sql}");
+        }
+    }
+    for rig in &world.rigs {
+        rig.store.close().await;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_way_versions_and_rows_go_all_stores_end_as_the_fold(steps in proptest::collection::vec(step(), 1..25)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(ends_equal(steps));
+    }
+}
+
+/// A version of a site that is no store.
+fn version(number: u64, ms: u64, changes: Vec<Change>) -> Version {
+    Version { site: SiteId::new([7; 16]), version: number, hlc: Hlc::from_ms(ms), changes }
+}
+
+fn change(table: &str, key: &str, cl: u64, cells: &[(&str, Value)]) -> Change {
+    Change {
+        table: table.into(),
+        key: Key::encode([&Value::text(key)]).unwrap(),
+        cl,
+        life: Life::Changed,
+        cells: cells.iter().map(|(name, value)| (Name::from(*name), value.clone())).collect(),
+    }
+}
+
+#[tokio::test]
+async fn a_version_is_applied_when_it_is_next_and_its_needs_are_met() {
+    let rig = Rig::new(SCHEMA);
+    let other = SiteId::new([9; 16]);
+    let first = version(1, 1, vec![change("t", "x", 1, &[("a", Value::Integer(1))])]);
+    let second = version(2, 2, vec![change("t", "y", 1, &[("a", Value::Integer(2))])]);
+    let heads = rig.store.apply(vec![second.clone()]).await.unwrap();
+    assert!(heads.is_empty(), "2 came before 1");
+    let mut needy = version(1, 3, vec![change("t", "x", 1, &[("a", Value::Integer(3))])]);
+    needy.site = other;
+    needy.changes[0].life = Life::Since(first.stamp(0));
+    let heads = rig.store.apply(vec![needy.clone()]).await.unwrap();
+    assert!(heads.is_empty(), "it updates a row that was not created yet");
+    let heads = rig.store.apply(vec![first.clone(), second, needy, first]).await.unwrap();
+    assert_eq!(heads, Vector::from_iter([(other, 1), (SiteId::new([7; 16]), 2)]));
+    assert_eq!(rig.one("SELECT group_concat(id || a) FROM t").await, Value::text("x3,y2"));
+    rig.is_sound().await;
+}
+
+#[tokio::test]
+async fn followers_hear_what_readers_see_otherwise() {
+    let rig = Rig::new(SCHEMA);
+    let mut commits = rig.store.commits();
+    let cells = [("a", Value::Integer(1)), ("b", Value::text("q"))];
+    rig.store.apply(vec![version(1, 1, vec![change("t", "x", 1, &cells)])]).await.unwrap();
+    let commit = commits.recv().await.unwrap();
+    assert!(commit.versions.is_empty());
+    let touched = |commit: &kith_gossip::store::Commit| {
+        let touched = commit.touched["t"].columns.iter().map(ToString::to_string);
+        touched.collect::<Vec<_>>()
+    };
+    assert_eq!(touched(&commit), ["a", "b", "id"]);
+    let mut set = change("t", "x", 1, &[("a", Value::Integer(2)), ("b", Value::text("q"))]);
+    set.life = Life::Since(version(1, 1, Vec::new()).stamp(0));
+    rig.store.apply(vec![version(2, 2, vec![set])]).await.unwrap();
+    assert_eq!(touched(&Arc::unwrap_or_clone(commits.recv().await.unwrap())), ["a"], "b has another stamp only");
+    rig.store.apply(vec![version(3, 3, vec![change("unknown", "x", 1, &[])])]).await.unwrap();
+    assert!(commits.recv().await.unwrap().touched.is_empty());
+}
+
+#[tokio::test]
+async fn values_that_a_table_cannot_take_are_set_aside_and_stop_nothing() {
+    let strict = "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a INTEGER CHECK (a < 10), b TEXT NOT NULL DEFAULT 'd', c INTEGER) STRICT;
+        CREATE TABLE must (id TEXT NOT NULL PRIMARY KEY, a TEXT NOT NULL)";
+    let rig = Rig::new(strict);
+    let cells = [("a", Value::Integer(99)), ("b", Value::Null), ("c", Value::text("5")), ("zz", Value::Integer(1))];
+    let must = change("must", "x", 1, &[("a", Value::Null)]);
+    let sent = version(1, 1, vec![change("t", "x", 1, &cells), must, change("t", "y", 1, &[("c", Value::Integer(3))])]);
+    rig.store.apply(vec![sent.clone()]).await.unwrap();
+    rig.is_sound().await;
+    assert_eq!(
+        rig.rows("SELECT * FROM t").await.unwrap(),
+        [
+            [Value::text("x"), Value::Null, Value::text("d"), Value::Null],
+            [Value::text("y"), Value::Null, Value::text("d"), Value::Integer(3)],
+        ]
+    );
+    assert_eq!(rig.one("SELECT count(*) FROM must").await, Value::Integer(0));
+    assert_eq!(rig.store.state().set_aside, 6, "four cells, and a row with its one cell");
+    assert_eq!(state(&rig.store).await, fold([&sent]), "it travels on as it came");
+
+    // What a client writes over them is a change like others.
+    assert_eq!(rig.said("UPDATE t SET a = 5, b = 'e' WHERE id = 'x'").await, "set t['x']@1 a=5 b='e'\n");
+    rig.is_sound().await;
+    assert_eq!(rig.store.state().set_aside, 4);
+    assert_eq!(rig.said("INSERT INTO must VALUES ('x', 'mine')").await, "new must['x']@3 a='mine'\n");
+    assert_eq!(rig.said("DELETE FROM t WHERE id = 'x'").await, "gone t['x']@2\n");
+    rig.is_sound().await;
+    assert_eq!(rig.store.state().set_aside, 0);
+}
+
+#[tokio::test]
+async fn a_value_that_sqlite_would_change_is_set_aside_as_it_came() {
+    let rig = Rig::new(
+        "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, i INTEGER, r REAL, s TEXT); CREATE TABLE n (id INTEGER NOT NULL PRIMARY KEY, a)",
+    );
+    let cells = [("i", Value::text("5")), ("r", Value::Integer(1)), ("s", Value::Integer(7))];
+    let kept = [("i", Value::text("five")), ("r", Value::text("x")), ("s", Value::Blob([1].into()))];
+    let number =
+        Change { key: Key::encode([&Value::text("12")]).unwrap(), ..change("n", "", 1, &[("a", Value::Null)]) };
+    let sent = version(1, 1, vec![change("t", "x", 1, &cells), change("t", "y", 1, &kept), number]);
+    rig.run("INSERT INTO n VALUES (12, 'another row: 12, not \"12\"')").await.unwrap();
+    rig.store.apply(vec![sent.clone()]).await.unwrap();
+    rig.is_sound().await;
+    assert_eq!(
+        rig.rows("SELECT * FROM t").await.unwrap(),
+        [
+            [Value::text("x"), Value::Null, Value::Null, Value::Null],
+            [Value::text("y"), Value::text("five"), Value::text("x"), Value::Blob([1].into())],
+        ]
+    );
+    assert_eq!(rig.one("SELECT count(*) FROM n").await, Value::Integer(1));
+    let mut held = state(&rig.store).await;
+    held.retain(|_, row| row.rs.site == sent.site);
+    assert_eq!(held, fold([&sent]));
+    // A later, sound value for the same cell takes its place.
+    let mut later = change("t", "x", 1, &[("i", Value::Integer(6))]);
+    later.life = Life::Since(sent.stamp(0));
+    rig.store.apply(vec![version(2, 2, vec![later])]).await.unwrap();
+    assert_eq!(rig.one("SELECT i FROM t WHERE id = 'x'").await, Value::Integer(6));
+    rig.is_sound().await;
+}
+
+#[tokio::test]
+async fn names_that_peers_make_up_reach_no_table_of_ours() {
+    let rig = Rig::new(SCHEMA);
+    let names = ["__kith_log", "__kith_meta", "sqlite_schema", "t__kith_row", "", "a\"b; DROP TABLE t", "T"];
+    let changes = names
+        .iter()
+        .map(|name| change(name, "x", 1, &[("", Value::Null), ("site", Value::Integer(1)), ("id", Value::Null)]));
+    let sent = version(1, 1, changes.collect());
+    let rig = {
+        rig.store.apply(vec![sent.clone()]).await.unwrap();
+        rig.reopen(SCHEMA).await
+    };
+    rig.is_sound().await;
+    assert_eq!(rig.store.tables().iter().map(|table| table.name.to_string()).collect::<Vec<_>>(), ["n", "t", "w"]);
+    assert_eq!(state(&rig.store).await.len(), names.len());
+}
+
+#[tokio::test]
+async fn deletes_and_inserts_at_once_end_alike_on_both_sides() {
+    let [a, b] = [Rig::new(SCHEMA), Rig::new(SCHEMA)];
+    let created = a.version("INSERT INTO t VALUES ('x', 1, 'p'), ('y', 1, 'p')").await;
+    b.store.apply(vec![created]).await.unwrap();
+    // x: deleted against updated. y: deleted on both. z: inserted on both.
+    let of_a = a.version("DELETE FROM t; INSERT INTO t VALUES ('z', 1, 'of a')").await;
+    let of_b = b
+        .version(
+            "UPDATE t SET a = 9 WHERE id = 'x'; DELETE FROM t WHERE id = 'y'; INSERT INTO t (id, a) VALUES ('z', 2)",
+        )
+        .await;
+    a.store.apply(vec![of_b]).await.unwrap();
+    b.store.apply(vec![of_a]).await.unwrap();
+    for rig in [&a, &b] {
+        rig.is_sound().await;
+        assert_eq!(
+            rig.one("SELECT group_concat(id || a || b) FROM t").await,
+            Value::text("z2d"),
+            "the later wins, whole"
+        );
+    }
+    assert_eq!(a.store.state().digest, b.store.state().digest);
+    let again = a.version("INSERT INTO t VALUES ('x', 3, 'again')").await;
+    b.store.apply(vec![again]).await.unwrap();
+    assert_eq!(b.one("SELECT b FROM t WHERE id = 'x'").await, Value::text("again"));
+    assert_eq!(state(&a.store).await, state(&b.store).await);
+}
+
+#[tokio::test]
+async fn equal_stamps_with_other_values_end_alike_too() {
+    let stamp = Stamp { hlc: Hlc::from_ms(5), site: SiteId::new([7; 16]), version: 1, seq: 0 };
+    let row = |value: i64| kith_gossip_proto::frame::PulledRow {
+        table: "t".into(),
+        key: Key::encode([&Value::text("x")]).unwrap(),
+        row: kith_gossip_proto::Row {
+            cl: 1,
+            rs: stamp,
+            cells: BTreeMap::from([("a".into(), Cell { stamp, value: Value::Integer(value) })]),
+        },
+    };
+    let [one, other] = [Rig::new(SCHEMA), Rig::new(SCHEMA)];
+    let heads = Vector::from_iter([(stamp.site, 1)]);
+    for (rig, order) in [(&one, [1, 2]), (&other, [2, 1])] {
+        for value in order {
+            rig.store.join(vec![row(value)], heads.clone()).await.unwrap();
+        }
+        rig.is_sound().await;
+        assert_eq!(rig.one("SELECT a FROM t").await, Value::Integer(2));
+    }
+    assert_eq!(one.store.state().digest, other.store.state().digest);
+}
