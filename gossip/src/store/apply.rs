@@ -15,6 +15,9 @@ use super::stamps::Damaged;
 use super::table::{Table, TableSet};
 use super::writer::Core;
 
+/// SQLite's integers are signed. A site that commits a million times a second gets there in 292,000 years.
+const VERSION_MAX: u64 = i64::MAX.cast_unsigned();
+
 /// Rows that are tried again at once when a schema came.
 const ADOPT_PAGE: u32 = 1_000;
 
@@ -25,7 +28,8 @@ impl Core {
         let tables = Arc::clone(&self.tables);
         for version in versions {
             let heads = self.ledger.sites.heads();
-            if version.version != heads.head(version.site) + 1 || !heads.covers(&version.needs()) {
+            let next = heads.head(version.site).checked_add(1) == Some(version.version);
+            if !next || !heads.covers(&version.needs()) {
                 continue;
             }
             for (change, row) in version.rows() {
@@ -40,6 +44,10 @@ impl Core {
     /// Joins all rows of an answer, and its heads.
     pub(crate) fn join(&mut self, rows: &[PulledRow], heads: &Vector, sum: &mut Sum) -> Result<(), ExecuteError> {
         let tables = Arc::clone(&self.tables);
+        let stamped = rows.iter().flat_map(|pulled| pulled.row.stamps()).map(|stamp| stamp.version);
+        if heads.iter().map(|(_, version)| version).chain(stamped).any(|version| version > VERSION_MAX) {
+            return Err(ExecuteError::Failed("the answer names a version that no site can have reached".to_owned()));
+        }
         for pulled in rows {
             for stamp in pulled.row.stamps() {
                 self.ledger.clock.observe(stamp.hlc);

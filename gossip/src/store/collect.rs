@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::capture::weight;
 use super::error::QueryError;
 use super::ledger::signed;
+use super::outlet::{Outlet, Unwanted};
 use super::read::{Pool, trouble};
 use super::snapshot::Snapshot;
 
@@ -30,12 +31,10 @@ pub struct Collected {
     pub rows: mpsc::Receiver<Result<Vec<PulledRow>, QueryError>>,
 }
 
-/// Where a part of the answer goes.
-type Parts = mpsc::Sender<Result<Vec<PulledRow>, QueryError>>;
-
 pub(crate) async fn collect(pool: &Arc<Pool>, above: Vector) -> Result<Collected, QueryError> {
     let (head, heads) = oneshot::channel();
     let (parts, rows) = mpsc::channel(PARTS_AHEAD);
+    let parts = pool.outlet(parts);
     pool.start(move |conn| {
         let began = conn.and_then(|conn| Snapshot::begin(conn).map_err(|error| trouble(&error)));
         match began {
@@ -44,7 +43,7 @@ pub(crate) async fn collect(pool: &Arc<Pool>, above: Vector) -> Result<Collected
                 drop(head.send(Ok(Vector::clone(snapshot.ledger.sites.heads()))));
                 let mut out = Part { parts, rows: Vec::new(), bytes: 0 };
                 if let Err(error) = walk(&snapshot, &above, &mut out) {
-                    drop(out.parts.blocking_send(Err(trouble(&error))));
+                    drop(out.parts.put(Err(trouble(&error))));
                 }
             }
         }
@@ -80,13 +79,10 @@ fn walk(snapshot: &Snapshot<'_>, above: &Vector, out: &mut Part) -> rusqlite::Re
 }
 
 struct Part {
-    parts: Parts,
+    parts: Outlet<Result<Vec<PulledRow>, QueryError>>,
     rows: Vec<PulledRow>,
     bytes: usize,
 }
-
-/// Nobody takes the answer any more.
-struct Unwanted;
 
 impl Part {
     fn add(&mut self, row: PulledRow) -> Result<(), Unwanted> {
@@ -98,6 +94,6 @@ impl Part {
     fn flush(&mut self) -> Result<(), Unwanted> {
         self.bytes = 0;
         let rows = std::mem::take(&mut self.rows);
-        if rows.is_empty() { Ok(()) } else { self.parts.blocking_send(Ok(rows)).map_err(|_| Unwanted) }
+        if rows.is_empty() { Ok(()) } else { self.parts.put(Ok(rows)) }
     }
 }

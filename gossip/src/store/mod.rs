@@ -33,6 +33,7 @@ mod writer;
 mod apply;
 mod collect;
 mod merge;
+mod outlet;
 mod read;
 mod snapshot;
 mod verify;
@@ -220,7 +221,13 @@ impl Store {
         self.inner.shared.tables()
     }
 
-    /// Finishes what is queued and what is being read, and closes the file. What is asked for later is answered with
+    /// Waits until the writer has ended. Before [`Store::close`] that is a fault: the store takes nothing any more, and the
+    /// part that holds it is to be started anew.
+    pub async fn ended(&self) {
+        self.inner.commands.closed().await;
+    }
+
+    /// Finishes what is queued, ends what is being read, and closes the file. What is asked for later is answered with
     /// `ShuttingDown`.
     pub async fn close(&self) {
         // An error says that the writer has ended already.

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use kith_gossip_proto::Value;
 use rusqlite::hooks::AuthContext;
 use rusqlite::{Connection, OpenFlags};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::error::{QueryError, Trouble, text};
 use super::guard::{Lookout, Used};
 use super::open::both;
+use super::outlet::Outlet;
 use super::statement::{Statement, value};
 
 /// Connections at once. Each is opened once and kept; its caches grow to about 1 MiB with use.
@@ -43,6 +46,8 @@ pub(crate) struct Pool {
     idle: Mutex<Vec<Reading>>,
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
+    /// Ends what runs.
+    closing: CancellationToken,
 }
 
 /// A connection, and who watches what it prepares.
@@ -77,6 +82,7 @@ impl Pool {
             idle: Mutex::default(),
             permits: Arc::new(Semaphore::new(READERS)),
             tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
         }
     }
 
@@ -105,6 +111,7 @@ impl Pool {
         let pool = Arc::clone(self);
         let (head, columns) = oneshot::channel();
         let (out, rows) = mpsc::channel(ROWS_AHEAD);
+        let out = self.outlet(out);
         self.tasks.spawn_blocking(move || match Reader::open(pool, permit) {
             Ok(mut reader) => stream(reader.reading(), &statement, deadline, head, &out),
             Err(error) => drop(head.send(Err(error))),
@@ -139,14 +146,19 @@ impl Pool {
         Ok(())
     }
 
+    pub(crate) fn outlet<T>(&self, out: mpsc::Sender<T>) -> Outlet<T> {
+        Outlet::new(out, self.closing.clone(), Handle::current())
+    }
+
     async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
         let permit = tokio::time::timeout(POOL_WAIT, Arc::clone(&self.permits).acquire_owned()).await;
         permit.map_err(|_| QueryError::Pool)?.map_err(|_| QueryError::ShuttingDown)
     }
 
-    /// Lets running queries end, starts no others, and closes the connections.
+    /// Ends running queries, starts no others, and closes the connections.
     pub(crate) async fn close(&self) {
         self.permits.close();
+        self.closing.cancel();
         self.tasks.close();
         self.tasks.wait().await;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -199,10 +211,10 @@ fn stream(
     statement: &Statement,
     deadline: Option<Instant>,
     head: oneshot::Sender<Result<Vec<String>, QueryError>>,
-    out: &mpsc::Sender<Result<Vec<Value>, QueryError>>,
+    out: &Outlet<Result<Vec<Value>, QueryError>>,
 ) {
-    let listener = out.clone();
-    let over = move || listener.is_closed() || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+    let unwanted = out.unwanted();
+    let over = move || unwanted() || deadline.is_some_and(|deadline| Instant::now() >= deadline);
     let mut head = Some(head);
     let Reading { conn, lookout } = reading;
     lookout.enter();
@@ -218,7 +230,7 @@ fn stream(
             Ok(_) => drop(head.take().map(|head| head.send(Ok(columns)))),
         }
         while let Some(row) = next? {
-            if out.blocking_send(Ok(row)).is_err() {
+            if out.put(Ok(row)).is_err() {
                 return Ok(());
             }
             next = read(&mut rows, width);
@@ -231,7 +243,7 @@ fn stream(
         (Ok(()), _) => {}
         (Err(error), Some(head)) => drop(head.send(Err(error))),
         // The listener may be gone, which is why it failed.
-        (Err(error), None) => drop(out.blocking_send(Err(error))),
+        (Err(error), None) => drop(out.put(Err(error))),
     }
 }
 

@@ -370,3 +370,12 @@ async fn equal_stamps_with_other_values_end_alike_too() {
     }
     assert_eq!(one.store.state().digest, other.store.state().digest);
 }
+
+#[tokio::test]
+async fn a_version_that_nobody_can_have_reached_is_refused() {
+    let rig = Rig::new(SCHEMA);
+    let heads = Vector::from_iter([(rig.store.site(), u64::MAX), (SiteId::new([7; 16]), u64::MAX)]);
+    assert!(rig.store.join(Vec::new(), heads).await.is_err());
+    assert!(rig.store.state().heads.is_empty());
+    rig.run("INSERT INTO t (id) VALUES ('x')").await.unwrap();
+}

@@ -191,3 +191,22 @@ async fn a_transaction_writes_rows_and_does_nothing_else() {
     assert!(!std::path::Path::new("/tmp/kith-test-vacuum").exists());
     rig.is_sound().await;
 }
+
+#[tokio::test]
+async fn closing_ends_what_is_being_read() {
+    let rig = Rig::new(SCHEMA);
+    // One whose reader does not read, one without rows, and a pull that nobody takes.
+    let mut stuck = rig.store.query(Statement::new(ENDLESS_ROWS), None).await.unwrap();
+    assert!(stuck.rows.recv().await.is_some());
+    let store = rig.store.clone();
+    let busy = async move { store.query(Statement::new(ENDLESS), None).await };
+    let close = async {
+        tokio::task::yield_now().await;
+        tokio::time::timeout(Duration::from_secs(10), rig.store.close())
+            .await
+            .expect("the store did not close in 10 s");
+    };
+    let (busy, ()) = tokio::join!(busy, close);
+    assert!(busy.is_err(), "{busy:?}");
+    rig.store.ended().await;
+}
