@@ -250,7 +250,38 @@ async fn bad_input_gets_its_status_and_one_line() {
     answers.push_str(&format!("no content type -> {}\n", shown(plain).await));
     let large = server.post_raw("/v1/transactions", format!("[\"{}\"]", "x".repeat(1 << 20))).await;
     answers.push_str(&format!("a body over 1 MiB -> {}\n", shown(large).await));
-    insta::assert_snapshot!(answers, @"");
+    insta::assert_snapshot!(answers, @r#"
+    /v1/transactions [[ -> 400 {"error":"not JSON: EOF while parsing a list at line 1 column 2"}
+    /v1/transactions {"query": 1} -> 422 {"error":"the body does not fit: invalid type: map, expected a sequence at line 1 column 0"}
+    /v1/transactions [] -> 400 {"results":[{"error":"at least 1 statement is required"}],"time":~,"version":null,"actor_id":~}
+    /v1/transactions ["INSERT INTO nowhere VALUES (1)"] -> 500 {"results":[{"error":"no such table: nowhere"}],"time":~,"version":null,"actor_id":~}
+    /v1/transactions ["UPDATE svc SET port = 1; DELETE FROM svc"] -> 500 {"results":[{"error":"Multiple statements provided"}],"time":~,"version":null,"actor_id":~}
+    /v1/transactions ["SELECT 1"] -> 500 {"results":[{"error":"a statement that returns rows is not for a transaction"}],"time":~,"version":null,"actor_id":~}
+    /v1/transactions [["DELETE FROM svc WHERE id = ?", []]] -> 500 {"results":[{"error":"the statement has 1 parameters, and 0 were given"}],"time":~,"version":null,"actor_id":~}
+    /v1/transactions [["DELETE FROM svc WHERE id = :a", {":b": 1}]] -> 500 {"results":[{"error":"the statement has no parameter :b"}],"time":~,"version":null,"actor_id":~}
+    /v1/transactions?timeout=-1 ["DELETE FROM svc"] -> 400 {"error":"timeout must be a number of seconds, 0 for none"}
+    /v1/transactions?replicas=1 ["DELETE FROM svc"] -> 501 {"error":"waiting for replicas is not available: leave it out"}
+    /v1/queries "DELETE FROM svc" -> 400 {"error":"not authorized"}
+    /v1/queries "SELECT * FROM nowhere" -> 400 {"error":"no such table: nowhere"}
+    /v1/queries ["SELECT ?", []] -> 500 {"error":"the statement has 1 parameters, and 0 were given"}
+    /v1/queries  -> 400 {"error":"not JSON: EOF while parsing a value at line 1 column 0"}
+    /v1/queries [1] -> 422 {"error":"the body does not fit: invalid type: integer `1`, expected a string at line 1 column 2"}
+    /v1/subscriptions "DELETE FROM svc" -> 400 {"error":"a subscription takes a SELECT: this statement returns no rows or does more than read"}
+    /v1/subscriptions "SELECT * FROM nowhere" -> 400 {"error":"no such table: nowhere"}
+    /v1/subscriptions "SELECT random()" -> 400 {"error":"random() gives another answer each time: a subscription would go wrong without any change"}
+    /v1/subscriptions?from=7 "SELECT id FROM svc" -> 400 {"error":"there is no such subscription to continue: subscribe without `from`"}
+    /v1/subscriptions?from=x "SELECT id FROM svc" -> 400 {"error":"Failed to deserialize query string: from: invalid digit found in string"}
+    /v1/migrations [] -> 400 {"results":[{"error":"at least 1 statement is required"}],"time":~,"version":null,"actor_id":~}
+    /v1/table_stats [] -> 422 {"error":"the body does not fit: invalid length 0, expected struct Body with 1 element at line 1 column 2"}
+    /v1/nothing [] -> 404 {"error":"there is no POST /v1/nothing"}
+    /v1/health {} -> 405 {"error":"/v1/health is not for POST"}
+    GET /v1/subscriptions/not-a-uuid -> 400 {"error":"\"not-a-uuid\" is not a UUID"}
+    GET /v1/subscriptions/ba247cbc-2a7f-486b-873c-8a9620e72182 -> 404 {"error":"could not find subscription with id ba247cbc-2a7f-486b-873c-8a9620e72182"}
+    GET /v1/transactions -> 405 {"error":"/v1/transactions is not for GET"}
+    GET /v1/health?failure_status=9 -> 400 {"error":"failure_status must be a status code from 200 to 999"}
+    no content type -> 415 {"error":"the body must be JSON: send content-type: application/json"}
+    a body over 1 MiB -> 413 {"error":"the body is over 1 MiB: split it"}
+    "#);
     server.stop().await;
 }
 
@@ -467,14 +498,19 @@ async fn a_slow_reader_is_cut_with_a_line_and_others_are_not() {
     let server = Server::start().await;
     let query = json!("SELECT id, note FROM svc").to_string();
     let head = "POST /v1/subscriptions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json";
-    let mut slow = TcpStream::connect(server.addr).unwrap();
+    // A small window, set before connecting: else the kernel takes 30 MB for a reader that reads nothing.
+    let slow = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    slow.set_recv_buffer_size(64 << 10).unwrap();
+    slow.connect(&server.addr.into()).unwrap();
+    let mut slow = TcpStream::from(slow);
     write!(slow, "{head}\r\ncontent-length: {}\r\n\r\n{query}", query.len()).unwrap();
     let mut quick = Lines::of(server.post_raw("/v1/subscriptions", query).await);
     quick.take(2).await;
     let note = "x".repeat(500_000);
     for id in 0..60 {
         let insert = json!([["INSERT INTO svc (id, note) VALUES (?, ?)", [id.to_string(), note]]]);
-        assert_eq!(server.post("/v1/transactions", &insert).await.status(), 200);
+        let response = server.post("/v1/transactions", &insert).await;
+        assert_eq!(response.status(), 200);
         assert!(quick.next().await.unwrap().starts_with(r#"{"change":["insert""#));
     }
     let last = tokio::task::spawn_blocking(move || {
@@ -574,7 +610,16 @@ async fn health_readiness_and_figures_are_told() {
     }
     let stats = server.post("/v1/table_stats", &json!({"tables": ["svc", "zz"]})).await;
     answers.push_str(&format!("/v1/table_stats -> {}\n", shown(stats).await));
-    insta::assert_snapshot!(answers, @"");
+    insta::assert_snapshot!(answers, @r#"
+    /v1/health -> 200 {"response":{"gaps":3,"members":1,"p99_lag":0.04,"queue_size":5,"waiting":["replication: 3 versions behind"]}}
+    /v1/health?gaps=3&p99_lag=0.04&max_queue=5 -> 200 {"response":{"gaps":3,"members":1,"p99_lag":0.04,"queue_size":5,"waiting":["replication: 3 versions behind"]}}
+    /v1/health?gaps=2 -> 503 {"response":{"gaps":3,"members":1,"p99_lag":0.04,"queue_size":5,"waiting":["replication: 3 versions behind"]}}
+    /v1/health?p99_lag=0.039 -> 503 {"response":{"gaps":3,"members":1,"p99_lag":0.04,"queue_size":5,"waiting":["replication: 3 versions behind"]}}
+    /v1/health?max_queue=4&failure_status=418 -> 418 {"response":{"gaps":3,"members":1,"p99_lag":0.04,"queue_size":5,"waiting":["replication: 3 versions behind"]}}
+    /live -> 200 {"live":true}
+    /ready -> 503 {"ready":false,"waiting":["replication: 3 versions behind"]}
+    /v1/table_stats -> 200 {"invalid_tables":["zz"],"total_row_count":2}
+    "#);
 
     let json = async |path: &str| server.get(path).await.text().await.unwrap().parse::<Value>().unwrap();
     let status = json("/v1/status").await;

@@ -1,5 +1,7 @@
 //! An answer that says what failed: a status and one line.
 
+use std::fmt::Display;
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -14,11 +16,11 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
-    pub(super) fn new(status: StatusCode, message: impl ToString) -> Self {
+    pub(super) fn new(status: StatusCode, message: impl Display) -> Self {
         Self { status, message: message.to_string() }
     }
 
-    pub(super) fn bad_request(message: impl ToString) -> Self {
+    pub(super) fn bad_request(message: impl Display) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::{Query, Request};
-use http::{StatusCode, Uri, header};
+use http::{HeaderValue, StatusCode, Uri, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
@@ -18,7 +18,7 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 /// The JSON of a body. 415 for another content type, 413 beyond the bound, 408 beyond the deadline, 400 for what is not
 /// JSON, 422 for JSON of another shape.
 pub(super) async fn json<T: DeserializeOwned>(request: Request) -> Result<T, ApiError> {
-    let kind = request.headers().get(header::CONTENT_TYPE).map(|value| value.as_bytes());
+    let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     if !kind.is_some_and(is_json) {
         let message = "the body must be JSON: send content-type: application/json";
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));

@@ -42,6 +42,8 @@ const GRACE: Duration = Duration::from_millis(1_500);
 const CUT_OFF: Duration = Duration::from_millis(250);
 /// A peer that speaks HTTP/2 is asked this often whether it is there.
 const PING: Duration = Duration::from_secs(20);
+/// What may be buffered for a connection in each direction; a request's head must fit in it.
+const BUFFER_BYTES: usize = 64 << 10;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS: u32 = 256;
 /// How long to wait when the system gives no more sockets: some connection must end first.
@@ -218,13 +220,15 @@ impl Server {
         let activity = Arc::new(Activity::default());
         let service = Service { inner: TowerToHyperService::new(self.router.clone()), activity: Arc::clone(&activity) };
         let mut builder = auto::Builder::new(Tracked(self.connections.clone()));
-        // No timer for HTTP/1.1: see the deadlines.
-        builder.http1().pipeline_flush(true);
+        // No timer for HTTP/1.1: see the deadlines. Never `pipeline_flush`: it lifts the bound on what is buffered for a
+        // peer that does not read, and then no reader is ever slow.
+        builder.http1().max_buf_size(BUFFER_BYTES);
         builder
             .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING)
+            .max_send_buf_size(BUFFER_BYTES)
             .max_concurrent_streams(STREAMS);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(Watched::new(connection)), service));
         // The connection is polled again in every case but the last two, where it is meant to be dropped.

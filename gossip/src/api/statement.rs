@@ -235,6 +235,14 @@ mod tests {
         let refused: Vec<_> = ["1", "[]", "[\"a\"]", "[\"a\", 1]", "[\"a\", [], []]", "{}", "{\"query\": 1}"]
             .map(|json| format!("{json}: {}", read(json).unwrap_err()))
             .into();
-        insta::assert_snapshot!(refused.join("\n"), @"");
+        insta::assert_snapshot!(refused.join("\n"), @r#"
+        1: invalid type: integer `1`, expected a statement: SQL, [SQL, [parameters]], [SQL, {":name": parameter}] or {"query": SQL} at line 1 column 1
+        []: invalid length 0, expected a statement: SQL, [SQL, [parameters]], [SQL, {":name": parameter}] or {"query": SQL} at line 1 column 2
+        ["a"]: invalid length 1, expected a statement: SQL, [SQL, [parameters]], [SQL, {":name": parameter}] or {"query": SQL} at line 1 column 5
+        ["a", 1]: invalid type: integer `1`, expected a list of parameters or an object of named ones at line 1 column 7
+        ["a", [], []]: invalid length 3, expected a statement: SQL, [SQL, [parameters]], [SQL, {":name": parameter}] or {"query": SQL} at line 1 column 13
+        {}: missing field `query` at line 1 column 2
+        {"query": 1}: invalid type: integer `1`, expected a string at line 1 column 11
+        "#);
     }
 }

@@ -244,7 +244,7 @@ impl Analyst {
         self.recorded(|conn| {
             let mut statement = conn.prepare(sql)?;
             bind(&mut statement, params)?;
-            let columns = statement.column_names().into_iter().map(str::to_owned).collect();
+            let columns = statement.column_names().map(str::to_owned).collect();
             let text = statement.expanded_sql();
             let mut text = text.ok_or_else(|| QueryRefused::Parameters("the parameters are too large".to_owned()))?;
             // SQLite expands a float to 15 digits and a text up to its first zero byte; what that loses is said again.

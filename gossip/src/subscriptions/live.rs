@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::Counters;
 use super::analysis::{Analysts, Plan};
 use super::feed::{Feed, Reader, Start};
-use super::look::{Extent, LookError, look};
+use super::look::{Extent, Leash, LookError, look};
 use super::rows::{Difference, ResultRows};
 use crate::store::{Commit, Keys, SchemaChange, Statement, Store};
 
@@ -31,6 +31,8 @@ const SPACING_MIN: Duration = Duration::from_millis(2);
 const SPACING_MAX: Duration = Duration::from_millis(100);
 /// A pause after a look is this many times as long as the look: a fifth of a core at most.
 const SPACING_FACTOR: u32 = 4;
+/// A look that takes longer ends the query: it holds one of few readers.
+const LOOK_TIME: Duration = Duration::from_secs(60);
 /// How long a query is kept with nobody listening.
 const KEPT_IDLE: Duration = Duration::from_secs(600);
 /// Above this many keys, or a quarter of the result, one run of the whole query is cheaper than one per key.
@@ -184,7 +186,7 @@ impl Follower {
         let end = self.follow(&mut requests, &token).await;
         match &end {
             End::Shutdown | End::Idle | End::Columns => {
-                debug!(query.id = %self.live.id, reason = %end, "subscription ended")
+                debug!(query.id = %self.live.id, reason = %end, "subscription ended");
             }
             End::Refused(_) | End::Failed(_) => warn!(query.id = %self.live.id, reason = %end, "subscription ended"),
         }
@@ -196,7 +198,7 @@ impl Follower {
         // What the first look finds is the snapshot that readers begin with, not changes.
         let first = tokio::select! {
             () = token.cancelled() => return End::Shutdown,
-            // Dropped at shutdown only: what the reader's thread still computes is of no use to anyone.
+            // Dropped at shutdown only, which interrupts it: what it computes is of no use to anyone.
             first = self.look(Extent::All) => first,
         };
         let mut error = first.err();
@@ -262,19 +264,22 @@ impl Follower {
         for _ in 0..2 {
             let plan = self.live.plan();
             let mut rows = std::mem::take(&mut self.rows);
-            let looked = self
-                .store
-                .read(move |conn| {
-                    let differences = look(conn, &plan, &extent, &mut rows);
-                    (differences, rows)
-                })
-                .await;
+            let leash = Leash::default();
+            let _pull = leash.pull_on_drop();
+            let looking = self.store.read(move |conn| {
+                let differences = look(conn, &plan, &extent, &mut rows, &leash);
+                (differences, rows)
+            });
+            let looked = tokio::time::timeout(LOOK_TIME, looking).await;
+            let looked = looked.map_err(|_| End::Failed("it takes longer than 60 s".to_owned()))?;
             let (differences, rows) = looked.map_err(|error| End::Failed(error.to_string()))?;
             self.rows = rows;
             match differences {
                 Ok(differences) => return Ok(differences),
-                Err(LookError::Sql(message)) => return Err(End::Failed(message)),
                 Err(LookError::Drift) => self.analyse().await?,
+                Err(error @ (LookError::TooLarge | LookError::Interrupted | LookError::Sql(_))) => {
+                    return Err(End::Failed(error.to_string()));
+                }
             }
             extent = Extent::All;
         }

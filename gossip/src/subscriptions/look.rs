@@ -1,13 +1,19 @@
 //! Looking at a query again: running it on a reader and comparing.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use kith_gossip_proto::Key;
 use rusqlite::types::ValueRef;
-use rusqlite::{CachedStatement, Connection};
+use rusqlite::{CachedStatement, Connection, InterruptHandle};
 use thiserror::Error;
 
 use super::analysis::{Plan, bind, bind_key};
 use super::line;
 use super::rows::{Difference, Pass, ResultRows};
+
+/// The rows of one query may take this much memory: about a million rows of an ordinary table. Beyond it the query ends.
+const RESULT_BYTES: usize = 256 << 20;
 
 /// What to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +21,7 @@ pub(super) enum Extent {
     /// Everything.
     All,
     /// The rows of these keys, for a query over one table.
-    Keys(std::collections::BTreeSet<Key>),
+    Keys(BTreeSet<Key>),
 }
 
 /// Why a look failed. The rows may be half compared then and must not be used again.
@@ -24,6 +30,13 @@ pub(super) enum LookError {
     /// The query no longer returns the columns it was analysed with: the schema has changed meanwhile.
     #[error("the schema changed")]
     Drift,
+    /// Too much to be held.
+    #[error("its result is over {} MiB: ask for less", RESULT_BYTES >> 20)]
+    TooLarge,
+    /// The leash was pulled.
+    #[error("it was interrupted")]
+    Interrupted,
+    /// SQLite failed; the message is SQLite's.
     #[error("{0}")]
     Sql(String),
 }
@@ -34,13 +47,76 @@ impl From<rusqlite::Error> for LookError {
     }
 }
 
+/// Ends a look from outside: a query may run for ever, and its reader is one of few.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leash(Arc<Mutex<Grip>>);
+
+/// Pulls its leash when dropped; without effect once the look has ended.
+#[derive(Debug)]
+pub(super) struct Pull(Leash);
+
+struct Held<'l>(&'l Leash);
+
+#[derive(Default)]
+enum Grip {
+    #[default]
+    NotBegun,
+    Running(InterruptHandle),
+    Over,
+}
+
+impl std::fmt::Debug for Grip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Grip")
+    }
+}
+
+impl Leash {
+    /// Whoever drops this wants the look to end.
+    pub(super) fn pull_on_drop(&self) -> Pull {
+        Pull(self.clone())
+    }
+
+    fn begin(&self, conn: &Connection) -> Result<Held<'_>, LookError> {
+        let mut grip = self.grip();
+        if matches!(*grip, Grip::Over) {
+            return Err(LookError::Interrupted);
+        }
+        *grip = Grip::Running(conn.get_interrupt_handle());
+        Ok(Held(self))
+    }
+
+    fn grip(&self) -> MutexGuard<'_, Grip> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Pull {
+    fn drop(&mut self) {
+        // Under the lock, so that the connection cannot have gone on to somebody else's query.
+        let mut grip = self.0.grip();
+        if let Grip::Running(handle) = &*grip {
+            handle.interrupt();
+        }
+        *grip = Grip::Over;
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        *self.0.grip() = Grip::Over;
+    }
+}
+
 /// Runs the query and returns what differs. Everything is read from one snapshot. Blocking.
 pub(super) fn look(
     conn: &Connection,
     plan: &Plan,
     extent: &Extent,
     rows: &mut ResultRows,
+    leash: &Leash,
 ) -> Result<Vec<Difference>, LookError> {
+    let _held = leash.begin(conn)?;
     match (extent, &plan.one) {
         (Extent::Keys(keys), Some(one)) => {
             // A statement that has begun holds the connection's snapshot for those that follow.
@@ -88,6 +164,9 @@ fn step(statement: &mut CachedStatement<'_>, plan: &Plan, pass: &mut Pass<'_>) -
             let key: Vec<ValueRef<'_>> =
                 (visible..visible + hidden).map(|i| row.get_ref(i)).collect::<rusqlite::Result<_>>()?;
             pass.row(Some(&identity_of(key.into_iter())), &cells);
+        }
+        if pass.bytes() > RESULT_BYTES {
+            return Err(LookError::TooLarge);
         }
     }
     Ok(())

@@ -17,7 +17,12 @@ pub(super) struct ResultRows {
     last_id: u64,
     /// Which look at the query is going on; rows it has seen carry it.
     pass: u64,
+    /// What the rows take, about.
+    bytes: usize,
 }
+
+/// What a row takes beside its bytes: its entry, and its part of the map.
+const ROW_BYTES: usize = 144;
 
 #[derive(Debug)]
 struct Entry {
@@ -48,6 +53,11 @@ impl ResultRows {
         self.rows.len()
     }
 
+    /// How much memory the rows take, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// All rows in the order of their ids, which is the order in which they entered the result.
     pub(super) fn snapshot(&self) -> Vec<(u64, Bytes)> {
         let mut rows: Vec<_> = self.rows.values().map(|entry| (entry.id, entry.cells.clone())).collect();
@@ -75,7 +85,9 @@ impl Pass<'_> {
                 return;
             }
             first.copies = 0;
+            let before = first.cells.len();
             if let Some(changed) = first.meet(pass, cells) {
+                self.result.bytes = self.result.bytes + cells.len() - before;
                 self.changed.push(changed);
             }
             return;
@@ -83,10 +95,17 @@ impl Pass<'_> {
         self.settle(Bytes::copy_from_slice(base), cells);
     }
 
+    /// How much memory the rows take by now, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.result.bytes()
+    }
+
     fn settle(&mut self, identity: Bytes, cells: &[u8]) {
         let pass = self.result.pass;
         if let Some(entry) = self.result.rows.get_mut(&identity) {
+            let before = entry.cells.len();
             if let Some(changed) = entry.meet(pass, cells) {
+                self.result.bytes = self.result.bytes + cells.len() - before;
                 self.changed.push(changed);
             }
             return;
@@ -95,6 +114,7 @@ impl Pass<'_> {
         let id = self.result.last_id;
         let cells = if *identity == *cells { identity.clone() } else { Bytes::copy_from_slice(cells) };
         self.changed.push(Difference { kind: ChangeKind::Insert, row: id, cells: cells.clone() });
+        self.result.bytes += ROW_BYTES + identity.len() + cells.len();
         self.result.rows.insert(identity, Entry { id, cells, seen: pass, copies: 0 });
     }
 
@@ -103,8 +123,10 @@ impl Pass<'_> {
     pub(super) fn end_of_all(self) -> Vec<Difference> {
         let pass = self.result.pass;
         let mut gone: Vec<Difference> = Vec::new();
-        self.result.rows.retain(|_, entry| {
+        let bytes = &mut self.result.bytes;
+        self.result.rows.retain(|identity, entry| {
             if entry.seen != pass {
+                *bytes -= ROW_BYTES + identity.len() + entry.cells.len();
                 gone.push(entry.deleted());
             }
             entry.seen == pass
@@ -119,8 +141,11 @@ impl Pass<'_> {
         let pass = self.result.pass;
         let mut gone = Vec::new();
         for identity in identities {
-            if self.result.rows.get(identity).is_some_and(|entry| entry.seen != pass) {
-                gone.extend(self.result.rows.remove(identity).map(|entry| entry.deleted()));
+            if self.result.rows.get(identity).is_some_and(|entry| entry.seen != pass)
+                && let Some((identity, entry)) = self.result.rows.remove_entry(identity)
+            {
+                self.result.bytes -= ROW_BYTES + identity.len() + entry.cells.len();
+                gone.push(entry.deleted());
             }
         }
         gone.extend(self.changed);
@@ -183,6 +208,18 @@ mod tests {
             [(Delete, 2, "x".into()), (Delete, 3, "x".into()), (Insert, 4, "y".into())]
         );
         assert_eq!(rows.len(), 2);
+    }
+
+    #[test]
+    fn what_the_rows_take_is_counted_both_ways() {
+        let mut rows = ResultRows::default();
+        look(&mut rows, &[("a", "1"), ("b", "1"), ("", "x"), ("", "x")]);
+        look(&mut rows, &[("a", "a longer cell"), ("c", "1")]);
+        assert_eq!(rows.bytes(), 2 * ROW_BYTES + "a".len() + "a longer cell".len() + "c1".len());
+        look(&mut rows, &[("a", "1")]);
+        let pass = rows.look();
+        pass.end_of([&b"a"[..]]);
+        assert_eq!(rows.bytes(), 0);
     }
 
     #[test]
