@@ -314,7 +314,7 @@ fn get_change(body: &mut Decoder<'_>) -> Result<Change, DecodeError> {
         _ => return Err(DecodeError::Tag("life")),
     };
     let cells = body.columns(Decoder::value)?;
-    let alive = check_life(cl, cells.is_empty())?;
+    let alive = check_life(cl, &cells)?;
     if !alive && life != Life::Changed {
         return Err(DecodeError::Invalid("update of a deleted row"));
     }
@@ -348,12 +348,12 @@ fn get_row(body: &mut Decoder<'_>) -> Result<PulledRow, DecodeError> {
     };
     let rs = stamp(body)?;
     let cells = body.columns(|cell| Ok(Cell { stamp: stamp(cell)?, value: cell.value()? }))?;
-    check_life(cl, cells.is_empty())?;
+    check_life(cl, &cells)?;
     Ok(PulledRow { table, key, row: Row { cl, rs, cells } })
 }
 
 /// Whether the row is alive. A deleted one has no cells.
-fn check_life(cl: u64, no_cells: bool) -> Result<bool, DecodeError> {
+fn check_life<T>(cl: u64, cells: &BTreeMap<Name, T>) -> Result<bool, DecodeError> {
     let alive = cl % 2 == 1;
-    if !alive && !no_cells { Err(DecodeError::Invalid("causal length")) } else { Ok(alive) }
+    if !alive && !cells.is_empty() { Err(DecodeError::Invalid("causal length")) } else { Ok(alive) }
 }

@@ -27,6 +27,8 @@ pub struct Store {
     site: SiteId,
     clock: HybridClock,
     heads: Vector,
+    /// The site's next version is above this.
+    reserved: u64,
     rows: BTreeMap<RowId, Row>,
     log: BTreeMap<LogId, RowId>,
     digest: Digest,
@@ -85,6 +87,7 @@ impl Store {
             site,
             clock: HybridClock::default(),
             heads: Vector::default(),
+            reserved: 0,
             rows: BTreeMap::new(),
             log: BTreeMap::new(),
             digest: Digest::default(),
@@ -102,9 +105,9 @@ impl Store {
         if changes.is_empty() {
             return None;
         }
-        let number = self.heads.head(self.site) + 1;
+        let number = self.heads.head(self.site).max(self.reserved) + 1;
         let version = Version { site: self.site, version: number, hlc: self.clock.tick(wall_ms), changes };
-        self.apply([&version]);
+        self.apply_unchecked(&version);
         Some(version)
     }
 
@@ -169,7 +172,7 @@ impl Store {
         &self.heads
     }
 
-    /// Applies a version whatever it needs. Only for tests that show what the rule of [`Store::apply`] is for.
+    /// Applies a version whatever it needs. For own ones, and for tests that show what the rule of [`Store::apply`] is for.
     pub fn apply_unchecked(&mut self, version: &Version) {
         for (change, row) in version.rows() {
             self.merge((change.table.clone(), change.key.clone()), row);
@@ -218,15 +221,17 @@ impl Store {
         self.rows.insert(id, after);
     }
 
-    /// Takes another site id, as a store does that may have lost versions which others have seen. What the old site had
+    /// Takes another site id, as a store must that may have lost versions which others have seen. What the old site had
     /// committed comes back from them like anyone's.
     pub fn become_site(&mut self, site: SiteId) {
         self.site = site;
+        self.reserved = 0;
     }
 
-    /// Goes on numbering above `version`, as a store that reserves numbers in blocks does after it was killed.
+    /// Goes on numbering above `version`, as a store that reserves numbers in blocks does after it was killed. Nobody may
+    /// have seen what was in the hole.
     pub fn leave_hole(&mut self, version: u64) {
-        self.heads.raise(self.site, version);
+        self.reserved = version;
     }
 
     /// Recomputes from the rows what is kept change by change.

@@ -4,7 +4,7 @@
 //! time, all simulated. A run has two phases. In the first, faults strike that the seed has drawn: frames lost with their
 //! stream or dropped by a full queue, duplicated and delayed, streams reset and ends that notice late, one-way cuts and
 //! partitions, stores that are slow or full, crashes and restarts (where durability is normal with the loss of what was
-//! not synced), clocks that differ by up to a minute. In the second everything heals, and within a bound all nodes must
+//! acknowledged and not yet synced), clocks that differ by up to a minute. In the second everything heals, and within a bound all nodes must
 //! have the same heads, rows, log and digest, hold every acknowledged transaction, and be what the fold of the history says.
 //! At every instant: no torn transaction, no half row, equal heads have equal digests, and no deadline lies in the past.
 //!
@@ -60,8 +60,8 @@ pub enum Sabotage {
     PullBySite,
     /// An answer is joined in two transactions.
     JoinInParts,
-    /// A site that lost versions goes on under its name.
-    KeepSiteAfterLoss,
+    /// What is not synced yet is told to peers, and sent to who pulls.
+    PublishBeforeSync,
     /// Heads are told before they are stored.
     TellBeforeStored,
 }
@@ -75,7 +75,7 @@ pub struct Report {
     pub events: u64,
     /// Transactions that were acknowledged.
     pub commits: u64,
-    /// Of these, how many a power cut took before they were synced and before any peer had them.
+    /// Of these, how many a power cut took before they were synced.
     pub lost: u64,
     /// Pulls that were asked for.
     pub pulls: u64,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::workload::complaint;
-use super::world::{Event, Standing, World};
+use super::world::{Event, World};
 use crate::model::fold;
 
 impl World {
@@ -37,7 +37,7 @@ impl World {
 
     fn is_fold(&self, node: usize) -> bool {
         let store = &self.nodes[node].store;
-        let known = self.history.values().map(|(version, _)| &**version);
+        let known = self.history.values().map(|version| &**version);
         fold(known.filter(|version| version.version <= store.heads().head(version.site))) == *store.rows()
     }
 
@@ -76,15 +76,9 @@ impl World {
                 return Err(format!("{} still counts what its store has stored", node.id));
             }
         }
-        let known = |site, version| version <= first.heads().head(site);
-        for (&(site, version), (_, standing)) in &self.history {
-            match standing {
-                Standing::Kept if !known(site, version) => {
-                    return Err(format!("version {version} of {site:?} was acknowledged and is lost"));
-                }
-                Standing::MayBeLost if !known(site, version) => self.report.lost += 1,
-                Standing::Kept | Standing::MayBeLost => {}
-            }
+        let lost = self.history.keys().find(|&&(site, version)| version > first.heads().head(site));
+        if let Some((site, version)) = lost {
+            return Err(format!("version {version} of {site:?} was acknowledged and is lost"));
         }
         if self.is_fold(0) { Ok(()) } else { Err("the rows are not the fold of the history".to_owned()) }
     }

@@ -7,14 +7,14 @@ use rand::rngs::SmallRng;
 use rand::seq::IteratorRandom;
 
 use super::Sabotage;
-use super::world::{Event, Standing, World, site_id};
+use super::world::{Event, World, site_id};
 
 /// What a power cut may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Durability {
-    /// Nothing that the store said it stored.
+    /// Nothing that was acknowledged.
     Full,
-    /// What was stored since the last sync.
+    /// What was acknowledged since the last sync. Peers are told nothing of it before that.
     Normal,
 }
 
@@ -158,25 +158,27 @@ impl World {
         let power = self.rng.random_bool(0.5);
         let hole = self.rng.random_bool(self.faults.hole);
         self.note(|world| format!("{} crashes", world.nodes[node].id));
-        let keep = self.sabotaged(Sabotage::KeepSiteAfterLoss);
+        let rename = self.rng.random_bool(0.3) && !self.sabotaged(Sabotage::PublishBeforeSync);
         let it = &mut self.nodes[node];
         it.running = false;
         it.jobs.clear();
         it.busy = false;
         it.timer = None;
         it.unreported = 0;
+        it.unsynced.clear();
         it.links.clear();
         it.heard.clear();
         if power && self.faults.durability == Durability::Normal {
             let site = it.store.site();
             it.store = it.disk.clone();
             let kept = it.store.heads().head(site);
-            for ((_, _), (_, standing)) in self.history.range_mut((site, kept + 1)..=(site, u64::MAX)) {
-                *standing = Standing::MayBeLost;
+            let lost: Vec<_> = self.history.range((site, kept + 1)..=(site, u64::MAX)).map(|(&at, _)| at).collect();
+            self.report.lost += u64::try_from(lost.len()).unwrap_or(u64::MAX);
+            for at in lost {
+                self.history.remove(&at);
             }
-            if keep {
-                it.store.leave_hole(kept + 1_000);
-            } else {
+            it.store.leave_hole(kept + 1_000);
+            if rename {
                 it.store.become_site(site_id(u8::try_from(node).expect("a simulated cluster is small"), it.sites));
                 it.sites += 1;
             }

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rand::RngExt;
+
 use super::world::{Event, World};
 use crate::replica::Input;
 
@@ -12,6 +14,9 @@ const PUBLISHED_EVERY: Duration = Duration::from_secs(4);
 
 impl World {
     pub(super) fn gossip(&mut self, node: usize) {
+        if self.settled.is_none() && self.rng.random_bool(0.25) {
+            self.check_fold(node);
+        }
         let now = self.now;
         let hash = self.nodes[node].store.heads().hash();
         let published = &mut self.nodes[node].published;

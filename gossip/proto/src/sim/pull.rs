@@ -44,7 +44,10 @@ impl World {
             Ok(Frame::Pull(above)) => above,
             other => return self.fail(format!("a question cannot be read: {other:?}")),
         };
-        let (store, by_site) = (&self.nodes[asked.from].store, self.sabotaged(Sabotage::PullBySite));
+        // An answer of what is not synced would tell of it.
+        let node = &self.nodes[asked.from];
+        let store = if self.publishes_unsynced() { &node.store } else { &node.disk };
+        let by_site = self.sabotaged(Sabotage::PullBySite);
         let mut answer = store.collect(&above);
         if by_site {
             let site = store.heads().above(&above).iter().map(|(site, _)| site).choose(&mut self.rng);

@@ -6,7 +6,7 @@ use rand::RngExt;
 
 use super::Sabotage;
 use super::faults::Durability;
-use super::world::{Event, Standing, World};
+use super::world::{Event, World};
 use crate::frame::PulledRow;
 use crate::model::Statement;
 use crate::replica::{Input, PullOutcome};
@@ -59,7 +59,7 @@ impl World {
         self.report.commits += 1;
         self.note(|world| format!("{} committed {version:?}", world.nodes[node].id));
         let version = Arc::new(version);
-        self.history.insert((version.site, version.version), (Arc::clone(&version), Standing::Kept));
+        self.history.insert((version.site, version.version), Arc::clone(&version));
         let unheard = self.rng.random_bool(self.faults.unheard_commit);
         let input =
             if unheard { Input::Stored(self.nodes[node].store.heads().clone()) } else { Input::Committed(version) };
@@ -88,22 +88,40 @@ impl World {
         self.report_to(node, Input::Pulled(from, PullOutcome::Joined));
     }
 
-    /// The replica hears of it soon, after what it was told before.
+    /// The replica hears of it once it is synced.
     fn report_to(&mut self, node: usize, input: Input) {
+        self.nodes[node].unreported += 1;
+        if self.publishes_unsynced() {
+            self.report_soon(node, input);
+        } else {
+            self.nodes[node].unsynced.push(input);
+        }
+    }
+
+    /// With full durability a commit is its own sync.
+    pub(super) fn publishes_unsynced(&self) -> bool {
+        self.faults.durability == Durability::Full || self.sabotaged(Sabotage::PublishBeforeSync)
+    }
+
+    /// The replica hears of it soon, after what it was told before.
+    fn report_soon(&mut self, node: usize, input: Input) {
         let soon = self.now + self.between(0, 4);
         let it = &mut self.nodes[node];
         it.reported = it.reported.max(soon);
-        it.unreported += 1;
         let at = it.reported;
         self.at(at, Event::Report(self.life(node), input));
     }
 
     pub(super) fn sync(&mut self, node: usize) {
-        self.check_fold(node);
-        if self.faults.durability == Durability::Normal {
-            self.nodes[node].disk = self.nodes[node].store.clone();
+        if self.faults.durability == Durability::Full {
+            return;
         }
-        let next = self.between(100, 3_000);
+        self.nodes[node].disk = self.nodes[node].store.clone();
+        for input in std::mem::take(&mut self.nodes[node].unsynced) {
+            self.report_soon(node, input);
+        }
+        let slowest = if self.healed.is_some() { 50 } else { 400 };
+        let next = self.between(0, slowest);
         self.after(next, Event::Synced(self.life(node)));
     }
 

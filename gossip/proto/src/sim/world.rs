@@ -52,8 +52,10 @@ pub(super) struct Node {
     pub(super) running: bool,
     pub(super) skew_ms: u64,
     pub(super) store: Store,
-    /// What survives a power cut, where that is less than the store.
+    /// What survives a power cut, where durability is normal.
     pub(super) disk: Store,
+    /// Results of the store that are not synced, so that nobody hears of them.
+    pub(super) unsynced: Vec<Input>,
     pub(super) sites: u8,
     pub(super) jobs: VecDeque<Job>,
     pub(super) busy: bool,
@@ -71,14 +73,6 @@ pub(super) struct Node {
     pub(super) published: Option<(Duration, u64)>,
 }
 
-/// What became of a transaction that was acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    Kept,
-    /// Its site lost it in a power cut before it was synced. Peers may have it.
-    MayBeLost,
-}
-
 pub(super) struct World {
     pub(super) seed: u64,
     pub(super) config: Config,
@@ -91,7 +85,8 @@ pub(super) struct World {
     pub(super) cuts: Cuts,
     pub(super) conns: BTreeMap<u64, Conn>,
     pub(super) pulls: BTreeMap<u64, Asked>,
-    pub(super) history: BTreeMap<(SiteId, u64), (Arc<Version>, Standing)>,
+    /// What was acknowledged, but for what a power cut then took. That is nowhere, or somebody heard of it too early.
+    pub(super) history: BTreeMap<(SiteId, u64), Arc<Version>>,
     pub(super) numbers: i64,
     pub(super) report: Report,
     pub(super) failure: Option<String>,
@@ -237,7 +232,7 @@ impl World {
     /// Starts a node from what its store holds.
     pub(super) fn start(&mut self, node: usize) {
         let seed = self.rng.random();
-        let (now, gossip, sync) = (self.now, self.between(0, 500), self.between(0, 500));
+        let (now, gossip, sync) = (self.now, self.between(0, 500), self.between(0, 50));
         let it = &mut self.nodes[node];
         it.running = true;
         it.life += 1;
@@ -329,6 +324,7 @@ impl Node {
             skew_ms,
             disk: store.clone(),
             store,
+            unsynced: Vec::new(),
             sites: 1,
             jobs: VecDeque::new(),
             busy: false,

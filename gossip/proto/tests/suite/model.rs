@@ -331,10 +331,11 @@ fn an_answer_joined_in_two_transactions_would_tear() {
     assert_eq!(complaint(&behind), None);
 }
 
-/// A site whose disk lost acknowledged versions that a peer has (synchronous=NORMAL, a power cut) and that goes on under
-/// its old name: whoever pulls from it takes its head for a promise that it has all below.
+/// A site whose disk lost versions that a peer has (a restored copy; or synchronous=NORMAL, a power cut, and a peer that
+/// heard of them before the sync) and that goes on under its old name: whoever pulls from it takes its head for a promise
+/// that it has all below.
 #[test]
-fn a_site_that_lost_versions_and_keeps_its_name_would_make_peers_differ_for_ever() {
+fn a_site_that_lost_what_a_peer_has_and_keeps_its_name_would_make_them_differ_for_ever() {
     let put = |n| [Statement::Put(id("free", n), columns(n))];
     let mut site = Store::new(site_id(1));
     let first = site.transact(1, &put(1)).unwrap();

@@ -64,7 +64,7 @@ fn was_chaos(reports: &[Report]) {
     let sum = sum(reports);
     assert!(sum.commits > 50 * runs, "{sum:?}");
     assert!(sum.pulls > 5 * runs, "{sum:?}");
-    assert!(sum.breaks > runs && sum.crashes > runs && sum.failed_applies > runs / 2, "{sum:?}");
+    assert!(sum.breaks > runs && sum.crashes > runs && sum.failed_applies > runs / 10, "{sum:?}");
 }
 
 #[test]
@@ -136,8 +136,8 @@ fn an_answer_joined_in_parts_is_noticed() {
 }
 
 #[test]
-fn a_site_that_keeps_its_name_after_a_loss_is_noticed() {
-    notices(Sabotage::KeepSiteAfterLoss, &["equal heads", "fold"], 0..100);
+fn versions_that_peers_hear_of_before_the_sync_are_noticed() {
+    notices(Sabotage::PublishBeforeSync, &["equal heads", "fold"], 0..200);
 }
 
 #[test]
