@@ -1,11 +1,11 @@
 //! The rows: stock SQLite with a CRDT layer of ours.
 //!
-//! Clients write plain SQL into plain tables. What a transaction changed is found at its end ([`capture`], [`flush`]) and
-//! written beside the rows, in the same transaction: one packed stamp per row ([`stamps`]), one log row per surviving change,
-//! tombstones, a digest ([`ledger`]). So each transaction is a version that other nodes can take ([`apply`]), and whoever
-//! is behind can be given all that lies above its vector ([`collect`]).
+//! Clients write plain SQL into plain tables. What a transaction changed is found at its end (`capture`, `flush`) and
+//! written beside the rows, in the same transaction: one packed stamp per row (`stamps`), one log row per surviving change,
+//! tombstones, a digest (`ledger`). So each transaction is a version that other nodes can take (`apply`), and whoever
+//! is behind can be given all that lies above its vector (`collect`).
 //!
-//! One thread writes ([`writer`], [`group`]); a few connections read ([`read`]). Everything else asks them through
+//! One thread writes (`writer`, `group`); a few connections read (`read`). Everything else asks them through
 //! [`Store`], a cheap handle. State has that one writer; readers get a snapshot swapped whole, or a stream.
 
 mod statement;
