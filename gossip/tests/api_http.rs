@@ -1,4 +1,5 @@
 //! The HTTP API over real sockets, as its clients meet it: bodies, status codes, streams, limits, shutdown.
+#![allow(clippy::unwrap_used, reason = "the lint knows test functions, not what they call")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

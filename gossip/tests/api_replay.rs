@@ -1,5 +1,6 @@
 //! A subscription's rows and changes, replayed, are the query's answer: after every transaction, for every shape of
 //! query, across re-attachments.
+#![allow(clippy::unwrap_used, reason = "the lint knows test functions, not what they call")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -371,4 +372,22 @@ async fn equal_queries_are_one_and_positions_beyond_reach_are_refused() {
     let nothing = setup.subscriptions.subscribe(named("z"), from(5)).await.unwrap_err();
     assert_eq!(nothing.to_string(), "there is no such subscription to continue: subscribe without `from`");
     setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_without_end_does_not_outlive_its_server() {
+    let setup = Setup::new().await;
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n, a";
+    let subscriptions = setup.subscriptions.clone();
+    let waiting = setup.tasks.spawn(async move {
+        subscriptions.subscribe(statement(endless), AttachOptions::default()).await.map(|attached| attached.id())
+    });
+    let bound = std::time::Instant::now() + Duration::from_secs(20);
+    while setup.subscriptions.figures().queries == 0 {
+        assert!(std::time::Instant::now() < bound, "the query was not begun");
+        tokio::task::yield_now().await;
+    }
+    let ended = tokio::time::timeout(Duration::from_secs(20), setup.end()).await;
+    ended.expect("the query kept its reader, and with it the store");
+    assert!(waiting.await.unwrap().is_err());
 }
