@@ -17,3 +17,6 @@ pub mod net;
 pub mod replication;
 
 pub mod api;
+
+mod chain;
+mod retry;
