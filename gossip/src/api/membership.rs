@@ -58,7 +58,7 @@ impl MemberState {
 pub struct ReplicationFigures {
     /// Versions that peers are known to have and this node has not.
     pub behind: u64,
-    /// From commit at its site to applied here, the 99th percentile of the last minutes.
+    /// From a version's arrival to the synced store, the 99th percentile of the last minutes, by this node's own clock.
     pub lag_p99: Duration,
     /// Versions received and not yet applied.
     pub queued: u64,
@@ -82,6 +82,22 @@ pub trait Membership: Debug + Send + Sync + 'static {
 
     /// What this node still waits for before its answers are complete, in words; empty when ready.
     fn waiting(&self) -> Vec<String>;
+
+    /// What else is counted, for `/metrics`.
+    fn counts(&self) -> Vec<Count> {
+        Vec::new()
+    }
+}
+
+/// A number that only rises, since start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// Its name in `/metrics`, without the prefix.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// How many.
+    pub value: u64,
 }
 
 /// A node that has nobody else.

@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::membership::{MemberState, ReplicationFigures};
+use super::membership::{Count, MemberState, ReplicationFigures};
 use super::routes::App;
 use crate::store::StoreState;
 use crate::subscriptions::SubscriptionFigures;
@@ -99,6 +99,7 @@ impl Metrics {
 struct Reading {
     store: Arc<StoreState>,
     replication: ReplicationFigures,
+    counts: Vec<Count>,
     subscriptions: SubscriptionFigures,
     members: [(&'static str, u64); 3],
 }
@@ -111,6 +112,7 @@ impl Reading {
         Self {
             store: app.store.state(),
             replication: app.membership.figures(),
+            counts: app.membership.counts(),
             subscriptions: app.subscriptions.figures(),
             members: states.map(|state| (state.as_str(), count(state))),
         }
@@ -129,7 +131,8 @@ impl Collector for Reading {
             ("subscription_events", "Change events of live queries", self.subscriptions.events),
             ("subscription_cut", "Listeners cut off for being slow", self.subscriptions.cut),
         ];
-        for (name, help, value) in counters {
+        let counts = self.counts.iter().map(|count| (count.name, count.help, count.value));
+        for (name, help, value) in counters.into_iter().chain(counts) {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
@@ -146,7 +149,7 @@ impl Collector for Reading {
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
         let lag = ConstGauge::new(self.replication.lag_p99.as_secs_f64());
-        let help = "From commit at its site to applied here, 99th percentile";
+        let help = "From a version's arrival to the synced store, 99th percentile";
         lag.encode(encoder.encode_descriptor("replication_lag_p99", help, Some(&Unit::Seconds), lag.metric_type())?)?;
         let sample = ConstGauge::new(0u64);
         let mut members = encoder.encode_descriptor("members", "Members by state", None, sample.metric_type())?;

@@ -46,5 +46,5 @@ mod routes;
 
 pub use config::{ApiConfig, Token, TokenError};
 pub use listen::BindError;
-pub use membership::{Alone, Member, MemberState, Membership, ReplicationFigures};
+pub use membership::{Alone, Count, Member, MemberState, Membership, ReplicationFigures};
 pub use server::{Addrs, Api, Parts};
