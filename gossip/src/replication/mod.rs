@@ -1,1 +1,458 @@
-//! The shell around the replica.
+//! The shell around the replica: streams, the store and a timer, none of which decides anything.
+//!
+//! One task owns the [`Replica`]. Whatever happens comes to it as an event, in order; what it wants done is done without
+//! waiting. So there is no lock, and no timer between a commit here and its frame on the wire, or between a frame and the
+//! store.
+//!
+//! ```text
+//! store ── commits ──────────────┐                       ┌─► outboxes ─► streams of versions and heads
+//! links ── opened, frames, end ──┼─► replica (one task) ─┼─► applier ──► store, in order ──┐
+//! members ── up, down, hashes ───┤                       └─► pulls ────► store, joined ────┤
+//!                                └─────────────────────── heads that rose ◄────────────────┘
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kith_gossip_proto::replica::{Input, Output, PullOutcome, Stream};
+use kith_gossip_proto::{Frame, NodeId, Replica, Vector, Version};
+use thiserror::Error;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::MemberState;
+use crate::membership::{Hashes, Members};
+use crate::net::frames;
+use crate::net::{Kind, Net, PeerStream};
+
+mod apply;
+mod lag;
+mod link;
+mod outbox;
+mod pull;
+pub(crate) mod storage;
+
+use lag::Lag;
+use link::Links;
+use outbox::{Full, Outbox};
+use storage::{Commits, Next, Storage};
+
+#[cfg(test)]
+mod tests;
+
+/// Events that wait for the replica. Each costs it microseconds; when it is full the links stop reading, and their peers
+/// stop sending.
+const EVENTS: usize = 1024;
+
+/// Groups of versions that wait for the store; the replica bounds their bytes. When it is full the group is forgotten,
+/// and pulled when the store is faster.
+const APPLIES: usize = 1024;
+
+/// What happens to the replica.
+enum Event {
+    Opened { node: NodeId, stream: Stream, id: u64, outbox: Arc<Outbox>, stop: CancellationToken },
+    Received { node: NodeId, stream: Stream, id: u64, frame: Frame },
+    Closed { node: NodeId, stream: Stream, id: u64 },
+    Applied { heads: Vector, outcome: apply::Outcome },
+    Pulled { node: NodeId, outcome: PullOutcome, heads: Option<Vector> },
+}
+
+/// How often the status is published at most.
+const PUBLISH_EVERY: Duration = Duration::from_millis(200);
+
+/// How replication stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicationStatus {
+    /// Our applied and synced heads.
+    pub heads: Vector,
+    /// Versions that wait for earlier ones, in bytes.
+    pub parked_bytes: usize,
+    /// Versions of peers that have arrived and are not stored.
+    pub queued: u64,
+    /// From arrival to the synced store, the 99th percentile of the last minutes.
+    pub lag_p99: Duration,
+    /// Whether this node has once held all that some peer had.
+    pub caught_up: CaughtUp,
+    /// By node, what joins us with it.
+    pub peers: BTreeMap<NodeId, PeerStatus>,
+}
+
+/// What joins us with a peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The stream on which we push is open.
+    pub pushing: Open,
+    /// The stream on which the peer pushes is open.
+    pub receiving: Open,
+    /// Versions that the peer has, by what it told last, and we have not.
+    pub behind: u64,
+    /// Versions that we have and the peer, by what it told last, has not; None before it told.
+    pub ahead: Option<u64>,
+    /// Bytes that wait to be sent to it.
+    pub queued_bytes: usize,
+}
+
+/// Whether this node has once held all that some peer had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CaughtUp {
+    /// Not since its start.
+    #[default]
+    NotYet,
+    /// It has.
+    Once,
+}
+
+/// Whether a stream is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Open {
+    /// It is not.
+    #[default]
+    No,
+    /// It is.
+    Yes,
+}
+
+/// Why replication ended.
+#[derive(Debug, Error)]
+pub enum ReplicationError {
+    /// The store has ended.
+    #[error("the store has ended")]
+    Store,
+    /// The network has ended.
+    #[error("the network has ended")]
+    Net,
+    /// One of its tasks failed.
+    #[error("a task of replication failed")]
+    Task(#[source] JoinError),
+}
+
+/// Replication at work.
+pub(crate) struct Replication<S: Storage> {
+    links: Links<S>,
+    events: mpsc::Receiver<Event>,
+    streams: mpsc::Receiver<PeerStream>,
+    members: Members,
+    commits: S::Commits,
+    replica: Replica,
+    started: Instant,
+    /// The streams that are open, by whose they are.
+    open: BTreeMap<(NodeId, Stream), Slot>,
+    /// Stops keeping a stream of ours open.
+    kept: BTreeMap<NodeId, CancellationToken>,
+    /// What the replica was told last of each member.
+    told: Arc<Hashes>,
+    applies: mpsc::Sender<Vec<Version>>,
+    answers: Arc<Semaphore>,
+    lag: Lag,
+    caught_up: CaughtUp,
+    status: watch::Sender<Arc<ReplicationStatus>>,
+    /// When to publish the status next, if anything has happened since.
+    publish: Option<Duration>,
+    tasks: JoinSet<()>,
+}
+
+/// One open stream. Its end is reported with the same id.
+struct Slot {
+    id: u64,
+    outbox: Arc<Outbox>,
+    stop: CancellationToken,
+}
+
+impl<S: Storage> Replication<S> {
+    /// Takes the store's commits from now on; nothing is sent before [`Replication::run`]. The seed decides which peers
+    /// the random pulls go to.
+    pub(crate) fn start(
+        net: Net,
+        store: S,
+        members: Members,
+        streams: mpsc::Receiver<PeerStream>,
+        seed: u64,
+    ) -> (Self, watch::Receiver<Arc<ReplicationStatus>>) {
+        let (sender, events) = mpsc::channel(EVENTS);
+        let (status, published) = watch::channel(Arc::default());
+        let started = Instant::now();
+        // The commits first: what is committed in between is in both.
+        let commits = store.commits();
+        let replica = Replica::new(store.heads(), seed, started.elapsed());
+        let mut tasks = JoinSet::new();
+        let (applies, queued) = mpsc::channel(APPLIES);
+        tasks.spawn(apply::run(store.clone(), queued, sender.clone(), net.counters().clone()));
+        let links = Links { net, store, events: sender, ids: Arc::new(AtomicU64::new(1)) };
+        let (open, kept, told) = Default::default();
+        let answers = Arc::new(Semaphore::new(pull::ANSWERS));
+        let replication = Self {
+            links,
+            events,
+            streams,
+            members,
+            commits,
+            replica,
+            started,
+            open,
+            kept,
+            told,
+            applies,
+            answers,
+            lag: Lag::default(),
+            caught_up: CaughtUp::NotYet,
+            status,
+            publish: None,
+            tasks,
+        };
+        (replication, published)
+    }
+
+    /// Replicates until the token is cancelled.
+    pub(crate) async fn run(mut self, token: CancellationToken) -> Result<(), ReplicationError> {
+        let ended = self.work(&token).await;
+        self.tasks.shutdown().await;
+        ended
+    }
+
+    async fn work(&mut self, token: &CancellationToken) -> Result<(), ReplicationError> {
+        self.look_at_members();
+        let mut members = self.members.hashes.clone();
+        loop {
+            let deadline = self.started + self.publish.unwrap_or(Duration::MAX).min(self.replica.deadline());
+            // Every arm is cancel-safe: the channels keep what was not taken, the rest only waits.
+            tokio::select! {
+                () = token.cancelled() => return Ok(()),
+                next = self.commits.next() => match next {
+                    Next::Commit { versions, heads } => {
+                        versions.into_iter().for_each(|version| self.feed(Input::Committed(version)));
+                        self.feed(Input::Stored(Arc::unwrap_or_clone(heads)));
+                    }
+                    // Versions that were not seen were not pushed either; peers see them in our heads, and pull.
+                    Next::Lagged => self.feed(Input::Stored(self.links.store.heads())),
+                    Next::Closed => return Err(ReplicationError::Store),
+                },
+                // Never None: we hold a sender.
+                Some(event) = self.events.recv() => self.happened(event),
+                stream = self.streams.recv() => match stream {
+                    Some(stream) => self.take(stream),
+                    None => return Err(ReplicationError::Net),
+                },
+                changed = members.changed() => {
+                    if changed.is_err() {
+                        token.cancelled().await;
+                        return Ok(());
+                    }
+                    self.look_at_members();
+                }
+                Some(joined) = self.tasks.join_next() => if let Err(error) = joined && error.is_panic() {
+                    return Err(ReplicationError::Task(error));
+                },
+                () = sleep_until(deadline.into()) => self.feed(Input::Tick),
+            }
+            self.publish_if_due();
+        }
+    }
+
+    /// Tells the replica what changed with the members.
+    fn look_at_members(&mut self) {
+        let members = Arc::clone(&self.members.hashes.borrow());
+        for (node, &(state, hash)) in members.iter() {
+            let before = self.told.get(node).copied();
+            if before.map(|(state, _)| state) != Some(state) {
+                match state {
+                    MemberState::Up => self.feed(Input::MemberUp(node.clone())),
+                    MemberState::Silent | MemberState::Removed => self.feed(Input::MemberDown(node.clone())),
+                }
+            }
+            if let Some(hash) = hash.filter(|_| before.and_then(|(_, hash)| hash) != hash) {
+                self.feed(Input::Gossiped(node.clone(), hash));
+            }
+        }
+        self.told = members;
+    }
+
+    fn take(&mut self, stream: PeerStream) {
+        match stream.kind {
+            Kind::Versions => drop(self.tasks.spawn(self.links.clone().serve(stream))),
+            Kind::Pull => {
+                let (net, store) = (self.links.net.clone(), self.links.store.clone());
+                self.tasks.spawn(pull::answer(net, store, Arc::clone(&self.answers), stream));
+            }
+            // The network hands those to membership.
+            Kind::Gossip => {}
+        }
+    }
+
+    fn happened(&mut self, event: Event) {
+        match event {
+            Event::Opened { node, stream, id, outbox, stop } => self.opened(node, stream, Slot { id, outbox, stop }),
+            Event::Received { node, stream, id, frame } => {
+                if let Frame::Versions(versions) = &frame {
+                    self.links.net.counters().versions_received.inc_by(versions.len() as u64);
+                    let (heads, now) = (self.replica.heads(), self.started.elapsed());
+                    let new = versions.iter().filter(|version| version.version > heads.head(version.site));
+                    new.for_each(|version| self.lag.arrived(version.site, version.version, now));
+                }
+                if self.is_current(&node, stream, id) {
+                    self.feed(Input::Received(node, frame));
+                }
+            }
+            Event::Closed { node, stream, id } => {
+                if self.is_current(&node, stream, id) {
+                    self.open.remove(&(node.clone(), stream));
+                    self.feed(Input::Closed(node, stream));
+                }
+            }
+            Event::Applied { heads, outcome } => {
+                self.feed(Input::Stored(heads));
+                match outcome {
+                    apply::Outcome::All => {}
+                    apply::Outcome::NotAll => self.feed(Input::ApplyFailed),
+                }
+            }
+            Event::Pulled { node, outcome, heads } => {
+                if let Some(heads) = heads {
+                    self.feed(Input::Stored(heads));
+                }
+                self.feed(Input::Pulled(node, outcome));
+            }
+        }
+    }
+
+    /// A stream that follows one which is not known to have ended yet replaces it.
+    fn opened(&mut self, node: NodeId, stream: Stream, slot: Slot) {
+        if let Some(old) = self.open.insert((node.clone(), stream), slot) {
+            self.links.net.counters().links_replaced.inc();
+            old.stop.cancel();
+            self.feed(Input::Closed(node.clone(), stream));
+        }
+        self.feed(Input::Opened(node, stream));
+    }
+
+    fn is_current(&self, node: &NodeId, stream: Stream, id: u64) -> bool {
+        self.open.get(&(node.clone(), stream)).is_some_and(|slot| slot.id == id)
+    }
+
+    /// Feeds the replica, and does what it wants done.
+    fn feed(&mut self, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            tracing::trace!(?input, "replica in");
+            let now = self.started.elapsed();
+            if let Input::Stored(heads) = &input {
+                self.lag.stored(heads, now);
+            }
+            let outputs = self.replica.handle(input, now);
+            // A commit goes to all peers as one frame: it is encoded once.
+            let mut encoded: Option<(Arc<Frame>, Option<Bytes>)> = None;
+            for output in outputs {
+                tracing::trace!(?output, "replica out");
+                match output {
+                    Output::Link(node) => self.keep(node),
+                    Output::Unlink(node) => {
+                        if let Some(stop) = self.kept.remove(&node) {
+                            stop.cancel();
+                        }
+                    }
+                    Output::Send(node, frame) => {
+                        let bytes = match &encoded {
+                            Some((last, bytes)) if Arc::ptr_eq(last, &frame) => bytes.clone(),
+                            _ => encode(&frame),
+                        };
+                        encoded = Some((Arc::clone(&frame), bytes.clone()));
+                        if let Some(bytes) = bytes {
+                            self.send(node, &frame, bytes);
+                        }
+                    }
+                    Output::Apply(versions) => {
+                        if self.applies.try_send(versions).is_err() {
+                            self.links.net.counters().apply_failed.inc();
+                            inputs.push_back(Input::ApplyFailed);
+                        }
+                    }
+                    Output::Pull(node, heads) => {
+                        let Links { net, store, events, .. } = self.links.clone();
+                        self.tasks.spawn(pull::ask(net, store, events, node, heads));
+                    }
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, node: NodeId) {
+        let stop = CancellationToken::new();
+        self.tasks.spawn(self.links.clone().keep(node.clone(), stop.clone()));
+        if let Some(before) = self.kept.insert(node, stop) {
+            before.cancel();
+        }
+    }
+
+    /// Queues a frame on the stream it belongs to; without that, it is lost.
+    fn send(&self, node: NodeId, frame: &Frame, bytes: Bytes) {
+        let stream = if matches!(frame, Frame::Heads(_)) { Stream::Theirs } else { Stream::Ours };
+        let Some(slot) = self.open.get(&(node, stream)) else { return };
+        if let (Frame::Versions(versions), counters) = (frame, self.links.net.counters()) {
+            counters.versions_pushed.inc_by(versions.len() as u64);
+        }
+        if slot.outbox.push(bytes) == Err(Full) {
+            self.links.net.counters().frames_dropped.inc();
+            // Versions that are missing are pulled. Heads that are missing nobody would notice, since only what rose is
+            // told: the stream is ended, and the next one begins with all of them.
+            match stream {
+                Stream::Ours => {}
+                Stream::Theirs => slot.stop.cancel(),
+            }
+        }
+    }
+
+    /// Publishes the status some time after something has happened.
+    fn publish_if_due(&mut self) {
+        let now = self.started.elapsed();
+        match self.publish {
+            None => self.publish = Some(now + PUBLISH_EVERY),
+            Some(due) if due <= now => {
+                self.publish = None;
+                let status = self.status(now);
+                self.caught_up = status.caught_up;
+                self.status.send_replace(Arc::new(status));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn status(&mut self, now: Duration) -> ReplicationStatus {
+        let heads = self.replica.heads();
+        let mut peers: BTreeMap<NodeId, PeerStatus> = BTreeMap::new();
+        let mut caught_up = self.caught_up;
+        for node in self.told.keys() {
+            let told = self.replica.heads_of(node);
+            let peer = peers.entry(node.clone()).or_default();
+            peer.behind = told.map_or(0, |told| heads.lag(told));
+            peer.ahead = told.map(|told| told.lag(heads));
+            if told.is_some() && peer.behind == 0 {
+                caught_up = CaughtUp::Once;
+            }
+        }
+        for ((node, stream), slot) in &self.open {
+            let peer = peers.entry(node.clone()).or_default();
+            peer.queued_bytes += slot.outbox.bytes();
+            match stream {
+                Stream::Ours => peer.pushing = Open::Yes,
+                Stream::Theirs => peer.receiving = Open::Yes,
+            }
+        }
+        ReplicationStatus {
+            heads: heads.clone(),
+            parked_bytes: self.replica.parked_bytes(),
+            queued: self.lag.under_way() as u64,
+            lag_p99: self.lag.p99(now),
+            caught_up,
+            peers,
+        }
+    }
+}
+
+/// None for a frame over the limit, which no transaction within its own limits makes.
+fn encode(frame: &Frame) -> Option<Bytes> {
+    frames::encode(frame).map_err(|error| tracing::error!(%error, "a frame cannot be sent")).ok()
+}

@@ -1,0 +1,192 @@
+//! Pulls: all that is above a vector, asked for, answered, and joined in one transaction.
+//!
+//! The parts of an answer are held in memory until the end has come, because they must be joined together: half of an
+//! answer would show half of a transaction. Hence the bound; a store that is beyond it goes by snapshot.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kith_gossip_proto::frame::{PART_BYTES, PulledRow, row_frames};
+use kith_gossip_proto::replica::{PULL_STALL, PullOutcome};
+use kith_gossip_proto::{Frame, NodeId, Value, Vector};
+use quinn::{RecvStream, SendStream};
+use thiserror::Error;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+
+use super::Event;
+use super::storage::Storage;
+use crate::chain::Chain;
+use crate::net::frames::{self, FrameError};
+use crate::net::{Close, Kind, Net, PeerStream};
+use crate::store::{ApplyError, QueryError};
+
+/// How long an asker may leave its answer unread before we stop: its store may be joining something large, and we hold a
+/// read snapshot open meanwhile, which keeps the file from being tidied.
+const UNREAD: Duration = Duration::from_secs(10);
+
+/// The most memory an answer may take: some two million rows of a usual size.
+const ANSWER_MAX: usize = 512 << 20;
+
+/// Pulls that are answered at the same time. Each holds a read connection and its snapshot; who comes on top is told so
+/// and asks another node.
+pub(super) const ANSWERS: usize = 4;
+
+/// Why a pull failed.
+#[derive(Debug, Error)]
+enum PullError {
+    #[error("the node is not connected")]
+    Unconnected,
+    #[error("the stream failed")]
+    Frame(#[from] FrameError),
+    #[error("the peer refused: {0}")]
+    Refused(String),
+    #[error("the answer is over {} MiB: the node needs a snapshot", ANSWER_MAX >> 20)]
+    TooLarge,
+    #[error("the rows cannot be stored")]
+    Join(#[source] ApplyError),
+    #[error("the rows cannot be read")]
+    Collect(#[source] QueryError),
+}
+
+impl From<quinn::WriteError> for PullError {
+    fn from(error: quinn::WriteError) -> Self {
+        Self::Frame(error.into())
+    }
+}
+
+/// Asks a node for all above `heads`, joins it, and reports how that ended, once.
+pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Event>, node: NodeId, heads: Vector) {
+    net.counters().pulls.inc();
+    let (outcome, heads) = match fetch(&net, &node, heads).await {
+        Ok((rows, heads)) => match join(&net, &store, rows, heads).await {
+            Ok(heads) => (PullOutcome::Joined, Some(heads)),
+            Err(error) => {
+                tracing::warn!(peer = %node, error = %Chain(&error), "pulled rows not stored");
+                (PullOutcome::Failed, None)
+            }
+        },
+        Err(error) => {
+            tracing::debug!(peer = %node, error = %Chain(&error), "pull failed");
+            (PullOutcome::Failed, None)
+        }
+    };
+    if outcome == PullOutcome::Failed {
+        net.counters().pulls_failed.inc();
+    }
+    // Fails only at shutdown.
+    drop(events.send(Event::Pulled { node, outcome, heads }).await);
+}
+
+async fn join<S: Storage>(net: &Net, store: &S, rows: Vec<PulledRow>, heads: Vector) -> Result<Vector, PullError> {
+    // Most pulls are the random ones of a quiet cluster; they need no transaction.
+    let ours = store.heads();
+    if rows.is_empty() && ours.covers(&heads) {
+        return Ok(ours);
+    }
+    net.counters().rows_pulled.inc_by(rows.len() as u64);
+    store.join(rows, heads).await.map_err(PullError::Join)
+}
+
+async fn fetch(net: &Net, node: &NodeId, above: Vector) -> Result<(Vec<PulledRow>, Vector), PullError> {
+    let connection = net.connection(node).ok_or(PullError::Unconnected)?;
+    let (mut send, mut recv) = timeout(PULL_STALL, connection.open_bi())
+        .await
+        .map_err(|_| FrameError::Timeout("allow a stream"))?
+        .map_err(FrameError::Connection)?;
+    let question = async {
+        send.write_all(&[Kind::Pull as u8]).await?;
+        send.write_chunk(frames::encode(&Frame::Pull(above))?).await?;
+        // Fails only for a stream that is already closed; reading it then says why.
+        drop(send.finish());
+        Ok::<_, PullError>(())
+    };
+    timeout(PULL_STALL, question).await.map_err(|_| FrameError::Timeout("take the question"))??;
+    let (mut rows, mut size) = (Vec::new(), 0);
+    loop {
+        let frame = timeout(PULL_STALL, frames::read(&mut recv)).await.map_err(|_| FrameError::Timeout("go on"))??;
+        match frame {
+            Some(Frame::Rows(part)) => {
+                size += part.iter().map(memory).sum::<usize>();
+                if size > ANSWER_MAX {
+                    drop(recv.stop(Close::Unwanted.into()));
+                    return Err(PullError::TooLarge);
+                }
+                rows.extend(part);
+            }
+            Some(Frame::Pulled(heads)) => return Ok((rows, heads)),
+            Some(Frame::Refused(reason)) => return Err(PullError::Refused(reason)),
+            Some(Frame::Unknown(_)) => {}
+            Some(Frame::Hello(_) | Frame::Versions(_) | Frame::Heads(_) | Frame::Pull(_)) => {
+                return Err(FrameError::Unexpected("a frame of another stream").into());
+            }
+            None => return Err(FrameError::Unexpected("an answer without its end").into()),
+        }
+    }
+}
+
+/// Answers a pull that a peer asks.
+pub(super) async fn answer<S: Storage>(net: Net, store: S, answers: Arc<Semaphore>, stream: PeerStream) {
+    let PeerStream { node, mut send, mut recv, .. } = stream;
+    let answered = match answers.try_acquire() {
+        Ok(_permit) => answer_one(&store, &mut send, &mut recv).await,
+        Err(_) => refuse(&mut send, "busy with other pulls".into()).await,
+    };
+    match answered {
+        Ok(()) => {
+            net.counters().pulls_answered.inc();
+        }
+        Err(error @ PullError::Collect(_)) => {
+            tracing::warn!(peer = %node, error = %Chain(&error), "pull not answered");
+            drop(send.reset(Close::Unwanted.into()));
+        }
+        Err(error) => {
+            tracing::debug!(peer = %node, error = %Chain(&error), "pull not answered");
+            drop(send.reset(Close::Unwanted.into()));
+        }
+    }
+}
+
+async fn refuse(send: &mut SendStream, reason: String) -> Result<(), PullError> {
+    write(send, &Frame::Refused(reason)).await?;
+    drop(send.finish());
+    Ok(())
+}
+
+async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut RecvStream) -> Result<(), PullError> {
+    let question = timeout(UNREAD, frames::read(recv)).await.map_err(|_| FrameError::Timeout("ask"))??;
+    let Some(Frame::Pull(above)) = question else {
+        return Err(FrameError::Unexpected("something else than a pull").into());
+    };
+    let mut collected = match store.collect(above).await {
+        Ok(collected) => collected,
+        Err(error) => {
+            refuse(send, "the store cannot be read".into()).await?;
+            return Err(PullError::Collect(error));
+        }
+    };
+    while let Some(rows) = collected.rows.recv().await {
+        for frame in row_frames(rows.map_err(PullError::Collect)?, PART_BYTES) {
+            write(send, &frame).await?;
+        }
+    }
+    write(send, &Frame::Pulled(collected.heads)).await?;
+    drop(send.finish());
+    Ok(())
+}
+
+async fn write(send: &mut SendStream, frame: &Frame) -> Result<(), PullError> {
+    let bytes = frames::encode(frame)?;
+    timeout(UNREAD, send.write_chunk(bytes)).await.map_err(|_| FrameError::Timeout("read the answer"))??;
+    Ok(())
+}
+
+/// About how much memory a row takes.
+fn memory(row: &PulledRow) -> usize {
+    let value = |value: &Value| match value {
+        Value::Null | Value::Integer(_) | Value::Real(_) => 0,
+        Value::Text(bytes) | Value::Blob(bytes) => bytes.len(),
+    };
+    let cells = row.row.cells.values().map(|cell| size_of_val(cell) + 32 + value(&cell.value));
+    size_of::<PulledRow>() + row.key.as_bytes().len() + cells.sum::<usize>()
+}

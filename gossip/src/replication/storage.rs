@@ -1,0 +1,95 @@
+//! What replication asks of a store. A trait, so that the shell can be tried against one in memory that fails on demand.
+
+use std::sync::Arc;
+
+use kith_gossip_proto::frame::PulledRow;
+use kith_gossip_proto::{SiteId, Vector, Version};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::store::{ApplyError, Collected, Commit, QueryError, Store};
+
+/// Which store this is, as hellos say it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Who {
+    pub(crate) site: SiteId,
+    pub(crate) boot: u64,
+    pub(crate) nonce: u64,
+}
+
+/// What the store says next of its commits.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// One SQLite transaction: the own versions in it, and the heads after it. Synced.
+    Commit { versions: Vec<Arc<Version>>, heads: Arc<Vector> },
+    /// Some were missed.
+    Lagged,
+    /// There are no more: the store was closed.
+    Closed,
+}
+
+/// The commits of a store, in order.
+pub(crate) trait Commits: Send + 'static {
+    /// The next one. Cancel-safe.
+    fn next(&mut self) -> impl Future<Output = Next> + Send;
+}
+
+/// A store, by a handle that is cheap to clone.
+pub(crate) trait Storage: Clone + Send + Sync + 'static {
+    type Commits: Commits;
+
+    fn who(&self) -> Who;
+
+    /// The applied and synced heads.
+    fn heads(&self) -> Vector;
+
+    /// All commits from now on.
+    fn commits(&self) -> Self::Commits;
+
+    /// Applies versions in order, skipping what is not next or not covered; returns the synced heads.
+    fn apply(&self, versions: Vec<Version>) -> impl Future<Output = Result<Vector, ApplyError>> + Send;
+
+    /// Joins the answer to a pull in one transaction; returns the synced heads.
+    fn join(&self, rows: Vec<PulledRow>, heads: Vector) -> impl Future<Output = Result<Vector, ApplyError>> + Send;
+
+    /// Begins the answer to a pull.
+    fn collect(&self, above: Vector) -> impl Future<Output = Result<Collected, QueryError>> + Send;
+}
+
+impl Storage for Store {
+    type Commits = broadcast::Receiver<Arc<Commit>>;
+
+    fn who(&self) -> Who {
+        Who { site: self.site(), boot: self.boot(), nonce: self.nonce() }
+    }
+
+    fn heads(&self) -> Vector {
+        Vector::clone(&self.state().heads)
+    }
+
+    fn commits(&self) -> Self::Commits {
+        Self::commits(self)
+    }
+
+    fn apply(&self, versions: Vec<Version>) -> impl Future<Output = Result<Vector, ApplyError>> + Send {
+        Self::apply(self, versions)
+    }
+
+    fn join(&self, rows: Vec<PulledRow>, heads: Vector) -> impl Future<Output = Result<Vector, ApplyError>> + Send {
+        Self::join(self, rows, heads)
+    }
+
+    fn collect(&self, above: Vector) -> impl Future<Output = Result<Collected, QueryError>> + Send {
+        Self::collect(self, above)
+    }
+}
+
+impl Commits for broadcast::Receiver<Arc<Commit>> {
+    async fn next(&mut self) -> Next {
+        match self.recv().await {
+            Ok(commit) => Next::Commit { versions: commit.versions.clone(), heads: Arc::clone(&commit.heads) },
+            Err(RecvError::Lagged(_)) => Next::Lagged,
+            Err(RecvError::Closed) => Next::Closed,
+        }
+    }
+}

@@ -1,0 +1,401 @@
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use kith_gossip_proto::frame::PulledRow;
+use kith_gossip_proto::version::Life;
+use kith_gossip_proto::{Change, Digest, Hlc, Key, Name, Row, SiteId, Value};
+use tokio::sync::{broadcast, watch};
+
+use super::storage::Who;
+use super::*;
+use crate::identity::DevAuthority;
+use crate::membership::facts::StoreHash;
+use crate::membership::{Membership, MembershipConfig, Servers, StoreFacts};
+use crate::net::tests::{TestNet, within};
+use crate::store::{ApplyError, Collected, QueryError};
+
+/// A store in memory: rows by the join of `kith_gossip_proto`, versions strictly in order, faults on demand.
+#[derive(Clone)]
+struct MemoryStore {
+    state: Arc<Mutex<State>>,
+    commits: broadcast::Sender<(Vec<Arc<Version>>, Arc<Vector>)>,
+    changed: watch::Sender<u64>,
+    broken: Arc<AtomicBool>,
+}
+
+struct State {
+    site: SiteId,
+    boot: u64,
+    heads: Vector,
+    rows: BTreeMap<(Name, Key), Row>,
+}
+
+impl MemoryStore {
+    fn new(number: u8) -> Self {
+        let state = State { site: SiteId::new([number; 16]), boot: 1, heads: Vector::default(), rows: BTreeMap::new() };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            commits: broadcast::Sender::new(256),
+            changed: watch::Sender::new(0),
+            broken: Arc::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Commits a version that inserts one row of its own.
+    fn commit(&self) -> Vector {
+        let mut state = self.state();
+        let number = state.heads.head(state.site) + 1;
+        let key = Key::encode(&[Value::Blob(state.site.as_bytes()[..].into()), Value::Integer(number.cast_signed())]);
+        let change = Change {
+            table: Name::from("t"),
+            key: key.unwrap(),
+            cl: 1,
+            life: Life::Changed,
+            cells: [(Name::from("c"), Value::Text(vec![b'x'; 100].into()))].into(),
+        };
+        let version = Version { site: state.site, version: number, hlc: Hlc::from_ms(number), changes: vec![change] };
+        apply(&mut state, &version);
+        let heads = state.heads.clone();
+        drop(self.commits.send((vec![Arc::new(version)], Arc::new(heads.clone()))));
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
+        heads
+    }
+
+    fn commits_of(&self, count: usize) -> Vector {
+        (1..count).for_each(|_| drop(self.commit()));
+        self.commit()
+    }
+
+    async fn reaches(&self, what: &str, wanted: &Vector) {
+        let mut changes = self.changed.subscribe();
+        let reached = async {
+            while !self.state().heads.covers(wanted) {
+                changes.changed().await.unwrap();
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(30), reached).await.is_err() {
+            panic!("{what}: wanted {wanted:?}, last seen {:?}", self.state().heads);
+        }
+    }
+
+    fn stored(&self) -> Vector {
+        let heads = self.state().heads.clone();
+        drop(self.commits.send((Vec::new(), Arc::new(heads.clone()))));
+        self.changed.send_modify(|count| *count += 1);
+        heads
+    }
+}
+
+fn apply(state: &mut State, version: &Version) {
+    for (change, row) in version.rows() {
+        join(state, (change.table.clone(), change.key.clone()), row);
+    }
+    state.heads.raise(version.site, version.version);
+}
+
+fn join(state: &mut State, id: (Name, Key), row: Row) {
+    state.rows.entry(id).or_insert_with(|| Row { cl: 0, ..row.clone() }).join(row);
+}
+
+struct MemoryCommits(broadcast::Receiver<(Vec<Arc<Version>>, Arc<Vector>)>);
+
+impl Commits for MemoryCommits {
+    async fn next(&mut self) -> Next {
+        match self.0.recv().await {
+            Ok((versions, heads)) => Next::Commit { versions, heads },
+            Err(broadcast::error::RecvError::Lagged(_)) => Next::Lagged,
+            Err(broadcast::error::RecvError::Closed) => Next::Closed,
+        }
+    }
+}
+
+impl Storage for MemoryStore {
+    type Commits = MemoryCommits;
+
+    fn who(&self) -> Who {
+        let state = self.state();
+        Who { site: state.site, boot: state.boot, nonce: 0 }
+    }
+
+    fn heads(&self) -> Vector {
+        self.state().heads.clone()
+    }
+
+    fn commits(&self) -> MemoryCommits {
+        MemoryCommits(self.commits.subscribe())
+    }
+
+    async fn apply(&self, versions: Vec<Version>) -> Result<Vector, ApplyError> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(ApplyError::DiskFull);
+        }
+        let mut state = self.state();
+        for version in versions {
+            if version.version == state.heads.head(version.site) + 1 && state.heads.covers(&version.needs()) {
+                apply(&mut state, &version);
+            }
+        }
+        drop(state);
+        Ok(self.stored())
+    }
+
+    async fn join(&self, rows: Vec<PulledRow>, heads: Vector) -> Result<Vector, ApplyError> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(ApplyError::DiskFull);
+        }
+        let mut state = self.state();
+        for row in rows {
+            join(&mut state, (row.table, row.key), row.row);
+        }
+        state.heads.join(&heads);
+        drop(state);
+        Ok(self.stored())
+    }
+
+    async fn collect(&self, above: Vector) -> Result<Collected, QueryError> {
+        let state = self.state();
+        let newer = |row: &Row| row.stamps().iter().any(|stamp| stamp.version > above.head(stamp.site));
+        let rows = state.rows.iter().filter(|(_, row)| newer(row));
+        let rows: Vec<_> = rows
+            .map(|((table, key), row)| PulledRow { table: table.clone(), key: key.clone(), row: row.clone() })
+            .collect();
+        let (sender, receiver) = mpsc::channel(1);
+        sender.try_send(Ok(rows)).unwrap();
+        Ok(Collected { heads: state.heads.clone(), rows: receiver })
+    }
+}
+
+/// A node with everything but a database and an API.
+struct TestNode {
+    store: MemoryStore,
+    net: Net,
+    status: watch::Receiver<Arc<ReplicationStatus>>,
+    token: CancellationToken,
+    tasks: JoinSet<()>,
+    rest: TestNet,
+}
+
+impl TestNode {
+    async fn start(authority: &DevAuthority, number: u8, seeds: &[&Self]) -> Self {
+        Self::start_with(authority, number, MemoryStore::new(number), seeds).await
+    }
+
+    async fn start_with(authority: &DevAuthority, number: u8, store: MemoryStore, seeds: &[&Self]) -> Self {
+        let mut rest = TestNet::start(authority, &format!("node-{number}"), "test");
+        let net = rest.net.clone();
+        let facts = {
+            let store = store.clone();
+            move || {
+                let state = store.state();
+                let hash = StoreHash { vector: state.heads.hash(), digest: Digest::default() };
+                StoreFacts { site: state.site, schema: 1, hash }
+            }
+        };
+        let config = MembershipConfig {
+            cluster_id: "test".into(),
+            boot: store.who().boot,
+            advertise: net.local_addr(),
+            boot_id: "boot".into(),
+            seeds: seeds.iter().map(|seed| seed.net.local_addr().to_string()).collect(),
+            store: Box::new(facts),
+            servers: watch::channel(Servers::default()).1,
+        };
+        let received = std::mem::replace(&mut rest.inbound.gossip, mpsc::channel(1).1);
+        let streams = std::mem::replace(&mut rest.inbound.streams, mpsc::channel(1).1);
+        let (membership, members) = Membership::start(config, net.clone(), received).await.unwrap();
+        let (replication, status) = Replication::start(net.clone(), store.clone(), members, streams, number.into());
+        let token = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let stop = token.clone();
+        tasks.spawn(async move { membership.run(stop).await.unwrap() });
+        let stop = token.clone();
+        tasks.spawn(async move { replication.run(stop).await.unwrap() });
+        Self { store, net, status, token, tasks, rest }
+    }
+
+    async fn stop(mut self) -> MemoryStore {
+        self.token.cancel();
+        within("the parts end", async {
+            while let Some(joined) = self.tasks.join_next().await {
+                joined.unwrap();
+            }
+        })
+        .await;
+        drop((self.net, self.status));
+        self.rest.stop().await;
+        self.store
+    }
+
+    /// Waits until replication stands as wanted.
+    async fn stands(&self, what: &str, wanted: impl FnMut(&Arc<ReplicationStatus>) -> bool) {
+        let mut status = self.status.clone();
+        let reached = tokio::time::timeout(Duration::from_secs(20), status.wait_for(wanted)).await.is_ok();
+        assert!(reached, "{what}: last seen at {}: {:#?}", self.net.node(), self.status.borrow());
+    }
+
+    /// Waits until streams of both directions are open to the nodes.
+    async fn linked_to(&self, nodes: &[&Self]) {
+        let wanted: BTreeSet<_> = nodes.iter().map(|node| node.net.node().clone()).collect();
+        self.stands("links to all", |status| {
+            let both = |peer: &PeerStatus| peer.pushing == Open::Yes && peer.receiving == Open::Yes;
+            let linked = status.peers.iter().filter(|(_, peer)| both(peer)).map(|(node, _)| node.clone());
+            linked.collect::<BTreeSet<_>>() == wanted
+        })
+        .await;
+    }
+}
+
+async fn three(authority: &DevAuthority) -> [TestNode; 3] {
+    let a = TestNode::start(authority, 1, &[]).await;
+    let b = TestNode::start(authority, 2, &[&a]).await;
+    let c = TestNode::start(authority, 3, &[&a]).await;
+    a.linked_to(&[&b, &c]).await;
+    b.linked_to(&[&a, &c]).await;
+    c.linked_to(&[&a, &b]).await;
+    [a, b, c]
+}
+
+fn same_rows(nodes: &[TestNode]) {
+    let first = nodes[0].store.state().rows.clone();
+    for node in nodes {
+        assert!(node.store.state().rows == first, "{} differs", node.net.node());
+    }
+}
+
+#[tokio::test]
+async fn a_commit_reaches_all_nodes_without_a_pull() {
+    let authority = DevAuthority::new("test").unwrap();
+    let nodes = three(&authority).await;
+    // What a node has when a stream opens is pulled; so each begins with something.
+    let mut wanted = Vector::default();
+    nodes.iter().for_each(|node| wanted.join(&node.store.commit()));
+    for node in &nodes {
+        node.store.reaches("the first commits", &wanted).await;
+    }
+    let pulled = nodes.iter().map(|node| node.net.counters().rows_pulled.get()).sum::<u64>();
+    for round in 0..20 {
+        let wanted = nodes[round % 3].store.commit();
+        for node in &nodes {
+            node.store.reaches("the commit", &wanted).await;
+        }
+    }
+    same_rows(&nodes);
+    assert_eq!(nodes.iter().map(|node| node.net.counters().rows_pulled.get()).sum::<u64>(), pulled);
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_comes_late_pulls_what_it_missed() {
+    let authority = DevAuthority::new("test").unwrap();
+    let a = TestNode::start(&authority, 1, &[]).await;
+    // More than the broadcast holds, and more than one frame of an answer.
+    let wanted = a.store.commits_of(3000);
+    let b = TestNode::start(&authority, 2, &[&a]).await;
+    b.store.reaches("all of a", &wanted).await;
+    let nodes = [a, b];
+    same_rows(&nodes);
+    assert!(nodes[1].net.counters().rows_pulled.get() >= 3000);
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_of_a_site_arrive_in_order_while_connections_are_reset() {
+    let authority = DevAuthority::new("test").unwrap();
+    let nodes = three(&authority).await;
+    let mut wanted = Vector::default();
+    for number in 1..=1000_usize {
+        wanted = nodes[0].store.commit();
+        if number % 100 == 0 {
+            let from = &nodes[(number / 100) % 3];
+            for node in from.net.nodes() {
+                if let Some(connection) = from.net.connection(&node) {
+                    connection.close(0_u32.into(), b"test");
+                }
+            }
+        }
+        if number % 25 == 0 {
+            let some = [(SiteId::new([1; 16]), number as u64 - 20)].into_iter().collect();
+            nodes[1].store.reaches("most of what was committed", &some).await;
+        }
+    }
+    for node in &nodes {
+        node.store.reaches("all versions", &wanted).await;
+    }
+    same_rows(&nodes);
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_full_disk_refused_is_pulled_when_there_is_room() {
+    let authority = DevAuthority::new("test").unwrap();
+    let nodes = three(&authority).await;
+    nodes[1].store.broken.store(true, Ordering::Relaxed);
+    let wanted = nodes[0].store.commits_of(10);
+    nodes[2].store.reaches("the sound node has all", &wanted).await;
+    within("the full one has refused", async {
+        while nodes[1].net.counters().apply_failed.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(!nodes[1].store.heads().covers(&wanted));
+    nodes[1].store.broken.store(false, Ordering::Relaxed);
+    nodes[1].store.reaches("all after all", &wanted).await;
+    same_rows(&nodes);
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_restarted_node_catches_up_and_goes_on() {
+    let authority = DevAuthority::new("test").unwrap();
+    let [a, b, c] = three(&authority).await;
+    b.store.commit();
+    let store = c.stop().await;
+    let wanted = a.store.commits_of(50);
+    b.store.reaches("b has all of a", &wanted).await;
+    store.state().boot += 1;
+    let c = TestNode::start_with(&authority, 3, store, &[&b]).await;
+    c.store.reaches("what it missed", &wanted).await;
+    c.linked_to(&[&a, &b]).await;
+    let wanted = c.store.commit();
+    a.store.reaches("what c writes", &wanted).await;
+    b.store.reaches("what c writes", &wanted).await;
+    let nodes = [a, b, c];
+    same_rows(&nodes);
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn status_says_who_is_behind() {
+    let authority = DevAuthority::new("test").unwrap();
+    let nodes = three(&authority).await;
+    nodes[1].store.broken.store(true, Ordering::Relaxed);
+    let wanted = nodes[0].store.commit();
+    nodes[2].store.reaches("the commit", &wanted).await;
+    let node = nodes[1].net.node().clone();
+    nodes[0]
+        .stands("a knows that b lacks one", |status| {
+            status.peers[&node].ahead == Some(1) && status.heads == wanted && status.caught_up == CaughtUp::Once
+        })
+        .await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
