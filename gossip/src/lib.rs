@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`config`] says what may be set; [`store`] holds the rows and captures what changes; [`subscriptions`]
 //! turns commits into events; [`identity`], [`net`], [`membership`] and [`replication`] keep stores equal; [`api`] serves
-//! it all. This crate knows no DNS, no WireGuard and no container.
+//! it all; [`gossip`] is the whole: build it, run it. This crate knows no DNS, no WireGuard and no container.
 
 pub mod config;
 
@@ -18,5 +18,11 @@ pub mod replication;
 
 pub mod api;
 
+pub mod gossip;
+
 mod chain;
 mod retry;
+
+pub use config::Config;
+pub use gossip::{Addrs, BuildError, Gossip, RunError, Status, StatusHandle};
+pub use identity::{DevAuthority, Identity};

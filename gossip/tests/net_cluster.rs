@@ -1,0 +1,245 @@
+//! Whole nodes on loopback: what is written on one is read on the others.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use kith_gossip::api::{ApiConfig, MemberState};
+use kith_gossip::store::{Durability, SchemaSource};
+use kith_gossip::{BuildError, Config, DevAuthority, Gossip, RunError, StatusHandle};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+struct Node {
+    api: SocketAddr,
+    gossip: SocketAddr,
+    status: StatusHandle,
+    token: CancellationToken,
+    tasks: JoinSet<Result<(), RunError>>,
+    client: reqwest::Client,
+}
+
+fn config(authority: &DevAuthority, name: &str, dir: &Path, seeds: &[SocketAddr]) -> Config {
+    let node: kith_gossip_proto::NodeId = name.parse().unwrap();
+    Config {
+        identity: authority.issue(&node).unwrap(),
+        node,
+        region: "ams".into(),
+        dir: dir.to_owned(),
+        schema: vec![SchemaSource::builtin()],
+        durability: Durability::Normal,
+        cluster_id: "test".into(),
+        listen: LOOPBACK,
+        advertise: None,
+        seeds: seeds.iter().map(ToString::to_string).collect(),
+        api: ApiConfig { listen: vec![LOOPBACK], unix: None, token: None },
+        boot_id: format!("boot-of-{name}"),
+    }
+}
+
+impl Node {
+    async fn start(config: Config) -> Self {
+        let gossip = Gossip::build(config).await.unwrap();
+        let (addrs, status, token) = (gossip.addrs(), gossip.status(), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(gossip.run(token.clone()));
+        let client = reqwest::Client::new();
+        Self { api: addrs.api[0], gossip: addrs.gossip, status, token, tasks, client }
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> String {
+        let request = self.client.post(format!("http://{}{path}", self.api)).body(body.to_string());
+        let response = request.header("content-type", "application/json").send().await.unwrap();
+        let (status, text) = (response.status(), response.text().await.unwrap());
+        assert!(status.is_success(), "{status}: {text}");
+        text
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.client.get(format!("http://{}{path}", self.api)).send().await.unwrap().text().await.unwrap()
+    }
+
+    async fn write(&self, id: &str, ip: &str) {
+        let sql = "INSERT INTO containers (id, ip) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET ip = excluded.ip";
+        self.post("/v1/transactions", &json!([[sql, [id, ip]]])).await;
+    }
+
+    /// The address of a container, as this node answers it.
+    async fn read(&self, id: &str) -> Option<String> {
+        let lines = self.post("/v1/queries", &json!(["SELECT ip FROM containers WHERE id = ?", [id]])).await;
+        let row = lines.lines().nth(1).map(|line| serde_json::from_str::<Value>(line).unwrap())?;
+        row["row"][1][0].as_str().map(ToOwned::to_owned)
+    }
+
+    async fn reads(&self, id: &str, ip: &str) {
+        eventually(|| async { (self.read(id).await.as_deref() == Some(ip)).then_some(()).ok_or(self.read(id).await) })
+            .await;
+    }
+
+    async fn sees(&self, wanted: &[(&str, MemberState)]) {
+        eventually(|| async {
+            let members: Vec<_> = self.status.get().members.iter().map(|m| (m.server.to_string(), m.state)).collect();
+            let seen = members.iter().map(|(name, state)| (name.as_str(), *state)).collect::<Vec<_>>();
+            (seen == wanted).then_some(()).ok_or(members)
+        })
+        .await;
+    }
+
+    async fn stop(mut self) {
+        self.token.cancel();
+        let began = Instant::now();
+        timeout(Duration::from_secs(5), self.tasks.join_next()).await.unwrap().unwrap().unwrap().unwrap();
+        assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
+    }
+}
+
+/// Tries until it succeeds, and says what was seen last if it does not.
+async fn eventually<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(attempt: impl Fn() -> F) -> T {
+    let began = Instant::now();
+    let mut period = tokio::time::interval(Duration::from_millis(5));
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(seen) => assert!(began.elapsed() < Duration::from_secs(20), "last seen: {seen:?}"),
+        }
+        period.tick().await;
+    }
+}
+
+async fn cluster(authority: &DevAuthority, dirs: &[TempDir]) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for (number, dir) in (1..).zip(dirs) {
+        let seeds: Vec<_> = nodes.iter().map(|node| node.gossip).collect();
+        nodes.push(Node::start(config(authority, &format!("node-{number}"), dir.path(), &seeds)).await);
+    }
+    for node in &nodes {
+        eventually(|| async {
+            let status = node.status.get();
+            let linked = status.replication.peers.values().filter(|peer| {
+                peer.pushing == kith_gossip::replication::Open::Yes
+                    && peer.receiving == kith_gossip::replication::Open::Yes
+            });
+            (linked.count() == dirs.len() - 1).then_some(()).ok_or(status)
+        })
+        .await;
+    }
+    nodes
+}
+
+fn dirs<const N: usize>() -> [TempDir; N] {
+    std::array::from_fn(|_| tempfile::tempdir().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_on_one_node_is_read_on_all_and_their_digests_agree() {
+    let (authority, dirs) = (DevAuthority::new("test").unwrap(), dirs::<3>());
+    let nodes = cluster(&authority, &dirs).await;
+    for (number, node) in nodes.iter().enumerate() {
+        let id = format!("{number:064x}");
+        node.write(&id, "10.210.128.1").await;
+        for other in &nodes {
+            other.reads(&id, "10.210.128.1").await;
+        }
+    }
+    // The last writer of one row wins everywhere.
+    let id = format!("{:064x}", 0);
+    nodes[2].write(&id, "10.210.128.3").await;
+    for node in &nodes {
+        node.reads(&id, "10.210.128.3").await;
+    }
+    eventually(|| async {
+        let mut digests = Vec::new();
+        for node in &nodes {
+            digests.push(node.get("/v1/digest").await);
+        }
+        digests.dedup();
+        if digests.len() == 1 { Ok(()) } else { Err(digests) }
+    })
+    .await;
+    for node in &nodes {
+        assert_eq!(node.get("/ready").await, r#"{"ready":true,"waiting":[]}"#);
+        let members: Vec<String> = node.get("/v1/members").await.lines().map(ToOwned::to_owned).collect();
+        assert_eq!(members.len(), 4, "{members:?}");
+        assert!(members[0].contains(r#""server":"node-1""#) && members[0].contains(r#""state":"up""#), "{members:?}");
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_catches_up_with_a_new_boot() {
+    let (authority, dirs) = (DevAuthority::new("test").unwrap(), dirs::<3>());
+    let mut nodes = cluster(&authority, &dirs).await;
+    nodes[0].write("a", "10.0.0.1").await;
+    nodes[2].reads("a", "10.0.0.1").await;
+    let away = nodes.pop().unwrap();
+    away.stop().await;
+    nodes[0].write("a", "10.0.0.2").await;
+    nodes[1].write("b", "10.0.0.3").await;
+    let seeds = [nodes[1].gossip];
+    let back = Node::start(config(&authority, "node-3", dirs[2].path(), &seeds)).await;
+    assert_eq!(back.status.get().boot, 2);
+    back.reads("a", "10.0.0.2").await;
+    back.reads("b", "10.0.0.3").await;
+    back.write("c", "10.0.0.4").await;
+    nodes[0].reads("c", "10.0.0.4").await;
+    nodes[0].sees(&[("node-1", MemberState::Up), ("node-2", MemberState::Up), ("node-3", MemberState::Up)]).await;
+    nodes.push(back);
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_removes_a_server_by_its_row() {
+    let (authority, dirs) = (DevAuthority::new("test").unwrap(), dirs::<2>());
+    let nodes = cluster(&authority, &dirs).await;
+    let row =
+        "INSERT INTO servers (id, subnet, removed_at) VALUES ('node-1', '10.210.5.0/24', NULL), ('node-2', '', 1)";
+    nodes[0].post("/v1/transactions", &json!([row])).await;
+    nodes[0].sees(&[("node-1", MemberState::Up), ("node-2", MemberState::Removed)]).await;
+    assert_eq!(nodes[0].status.get().members[0].number, Some(5));
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn every_socket_is_free_again_after_a_stop_and_a_taken_one_is_named() {
+    let (authority, [dir, other]) = (DevAuthority::new("test").unwrap(), dirs());
+    let node = Node::start(config(&authority, "node-1", dir.path(), &[])).await;
+    let (api, gossip) = (node.api, node.gossip);
+    for (listen, named) in [(gossip, "UDP"), (LOOPBACK, "")] {
+        let mut config = config(&authority, "node-2", other.path(), &[]);
+        config.listen = listen;
+        config.api.listen = vec![api];
+        let error = Gossip::build(config).await.map(|_| ()).unwrap_err();
+        let text = format!("{:#}", anyhow::Error::from(error));
+        let address = if named.is_empty() { api } else { gossip };
+        assert!(text.contains(named) && text.contains(&address.to_string()), "{text}");
+    }
+    node.stop().await;
+    drop(TcpListener::bind(api).unwrap());
+    drop(UdpSocket::bind(gossip).unwrap());
+    // What failed to build has let go of its store.
+    Node::start(config(&authority, "node-2", other.path(), &[])).await.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_others_could_not_find_or_believe_does_not_start() {
+    let (authority, [dir]) = (DevAuthority::new("test").unwrap(), dirs());
+    let mut everywhere = config(&authority, "node-1", dir.path(), &[]);
+    everywhere.listen = ([0, 0, 0, 0], 0).into();
+    assert!(matches!(Gossip::build(everywhere).await, Err(BuildError::Advertise(_))));
+    let mut other = config(&authority, "node-1", dir.path(), &[]);
+    other.node = "node-2".parse().unwrap();
+    assert!(matches!(Gossip::build(other).await, Err(BuildError::Node { .. })));
+}
