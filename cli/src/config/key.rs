@@ -1,0 +1,150 @@
+//! Every key of the configuration: where it stands, what kind of value it takes, what it is for.
+//!
+//! This table is the only list. The file, the environment, `--set`, `config show` and the search for the nearest known
+//! key all go by it.
+
+/// One key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    /// The table it stands in.
+    pub(crate) section: &'static str,
+    /// Its name there.
+    pub(crate) name: &'static str,
+    /// What it takes.
+    pub(crate) kind: Kind,
+}
+
+/// What a key takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One text; in the file a number may stand for it.
+    Text,
+    /// A list of texts; outside the file, separated by commas.
+    Texts,
+    /// true or false.
+    Switch,
+}
+
+impl Kind {
+    /// What to write, for a message.
+    pub(crate) fn wanted(self) -> &'static str {
+        match self {
+            Kind::Text => "a text in quotes",
+            Kind::Texts => "a list of texts: [\"…\", \"…\"]",
+            Kind::Switch => "true or false",
+        }
+    }
+}
+
+const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
+    Key { section, name, kind }
+}
+
+/// All keys, in the order they are shown.
+pub(crate) const KEYS: [Key; 24] = [
+    key("node", "name", Kind::Text),
+    key("node", "region", Kind::Text),
+    key("node", "boot_id_file", Kind::Text),
+    key("node", "data_dir", Kind::Text),
+    key("cluster", "id", Kind::Text),
+    key("cluster", "cidr", Kind::Text),
+    key("gossip", "enabled", Kind::Switch),
+    key("gossip", "listen", Kind::Text),
+    key("gossip", "advertise", Kind::Text),
+    key("gossip", "seeds", Kind::Texts),
+    key("gossip", "ca", Kind::Text),
+    key("gossip", "cert", Kind::Text),
+    key("gossip", "key", Kind::Text),
+    key("gossip", "schema", Kind::Texts),
+    key("gossip", "durability", Kind::Text),
+    key("api", "listen", Kind::Texts),
+    key("api", "unix", Kind::Text),
+    key("api", "token_file", Kind::Text),
+    key("dns", "enabled", Kind::Switch),
+    key("dns", "listen", Kind::Texts),
+    key("dns", "zones", Kind::Texts),
+    key("dns", "ttl", Kind::Text),
+    key("dns", "ranges", Kind::Texts),
+    key("dns", "own_addresses", Kind::Texts),
+];
+
+impl Key {
+    /// The key at `section.name`, if there is one.
+    pub(crate) fn find(section: &str, name: &str) -> Option<&'static Key> {
+        KEYS.iter().find(|key| key.section == section && key.name == name)
+    }
+
+    /// Its place in the order they are shown.
+    pub(crate) fn rank(&self) -> usize {
+        KEYS.iter().position(|key| key == self).unwrap_or(KEYS.len())
+    }
+
+    /// `section.name`.
+    pub(crate) fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// `KITH_SECTION_NAME`.
+    pub(crate) fn variable(&self) -> String {
+        format!("KITH_{}_{}", self.section, self.name).to_uppercase()
+    }
+
+    /// The sections, in the order they are shown.
+    pub(crate) fn sections() -> impl Iterator<Item = &'static str> {
+        let mut last = "";
+        KEYS.iter().map(|key| key.section).filter(move |section| std::mem::replace(&mut last, section) != *section)
+    }
+}
+
+/// The nearest of `known` to what was written, if it is near enough that a slip explains it: a third of the letters.
+pub(crate) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|word| (distance(written, word), word))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, word)| *distance <= word.len().max(3) / 3)
+        .map(|(_, word)| word)
+}
+
+/// How many letters must be changed, added, dropped or swapped with their neighbour to make `a` of `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_key_is_found_and_a_far_one_is_not() {
+        let known = || ["zones", "listen", "own_addresses", "ttl"].into_iter();
+        assert_eq!(nearest("zone", known()), Some("zones"));
+        assert_eq!(nearest("lisen", known()), Some("listen"));
+        assert_eq!(nearest("own_adresses", known()), Some("own_addresses"));
+        assert_eq!(nearest("upstreams", known()), None);
+        assert_eq!(nearest("dsn", ["api", "dns"].into_iter()), Some("dns"));
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn a_section_stands_together_and_its_keys_are_told_apart() {
+        assert_eq!(Key::sections().collect::<Vec<_>>(), ["node", "cluster", "gossip", "api", "dns"]);
+        let mut variables: Vec<String> = KEYS.iter().map(Key::variable).collect();
+        variables.sort();
+        variables.dedup();
+        assert_eq!(variables.len(), KEYS.len());
+    }
+}

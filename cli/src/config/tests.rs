@@ -1,0 +1,164 @@
+//! The configuration as people meet it: what is shown, and what is said of mistakes.
+
+use super::*;
+
+fn build(file: &str, environment: &[(&str, &str)], flags: &[&str], purpose: Purpose) -> Result<Config, String> {
+    let sources = Sources {
+        file: Some(("kith.toml".into(), file.to_owned())),
+        environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        hostname: "Fra-1.example.org\n".to_owned(),
+    };
+    Config::build(&sources, purpose).map_err(|problems| problems.to_string())
+}
+
+fn problems(file: &str) -> String {
+    build(file, &[], &[], Purpose::Dns).expect_err("the configuration is accepted")
+}
+
+const IDENTITY: &str = "[gossip]\nca = \"ca.pem\"\ncert = \"n.pem\"\nkey = \"n.key\"\n";
+
+#[test]
+fn what_is_in_force_is_shown_with_where_it_came_from() {
+    let file = format!(
+        "{IDENTITY}seeds = [\"fra-2:31280\", \"10.0.0.3:31280\"]\n\n[dns]\nttl = 30\n[node]\nregion = \"fra\"\n"
+    );
+    let environment =
+        [("KITH_NODE_REGION", "ams"), ("KITH_API", "http://x"), ("KITH_DNS_LISTEN", "[::1]:53, 127.0.0.1:53")];
+    let config = build(&file, &environment, &["api.unix=/run/kith.sock", "dns.ttl=9"], Purpose::Agent).unwrap();
+    insta::assert_snapshot!(config.show(), @r#"
+    [node]
+    name = "fra-1"                                    # default
+    region = "ams"                                    # KITH_NODE_REGION
+    boot_id_file = "/proc/sys/kernel/random/boot_id"  # default
+    data_dir = "/var/lib/kith"                        # default
+
+    [cluster]
+    id = "kith"             # default
+    cidr = "10.210.0.0/16"  # default
+
+    [gossip]
+    enabled = true                             # default
+    listen = "0.0.0.0:31280"                   # default
+    # advertise =                              # default
+    seeds = ["fra-2:31280", "10.0.0.3:31280"]  # kith.toml:5
+    ca = "ca.pem"                              # kith.toml:2
+    cert = "n.pem"                             # kith.toml:3
+    key = "n.key"                              # kith.toml:4
+    schema = []                                # default
+    durability = "full"                        # default
+
+    [api]
+    listen = ["127.0.0.1:31220"]  # default
+    unix = "/run/kith.sock"       # --set
+    # token_file =                # default
+
+    [dns]
+    enabled = true                         # default
+    listen = ["[::1]:53", "127.0.0.1:53"]  # KITH_DNS_LISTEN
+    zones = ["internal"]                   # default
+    ttl = "9"                              # --set
+    ranges = ["10.210.0.0/16"]             # default
+    own_addresses = []                     # default
+    "#);
+}
+
+#[test]
+fn what_is_shown_is_itself_a_configuration() {
+    let first = build(IDENTITY, &[], &[], Purpose::Agent).unwrap();
+    let again = build(&first.show(), &[], &[], Purpose::Agent).unwrap();
+    let values = |config: &Config| config.shown.iter().map(|s| (s.key.path(), s.texts.clone())).collect::<Vec<_>>();
+    assert_eq!(values(&first), values(&again));
+    assert_eq!(first.show_json()["gossip"]["ca"], serde_json::json!({ "value": "ca.pem", "from": "kith.toml:2" }));
+    assert_eq!(first.show_json()["dns"]["enabled"]["value"], true);
+    assert_eq!(first.node.name.as_str(), "fra-1", "the host's own name is the default");
+}
+
+#[test]
+fn every_mistake_is_reported_at_once_with_its_line() {
+    let file = r#"
+[node]
+name = "NOT a label"
+region = 7.5
+
+[dns]
+listen = [
+  "127.0.0.1:53",
+  "somewhere",
+]
+zone = ["internal"]
+ranges = ["10.210.0.1/16"]
+ttl = 100000
+
+[gossip]
+durability = "maybe"
+seeds = "one"
+advertise = "0.0.0.0:31280"
+
+[dsn]
+listen = []
+
+[api]
+listen = ["0.0.0.0:31220"]
+"#;
+    insta::assert_snapshot!(problems(file), @r#"
+    kith.toml:3: node.name: `NOT a label`: node id "NOT a label" must be 1 to 63 lower-case letters, digits, '-' or '_', and must not begin or end with '-'
+    kith.toml:4: node.region: a fraction, where a text in quotes is wanted
+    kith.toml:9: dns.listen: `somewhere`: not an address with a port, as 127.0.0.1:53 or [::1]:53
+    kith.toml:11: dns.zone is not a known key
+      hint: did you mean dns.zones?
+    kith.toml:12: dns.ranges: `10.210.0.1/16`: names a host, not a range: bits beyond the prefix are set
+    kith.toml:13: dns.ttl: `100000`: a TTL is a number of seconds from 0 to 86400
+    kith.toml:16: gossip.durability: `maybe`: neither "full" nor "normal"
+    kith.toml:17: gossip.seeds: a text, where a list of texts: ["…", "…"] is wanted
+    kith.toml:18: gossip.advertise: not an address of one host
+      hint: name the address and port at which other nodes reach this one
+    kith.toml:20: [dsn] is not a known section
+      hint: did you mean [dns]?
+    kith.toml:24: api.listen: 0.0.0.0:31220 is not on loopback, and there is no token
+      hint: set api.token_file, or listen on 127.0.0.1
+    "#);
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_named_with_the_line() {
+    insta::assert_snapshot!(problems("[node]\nname = \"a\nregion = fra\n[dns\n"), @r#"
+    kith.toml:2: invalid basic string, expected `"`
+    kith.toml:3: invalid boolean, expected `false`
+      hint: a text stands in quotes
+    kith.toml:4: unclosed table, expected `]`
+    "#);
+}
+
+#[test]
+fn unknown_variables_and_flags_are_mistakes_too() {
+    let environment = [("KITH_DNS_LISTENS", "x"), ("KITH_SKIPPED", "x"), ("KITH_LOG_FORMAT", "json")];
+    let said = build("", &environment, &["dns.tll=5", "nonsense", "dns.enabled=perhaps"], Purpose::Dns).unwrap_err();
+    insta::assert_snapshot!(said, @r#"
+    KITH_DNS_LISTENS: dns.listens is not a known key
+      hint: did you mean dns.listen?
+    --set: `nonsense` is not SECTION.KEY=VALUE
+    --set: dns.enabled: `perhaps`: neither true nor false
+    --set: dns.tll is not a known key
+      hint: did you mean dns.ttl?
+    "#);
+}
+
+#[test]
+fn a_part_that_is_to_run_must_be_complete_and_no_other() {
+    let said = build("", &[], &[], Purpose::Agent).unwrap_err();
+    assert_eq!(said.matches("not set").count(), 3, "{said}");
+    build("", &[], &["gossip.enabled=false"], Purpose::Agent).unwrap();
+    build("", &[], &[], Purpose::Dns).unwrap();
+    let said = build("[dns]\nenabled = false\n[gossip]\nenabled = false", &[], &[], Purpose::Agent).unwrap_err();
+    assert!(said.starts_with("kith.toml:4: gossip.enabled: no part is enabled"), "{said}");
+    let said = build("", &[], &["dns.listen=", "dns.zones="], Purpose::Dns).unwrap_err();
+    assert!(said.contains("dns.listen: no address") && said.contains("dns.zones: no zone"), "{said}");
+}
+
+#[test]
+fn a_socket_path_that_the_system_cannot_take_is_refused() {
+    let long = format!("api.unix=/{}", "x".repeat(107));
+    let said = build("", &[], &[&long], Purpose::Dns).unwrap_err();
+    assert!(said.contains("at most 107 bytes"), "{said}");
+}

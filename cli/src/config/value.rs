@@ -1,0 +1,203 @@
+//! The values a key may have, each with the sentence that says what was wanted.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+/// A text that is not empty.
+pub(super) struct Text(pub(super) String);
+
+impl FromStr for Text {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Text, &'static str> {
+        if text.is_empty() { Err("empty") } else { Ok(Text(text.to_owned())) }
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// On or off.
+pub(super) struct Switch(pub(super) bool);
+
+impl FromStr for Switch {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Switch, &'static str> {
+        text.parse().map(Switch).map_err(|_| "neither true nor false")
+    }
+}
+
+impl fmt::Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An address to listen on.
+pub(super) struct Listen(pub(super) SocketAddr);
+
+impl FromStr for Listen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Listen, &'static str> {
+        text.parse().map(Listen).map_err(|_| "not an address with a port, as 127.0.0.1:53 or [::1]:53")
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A range of addresses, without host bits.
+pub(super) struct Range(pub(super) IpNet);
+
+impl FromStr for Range {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Range, &'static str> {
+        let net: IpNet = text.parse().map_err(|_| "not a range of addresses, as 10.210.0.0/16")?;
+        if net.trunc() == net {
+            Ok(Range(net))
+        } else {
+            Err("names a host, not a range: bits beyond the prefix are set")
+        }
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where another node of the cluster may be found, `host:port`. The name is resolved again for ever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seed(String);
+
+impl Seed {
+    /// `host:port`.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Seed {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Seed, &'static str> {
+        let good = text.parse::<SocketAddr>().is_ok()
+            || text.rsplit_once(':').is_some_and(|(host, port)| {
+                let letters = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+                (1..=253).contains(&host.len()) && host.bytes().all(letters) && port.parse::<u16>().is_ok_and(|p| p > 0)
+            });
+        if good { Ok(Seed(text.to_owned())) } else { Err("not HOST:PORT") }
+    }
+}
+
+impl fmt::Display for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A region code: empty, or a DNS label, since `{region}.APP` is a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Region(pub(super) String);
+
+impl Region {
+    /// The code; empty if there is none.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Region {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Region, &'static str> {
+        if text.is_empty() || is_label(text) {
+            Ok(Region(text.to_owned()))
+        } else {
+            Err("not a region code: at most 63 of a-z, 0-9 and -")
+        }
+    }
+}
+
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The cluster's name. Nodes with another one are strangers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClusterId(pub(super) String);
+
+impl ClusterId {
+    /// The name.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ClusterId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<ClusterId, &'static str> {
+        if is_label(text) {
+            Ok(ClusterId(text.to_owned()))
+        } else {
+            Err("not a cluster's name: 1 to 63 of a-z, 0-9 and -")
+        }
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=63).contains(&text.len()) && text.bytes().all(allowed) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// What an acknowledged write has survived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// A power cut: it is on the disk.
+    Full,
+    /// A crash of the process; a power cut may take the last moments.
+    Normal,
+}
+
+impl FromStr for Durability {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Durability, &'static str> {
+        match text {
+            "full" => Ok(Durability::Full),
+            "normal" => Ok(Durability::Normal),
+            _ => Err("neither \"full\" nor \"normal\""),
+        }
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Durability::Full => "full",
+            Durability::Normal => "normal",
+        })
+    }
+}
