@@ -1,0 +1,283 @@
+//! The command line, as typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use kith_gossip_client::Endpoint;
+
+use crate::log::Format;
+
+/// Where the API is when nobody says otherwise.
+pub(crate) const DEFAULT_API: &str = "http://127.0.0.1:31220";
+
+const AFTER: &str = "\
+Exit codes:
+   0  done, or stopped as asked
+   1  the operation failed: the store refused it, the name has no answer
+   2  wrong usage of the command line
+   3  the API cannot be reached, or did not answer
+  69  a part cannot start, an address is taken, or a DNS server does not answer
+  70  a part failed again and again, or could not be stopped
+  74  a file or stdout cannot be read or written
+  78  the configuration is wrong
+
+Environment:
+  KITH_API, KITH_TOKEN_FILE, KITH_CONFIG, KITH_LOG, KITH_LOG_FORMAT  for the flags of these names
+  KITH_RESOLVER                                 for `kith resolve --server`
+  KITH_SECTION_KEY, as KITH_GOSSIP_LISTEN       for a key of the configuration
+
+Data goes to stdout, logs and errors to stderr.
+
+Start here:
+  kith dev                                three servers on this machine, to look at
+  kith query 'SELECT * FROM services'
+  kith resolve casa-api.internal --server 127.0.0.1:5302";
+
+/// Tells every container on every server where everything is.
+#[derive(Debug, Parser)]
+#[command(name = "kith", version, after_help = AFTER, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command knows.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// What is logged: error, warn, info, debug, trace, or by module [KITH_LOG]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log: Option<String>,
+    /// How it is logged [KITH_LOG_FORMAT; default text]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) log_format: Option<Format>,
+}
+
+/// Which store is spoken to.
+#[derive(Debug, Args)]
+pub(crate) struct Store {
+    /// Where the API is: http://HOST:PORT or unix:/PATH [KITH_API; default http://127.0.0.1:31220]
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) api: Option<Endpoint>,
+    /// File that holds the API's token [KITH_TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run this server: the store and DNS, each restarted if it fails
+    #[command(after_help = "\
+Examples:
+  kith agent --config /etc/kith/kith.toml
+  kith agent --set node.name=fra-1 --set dns.listen=10.210.1.1:53")]
+    Agent(Configured),
+    /// Run the store alone
+    #[command(after_help = "Example:\n  kith gossip --config /etc/kith/kith.toml")]
+    Gossip(Configured),
+    /// Run the DNS server alone, fed by a store's API
+    #[command(after_help = "\
+The store is found at --api, else at the configuration's api.unix.
+
+Examples:
+  kith dns --config /etc/kith/kith.toml
+  kith dns --api unix:/run/kith/kith.sock --set dns.listen=127.0.0.1:5353")]
+    Dns(DnsAlone),
+    /// Run a whole cluster on loopback, for a first look
+    #[command(after_help = "\
+Node i listens on the given ports + i - 1; port 0 gives each node free ones.
+
+Examples:
+  kith dev
+  kith dev --nodes 1 --dir ./data
+  kith dev --empty --json --api 127.0.0.1:0 --dns 127.0.0.1:0 --gossip 127.0.0.1:0")]
+    Dev(Dev),
+    /// Show what a node knows: members, lag, digest, DNS, parts
+    #[command(after_help = "Examples:\n  kith status\n  kith status --json --api http://127.0.0.1:31222")]
+    Status(Status),
+    /// Read: one SELECT
+    #[command(after_help = "\
+A PARAM is a number, null, true, false or \"text\" as in JSON; anything else is a text as it is.
+
+Examples:
+  kith query 'SELECT id, ip FROM containers'
+  kith query 'SELECT id FROM containers WHERE service = ?' api --json")]
+    Query(Sql),
+    /// Write: one statement, one transaction
+    #[command(after_help = "\
+A PARAM is a number, null, true, false or \"text\" as in JSON; anything else is a text as it is.
+
+Examples:
+  kith exec \"INSERT INTO services (project, name) VALUES ('demo', 'web')\"
+  kith exec 'UPDATE containers SET draining = ? WHERE id = ?' 1 0123456789ab")]
+    Exec(Sql),
+    /// Follow a live query: its rows, then every change, as NDJSON
+    #[command(after_help = "\
+Lines: {\"columns\":[..]}, {\"row\":[id,[..]]}, {\"eoq\":{\"change_id\":n}}, {\"change\":[kind,id,[..],n]}.
+When the store is away: {\"lost\":\"why\"}, then {\"resumed\":n}, or {\"reset\":{}} and the rows again.
+
+Examples:
+  kith watch 'SELECT id, ip, health_status FROM containers'
+  kith watch 'SELECT name FROM services WHERE project = ?' casa | jq .change")]
+    Watch(Follow),
+    /// List the members of the cluster, as one node sees them
+    #[command(after_help = "Examples:\n  kith members\n  kith members --watch\n  kith members --json | jq .state")]
+    Members(Members),
+    /// Ask a DNS server, as a container would
+    #[command(after_help = "\
+Examples:
+  kith resolve casa-api.internal
+  kith resolve _http._tcp.casa-api.internal SRV --server 127.0.0.1:5302
+  kith resolve -x 10.210.129.10")]
+    Resolve(Resolve),
+    /// The configuration: what is in force, what is wrong
+    Config(ConfigArgs),
+}
+
+/// Which configuration.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Configured {
+    /// The configuration file [KITH_CONFIG; default /etc/kith/kith.toml if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set one key, over file and environment; repeatable
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+/// A DNS server without a store beside it.
+#[derive(Debug, Args)]
+pub(crate) struct DnsAlone {
+    #[command(flatten)]
+    pub(crate) configured: Configured,
+    #[command(flatten)]
+    pub(crate) store: Store,
+}
+
+/// How results are printed.
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A node to look at.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) store: Store,
+}
+
+/// A statement to run.
+#[derive(Debug, Args)]
+pub(crate) struct Sql {
+    /// The statement
+    pub(crate) sql: String,
+    /// A value for each ? in it
+    #[arg(value_name = "PARAM", allow_hyphen_values = true)]
+    pub(crate) params: Vec<String>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) store: Store,
+}
+
+/// A statement to follow.
+#[derive(Debug, Args)]
+pub(crate) struct Follow {
+    /// The SELECT
+    pub(crate) sql: String,
+    /// A value for each ? in it
+    #[arg(value_name = "PARAM", allow_hyphen_values = true)]
+    pub(crate) params: Vec<String>,
+    #[command(flatten)]
+    pub(crate) store: Store,
+}
+
+/// Which members.
+#[derive(Debug, Args)]
+pub(crate) struct Members {
+    /// Go on, with a line for each change
+    #[arg(long)]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) store: Store,
+}
+
+/// What to ask.
+#[derive(Debug, Args)]
+pub(crate) struct Resolve {
+    /// The name, or with -x an address
+    pub(crate) name: String,
+    /// The record type
+    #[arg(value_name = "TYPE", default_value = "A")]
+    pub(crate) record_type: String,
+    /// Ask for the name of an address (PTR)
+    #[arg(short = 'x', conflicts_with = "record_type")]
+    pub(crate) reverse: bool,
+    /// The server: ADDRESS or ADDRESS:PORT [KITH_RESOLVER; default 127.0.0.1:53]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) server: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// A cluster to play with.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Dev {
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(crate) nodes: u8,
+    /// Keep the data here; else it is gone at the end
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Where the API of the first node listens
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:31220")]
+    pub(crate) api: SocketAddr,
+    /// Where the DNS of the first node listens
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5300")]
+    pub(crate) dns: SocketAddr,
+    /// Where the gossip of the first node listens
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:31280")]
+    pub(crate) gossip: SocketAddr,
+    /// No sample services
+    #[arg(long)]
+    pub(crate) empty: bool,
+    /// Say where everything listens in one line of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// About the configuration.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) action: ConfigAction,
+}
+
+/// What about it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigAction {
+    /// Print what is in force, and where each value came from
+    #[command(after_help = "Example:\n  kith config show --config /etc/kith/kith.toml")]
+    Show {
+        #[command(flatten)]
+        configured: Configured,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Say all that is wrong with it; exit code 78 if anything is
+    #[command(after_help = "Example:\n  kith config check --config /etc/kith/kith.toml")]
+    Check {
+        #[command(flatten)]
+        configured: Configured,
+    },
+}

@@ -1,0 +1,19 @@
+//! The commands that ask and end, or follow what a server says.
+
+mod config;
+mod exec;
+mod members;
+mod query;
+mod resolve;
+mod status;
+mod table;
+mod value;
+mod watch;
+
+pub(crate) use config::{load, run as config};
+pub(crate) use exec::run as exec;
+pub(crate) use members::run as members;
+pub(crate) use query::run as query;
+pub(crate) use resolve::run as resolve;
+pub(crate) use status::run as status;
+pub(crate) use watch::run as watch;

@@ -1,0 +1,127 @@
+//! `kith status`: what a node knows, on one screen.
+//!
+//! What a part says of itself is printed as the part shapes it, a line for each group of figures, so that a figure added
+//! there shows here without a change. Only members and heads are laid out by hand.
+
+use kith_gossip_client::Client;
+use kith_gossip_client::members::Member;
+use serde_json::{Value, json};
+
+use super::value::printable;
+use super::{members, table};
+use crate::args::Output;
+use crate::exit::Failure;
+use crate::out::Out;
+
+/// Asks and prints.
+pub(crate) async fn run(client: &Client, args: &Output) -> Result<(), Failure> {
+    let mut status = client.status().await?;
+    let members = client.members().await?;
+    let mut out = Out::new();
+    if args.json {
+        return out.json(&json!({ "status": status, "members": members }));
+    }
+    let mut take = |name: &str| status.as_object_mut().and_then(|map| map.remove(name)).unwrap_or(Value::Null);
+    let (node, parts, mut store) = (take("node"), take("parts"), take("store"));
+    let heads = store.as_object_mut().and_then(|map| map.remove("heads")).unwrap_or(Value::Null);
+    let mut lines = vec![format!("{} at {}", leaf(&node).unwrap_or_default(), client.endpoint())];
+    lines.extend(group("store", &store, 1));
+    lines.extend(groups(&status, 1));
+    lines.extend([String::new(), "members".to_owned()]);
+    let rows: Vec<Vec<String>> = members.iter().map(members::row).collect();
+    lines.extend(table::render(&members::HEAD, &rows).into_iter().map(|line| format!("  {line}")));
+    lines.extend([String::new(), "heads".to_owned()]);
+    lines.extend(head_lines(&heads, &members));
+    for (name, part) in parts.as_object().into_iter().flatten() {
+        lines.extend([String::new(), printable(name)]);
+        lines.extend(groups(part, 1));
+    }
+    lines.into_iter().try_for_each(|line| out.line(line))
+}
+
+/// The last version applied of each site, with the member whose site it is.
+fn head_lines(heads: &Value, members: &[Member]) -> Vec<String> {
+    let row = |(site, head): (&String, &Value)| {
+        let owner = members.iter().find(|member| member.site.as_ref() == Some(site));
+        let owner = owner.map_or_else(|| "-".to_owned(), |member| printable(&member.server));
+        vec![owner, printable(site), leaf(head).unwrap_or_default()]
+    };
+    let rows: Vec<Vec<String>> = heads.as_object().into_iter().flatten().map(row).collect();
+    table::render(&["SERVER", "SITE", "HEAD"], &rows).into_iter().map(|line| format!("  {line}")).collect()
+}
+
+/// An object as lines: its plain values together, then each group of values on a line of its own.
+fn groups(value: &Value, depth: usize) -> Vec<String> {
+    let pad = "  ".repeat(depth);
+    let Some(map) = value.as_object() else {
+        return leaf(value).map(|text| format!("{pad}{text}")).into_iter().collect();
+    };
+    let plain = pairs(value);
+    let first = if plain.is_empty() { None } else { Some(format!("{pad}{plain}")) };
+    let rest = map.iter().filter(|(_, value)| leaf(value).is_none());
+    first.into_iter().chain(rest.flat_map(|(name, value)| group(name, value, depth))).collect()
+}
+
+/// A named group: its plain values beside the name, what is deeper below.
+fn group(name: &str, value: &Value, depth: usize) -> Vec<String> {
+    let (pad, name) = ("  ".repeat(depth), printable(name));
+    match value {
+        Value::Array(items) => {
+            let head = format!("{pad}{name}");
+            std::iter::once(head).chain(items.iter().flat_map(|item| groups(item, depth + 1))).collect()
+        }
+        Value::Object(map) => {
+            let head = format!("{pad}{name}: {}", pairs(value)).trim_end().to_owned();
+            let rest = map.iter().filter(|(_, value)| leaf(value).is_none());
+            std::iter::once(head).chain(rest.flat_map(|(name, value)| group(name, value, depth + 1))).collect()
+        }
+        plain => vec![format!("{pad}{name}: {}", leaf(plain).unwrap_or_default())],
+    }
+}
+
+/// The plain values of an object, with their names.
+fn pairs(value: &Value) -> String {
+    let pair = |(name, value): (&String, &Value)| Some(format!("{} {}", printable(name), leaf(value)?));
+    value.as_object().into_iter().flatten().filter_map(pair).collect::<Vec<_>>().join(", ")
+}
+
+/// The text of a plain value, and of a list or object that holds nothing.
+fn leaf(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => Some("-".to_owned()),
+        Value::Bool(truth) => Some(if *truth { "yes" } else { "no" }.to_owned()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::String(text) => Some(printable(text)),
+        Value::Array(items) => items.is_empty().then(|| "none".to_owned()),
+        Value::Object(map) => map.is_empty().then(|| "none".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_status_is_laid_out() {
+        let status = json!({
+            "up_seconds": 7,
+            "waiting": [],
+            "replication": { "lag_p99_ms": 0.5, "queued": 0 },
+            "zones": [{ "names": 12, "zone": "internal" }, { "names": 12, "zone": "jiji" }],
+            "deep": { "a": null, "deeper": { "b": true } },
+        });
+        let lines = groups(&status, 1);
+        assert_eq!(
+            lines,
+            [
+                "  up_seconds 7, waiting none",
+                "  deep: a -",
+                "    deeper: b yes",
+                "  replication: lag_p99_ms 0.5, queued 0",
+                "  zones",
+                "    names 12, zone internal",
+                "    names 12, zone jiji",
+            ]
+        );
+    }
+}
