@@ -1,0 +1,158 @@
+//! The store, its replication and the API as a part.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use kith_gossip::api::{ApiConfig, BindError};
+use kith_gossip::store::{Durability, OpenError, SchemaSource};
+use kith_gossip::{BuildError, Config, Gossip, Identity};
+
+use super::{Built, Part, pin};
+use crate::config;
+use crate::exit::{Exit, Failure};
+
+/// Most bytes of a schema file, as of a migration over the API.
+const MAX_SCHEMA: u64 = 1024 * 1024;
+/// Most bytes of a token's file.
+const MAX_TOKEN: u64 = 4096;
+
+/// The store, buildable again and again.
+pub(crate) struct GossipPart {
+    config: Config,
+}
+
+impl GossipPart {
+    /// A store with this configuration.
+    pub(crate) fn new(config: Config) -> GossipPart {
+        GossipPart { config }
+    }
+}
+
+impl Part for GossipPart {
+    fn name(&self) -> &'static str {
+        "gossip"
+    }
+
+    fn build(&mut self) -> BoxFuture<'_, Result<Built, Failure>> {
+        async {
+            let gossip = Gossip::build(self.config.clone()).await.map_err(failure)?;
+            let addrs = gossip.addrs();
+            pin(std::slice::from_mut(&mut self.config.listen), &[addrs.gossip]);
+            pin(&mut self.config.api.listen, &addrs.api);
+            let mut listens: Vec<_> = addrs.api.iter().map(|addr| ("api", addr.to_string())).collect();
+            listens.extend(addrs.unix.map(|path| ("socket", path.display().to_string())));
+            listens.push(("gossip", addrs.gossip.to_string()));
+            Ok(Built { listens, run: Box::new(|token| async move { Ok(gossip.run(token).await?) }.boxed()) })
+        }
+        .boxed()
+    }
+}
+
+fn failure(error: BuildError) -> Failure {
+    const PORT: &str = "is another node running here? Stop it, or choose other ports";
+    match &error {
+        BuildError::Node { .. }
+        | BuildError::Advertise(_)
+        | BuildError::Store(OpenError::Schema(_))
+        | BuildError::Api(BindError::NoToken(_)) => Failure::new(Exit::Config, error),
+        BuildError::Dir { .. } => Failure::new(Exit::Io, error),
+        BuildError::Store(OpenError::Newer { .. }) => {
+            Failure::new(Exit::Unavailable, error).context("the database is of a newer release than this")
+        }
+        BuildError::Net(_) | BuildError::Api(_) => Failure::new(Exit::Unavailable, error).hint(PORT),
+        BuildError::Store(_) | BuildError::Membership(_) | BuildError::Subscriptions(_) | BuildError::Task(_) => {
+            Failure::new(Exit::Unavailable, error)
+        }
+    }
+}
+
+/// The store's configuration, with all that it names read from files.
+pub(crate) fn config(config: &config::Config) -> Result<Config, Failure> {
+    let config::Config { node, cluster, gossip, api, .. } = config;
+    let files = gossip.identity.as_ref().ok_or_else(|| Failure::message(Exit::Config, "there are no certificates"))?;
+    let identity = Identity::from_files(&files.ca, &files.cert, &files.key)
+        .map_err(|e| Failure::new(Exit::Config, e).context("cannot prove who this node is"))?;
+    Ok(Config {
+        node: node.name.clone(),
+        region: node.region.as_str().to_owned(),
+        dir: node.data_dir.clone(),
+        schema: schema(&gossip.schema)?,
+        durability: match gossip.durability {
+            config::Durability::Full => Durability::Full,
+            config::Durability::Normal => Durability::Normal,
+        },
+        cluster_id: cluster.id.as_str().to_owned(),
+        listen: gossip.listen,
+        advertise: gossip.advertise.or_else(|| advertised(gossip.listen, &gossip.seeds)),
+        seeds: gossip.seeds.iter().map(|seed| seed.as_str().to_owned()).collect(),
+        identity,
+        api: ApiConfig {
+            listen: api.listen.clone(),
+            unix: Some(api.unix.clone()),
+            token: api.token_file.as_deref().map(token).transpose()?,
+        },
+        boot_id: read(&node.boot_id_file, MAX_TOKEN)?.trim().to_owned(),
+    })
+}
+
+/// The token that a file holds: the server's, or a client's.
+pub(crate) fn token<T>(path: &Path) -> Result<T, Failure>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    let text = read(path, MAX_TOKEN)?;
+    text.trim().parse().map_err(|e| Failure::new(Exit::Config, e).context(format!("{} holds no token", path.display())))
+}
+
+/// Our own tables, then each file named, then the `*.sql` of each folder named, in the order of their names.
+fn schema(paths: &[PathBuf]) -> Result<Vec<SchemaSource>, Failure> {
+    let mut sources = vec![SchemaSource::builtin()];
+    for path in paths {
+        let mut files = vec![path.clone()];
+        if path.is_dir() {
+            let entries = path.read_dir().and_then(|dir| dir.map(|entry| Ok(entry?.path())).collect());
+            files =
+                entries.map_err(|e| Failure::new(Exit::Io, e).context(format!("cannot list {}", path.display())))?;
+            files.retain(|file| file.extension().is_some_and(|extension| extension == "sql"));
+            files.sort();
+        }
+        for file in files {
+            sources.push(SchemaSource { name: file.display().to_string(), sql: read(&file, MAX_SCHEMA)? });
+        }
+    }
+    Ok(sources)
+}
+
+fn read(path: &Path, most: u64) -> Result<String, Failure> {
+    let text = || -> io::Result<String> {
+        // A file of /proc has no size, so the text is measured too.
+        let text = match std::fs::metadata(path)?.len() {
+            size if size > most => return Err(io::Error::other(format!("more than {most} bytes"))),
+            _ => std::fs::read_to_string(path)?,
+        };
+        if text.len() as u64 > most { Err(io::Error::other(format!("more than {most} bytes"))) } else { Ok(text) }
+    };
+    text().map_err(|e| Failure::new(Exit::Io, e).context(format!("cannot read {}", path.display())))
+}
+
+/// The address at which others find a node that listens on all of its own: the one from which it would send to its first
+/// seed, or else to the world. Nothing is sent.
+fn advertised(listen: SocketAddr, seeds: &[config::Seed]) -> Option<SocketAddr> {
+    if !listen.ip().is_unspecified() {
+        return None;
+    }
+    let world = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9));
+    let toward = seeds.iter().find_map(|seed| seed.as_str().parse().ok()).unwrap_or(world);
+    let from = || -> io::Result<IpAddr> {
+        let any: SocketAddr = if toward.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 8], 0).into() };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(toward)?;
+        Ok(socket.local_addr()?.ip())
+    };
+    let ip = from().unwrap_or(Ipv4Addr::LOCALHOST.into());
+    Some((ip, listen.port()).into())
+}

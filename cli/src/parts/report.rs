@@ -1,0 +1,26 @@
+//! A part's own status, left at the API beside the node's: how `kith status` sees what is joined by HTTP only, in this
+//! process or in another.
+
+use std::time::Duration;
+
+use kith_gossip_client::Client;
+use kith_gossip_client::error::Chain;
+use serde_json::Value;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// How old a status may be. A PUT over the Unix socket costs some 100 µs of CPU.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// Reports until the token is cancelled. That the store is away is nobody's failure here.
+pub(crate) async fn report(client: Client, part: &'static str, status: impl Fn() -> Value, token: CancellationToken) {
+    let go_on = async {
+        loop {
+            if let Err(error) = client.report(part, &status()).await {
+                tracing::debug!(part, error = %Chain(&error), "status not reported");
+            }
+            sleep(PERIOD).await;
+        }
+    };
+    token.run_until_cancelled(go_on).await;
+}
