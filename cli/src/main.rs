@@ -1,2 +1,154 @@
-//! The `kith` binary.
-fn main() {}
+//! Kith's one binary: parse, wire the parts, run, exit.
+//!
+//! [`args`] is the command line as typed, [`config`] the configuration. A command is either a question to a running node
+//! ([`commands`], by the API's client) or a node that runs ([`agent`] from its [`parts`], [`dev`] from several agents).
+//! [`feed`] joins the store's subscriptions into what DNS reads. [`exit`] says how the process ends.
+
+mod args;
+mod config;
+
+mod commands;
+
+mod agent;
+mod feed;
+mod parts;
+
+mod dev;
+
+mod exit;
+mod log;
+mod out;
+mod retry;
+mod stop;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use kith_gossip_client::{Client, Endpoint};
+use tokio_util::sync::CancellationToken;
+
+use args::{Cli, Command, Configured, Store};
+use config::{Config, Purpose};
+use exit::{Exit, Failure};
+use parts::Part;
+use parts::dns::DnsPart;
+use parts::gossip::GossipPart;
+use stop::Signals;
+
+/// What may still hold a thread when all parts are stopped is not waited for longer than this.
+const LEAVE: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    match start(Cli::parse()) {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => {
+            if let Some(report) = failure.report() {
+                // Nobody reads stderr: then the code alone has to tell.
+                drop(std::io::stderr().write_all(report.as_bytes()));
+            }
+            failure.exit().into()
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<(), Failure> {
+    start_log(&cli)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Exit::Software, e).context("cannot start the runtime"))?;
+    let result = runtime.block_on(run(cli));
+    runtime.shutdown_timeout(LEAVE);
+    result
+}
+
+fn start_log(cli: &Cli) -> Result<(), Failure> {
+    let quiet = match cli.command {
+        Command::Agent(_) | Command::Gossip(_) | Command::Dns(_) => "info",
+        _ => "warn",
+    };
+    let filter = cli.global.log.clone().or_else(|| std::env::var("KITH_LOG").ok());
+    let format = match (cli.global.log_format, std::env::var("KITH_LOG_FORMAT").as_deref()) {
+        (Some(format), _) => format,
+        (None, Ok("json")) => log::Format::Json,
+        (None, Ok("text") | Err(_)) => log::Format::Text,
+        (None, Ok(other)) => {
+            return Err(Failure::message(Exit::Usage, format!("KITH_LOG_FORMAT: `{other}` is neither text nor json")));
+        }
+    };
+    log::start(filter.as_deref().unwrap_or(quiet), format)
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Agent(configured) => node(&configured, Purpose::Agent, None).await,
+        Command::Gossip(configured) => node(&configured, Purpose::Gossip, None).await,
+        Command::Dns(alone) => node(&alone.configured, Purpose::Dns, Some(&alone.store)).await,
+        Command::Dev(args) => {
+            let (signals, token) = (Signals::catch()?, CancellationToken::new());
+            signals.during(&token, dev::run(&args, token.clone())).await
+        }
+        Command::Status(args) => commands::status(&args.store.client()?, &args.output).await,
+        Command::Query(args) => commands::query(&args.store.client()?, &args).await,
+        Command::Exec(args) => commands::exec(&args.store.client()?, &args).await,
+        Command::Watch(args) => commands::watch(&args.store.client()?, &args).await,
+        Command::Members(args) => commands::members(&args.store.client()?, &args).await,
+        Command::Resolve(args) => commands::resolve(&args).await,
+        Command::Config(args) => commands::config(&args.action),
+    }
+}
+
+/// Runs the parts of this node that are wanted, until a signal.
+async fn node(configured: &Configured, purpose: Purpose, named: Option<&Store>) -> Result<(), Failure> {
+    let (signals, token) = (Signals::catch()?, CancellationToken::new());
+    let config = commands::load(configured, purpose)?;
+    let client = store(&config, named)?;
+    let mut parts: Vec<Box<dyn Part>> = Vec::new();
+    if purpose == Purpose::Gossip || (purpose == Purpose::Agent && config.gossip.enabled) {
+        parts.push(Box::new(GossipPart::new(parts::gossip::config(&config)?)));
+    }
+    if purpose == Purpose::Dns || (purpose == Purpose::Agent && config.dns.enabled) {
+        parts.push(Box::new(DnsPart::new(parts::dns::config(&config), client.clone())));
+    }
+    let run = async { agent::Agent::build(parts, Some(client)).await?.run(token.clone()).await };
+    signals.during(&token, run).await
+}
+
+/// The store that DNS is fed from: the one that was named, or this node's own by its socket.
+fn store(config: &Config, named: Option<&Store>) -> Result<Client, Failure> {
+    let endpoint = named.map(Store::endpoint).transpose()?.flatten();
+    let token = named.and_then(Store::token_file).or_else(|| config.api.token_file.clone());
+    let token = token.as_deref().map(parts::gossip::token).transpose()?;
+    Ok(Client::new(endpoint.unwrap_or_else(|| Endpoint::unix(&config.api.unix)), token)?)
+}
+
+impl Store {
+    /// The endpoint that was named.
+    fn endpoint(&self) -> Result<Option<Endpoint>, Failure> {
+        match (&self.api, std::env::var("KITH_API")) {
+            (Some(endpoint), _) => Ok(Some(endpoint.clone())),
+            (None, Ok(text)) => {
+                let wrong = |e| Failure::new(Exit::Usage, anyhow::Error::new(e)).context("KITH_API");
+                text.parse().map(Some).map_err(wrong)
+            }
+            (None, Err(_)) => Ok(None),
+        }
+    }
+
+    fn token_file(&self) -> Option<PathBuf> {
+        self.token_file.clone().or_else(|| std::env::var_os("KITH_TOKEN_FILE").map(PathBuf::from))
+    }
+
+    /// A client of the node that was named, or of the one on this host.
+    fn client(&self) -> Result<Client, Failure> {
+        let endpoint = match self.endpoint()? {
+            Some(endpoint) => endpoint,
+            None => args::DEFAULT_API.parse().expect("the default is an endpoint"),
+        };
+        let token = self.token_file().as_deref().map(parts::gossip::token).transpose()?;
+        Ok(Client::new(endpoint, token)?)
+    }
+}
