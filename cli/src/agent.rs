@@ -25,7 +25,7 @@ const KEPT_BACK: Duration = Duration::from_millis(250);
 /// A node whose parts are built.
 pub(crate) struct Agent {
     parts: Vec<(Box<dyn Part>, Built)>,
-    /// Where the parts' states are reported; none if there is no store.
+    /// Where the parts' states are reported, if anywhere.
     client: Option<Client>,
 }
 

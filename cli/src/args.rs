@@ -180,7 +180,7 @@ pub(crate) struct Sql {
     /// The statement
     pub(crate) sql: String,
     /// A value for each ? in it
-    #[arg(value_name = "PARAM", allow_hyphen_values = true)]
+    #[arg(value_name = "PARAM", allow_negative_numbers = true)]
     pub(crate) params: Vec<String>,
     #[command(flatten)]
     pub(crate) output: Output,
@@ -194,7 +194,7 @@ pub(crate) struct Follow {
     /// The SELECT
     pub(crate) sql: String,
     /// A value for each ? in it
-    #[arg(value_name = "PARAM", allow_hyphen_values = true)]
+    #[arg(value_name = "PARAM", allow_negative_numbers = true)]
     pub(crate) params: Vec<String>,
     #[command(flatten)]
     pub(crate) store: Store,

@@ -113,7 +113,9 @@ async fn node(configured: &Configured, purpose: Purpose, named: Option<&Store>) 
     if purpose == Purpose::Dns || (purpose == Purpose::Agent && config.dns.enabled) {
         parts.push(Box::new(DnsPart::new(parts::dns::config(&config), client.clone())));
     }
-    let run = async { agent::Agent::build(parts, Some(client)).await?.run(token.clone()).await };
+    // Of DNS alone there is one part, whose own status is reported; the store's process speaks of the parts beside it.
+    let reported = (purpose != Purpose::Dns).then_some(client);
+    let run = async { agent::Agent::build(parts, reported).await?.run(token.clone()).await };
     signals.during(&token, run).await
 }
 

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::exit::{Exit, Failure};
 use crate::retry::Retry;
@@ -177,7 +178,7 @@ enum Ended {
 /// Runs the part in a task of its own, so that a panic is an end like any other.
 async fn run_once(built: Built, token: &CancellationToken) -> Ended {
     let mut task = JoinSet::new();
-    task.spawn((built.run)(token.clone()));
+    task.spawn((built.run)(token.clone()).in_current_span());
     let reason = match task.join_next().await {
         Some(Ok(Ok(()))) if token.is_cancelled() => return Ended::AsTold,
         Some(Ok(Ok(()))) | None => "it ended without being told to".to_owned(),

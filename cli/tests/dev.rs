@@ -149,8 +149,8 @@ fn the_sample_is_there_and_a_write_is_answered_read_and_watched() {
 
     let rows = dev.ok(&["query", "SELECT id, health_port FROM containers WHERE ip = ?", "10.210.129.99"]);
     assert_eq!(rows, "id            health_port\n0123456789ab  NULL\n");
-    let rows = dev.ok(&["query", "--json", "SELECT id, health_port FROM containers WHERE ip = '10.210.129.99'"]);
-    assert_eq!(rows, "{\"id\":\"0123456789ab\",\"health_port\":null}\n");
+    let rows = dev.ok(&["query", "SELECT id, ? AS n FROM containers WHERE ip = ?", "-5", "10.210.129.99", "--json"]);
+    assert_eq!(rows, "{\"id\":\"0123456789ab\",\"n\":-5}\n");
 
     dev.ok(&["exec", "UPDATE containers SET health_status = 'unhealthy' WHERE service = 'web'"]);
     dev.answers("casa-web.internal", "NOERROR", &[]);

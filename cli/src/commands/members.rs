@@ -16,6 +16,7 @@ pub(crate) const HEAD: [&str; 6] = ["SERVER", "STATE", "HEARD", "RTT", "ADDRESS"
 /// Prints the members, and with `--watch` each change of one.
 pub(crate) async fn run(client: &Client, args: &Members) -> Result<(), Failure> {
     let mut out = Out::new();
+    // Also before watching, which would try for ever: who names a wrong API is to hear of it.
     let members = client.members().await?;
     if args.watch {
         return watch(client, args, &mut out).await;
