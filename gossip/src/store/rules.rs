@@ -7,7 +7,7 @@ use sqlite3_parser::ast::{
 use super::error::SchemaError;
 use super::schema::{Described, Scratch, TableDef, sql_of, with_body};
 use super::stamps::COLUMNS_MAX;
-use super::table::Affinity;
+use super::table::{Affinity, Typing};
 
 /// One table under examination.
 pub(crate) struct Rules<'a> {
@@ -55,7 +55,7 @@ impl Rules<'_> {
         }
         for column in &key {
             let kind = column.kind.to_ascii_uppercase();
-            let fits = match Affinity::of(&kind, false) {
+            let fits = match Affinity::of(&kind, Typing::Flexible) {
                 Affinity::Text => true,
                 Affinity::Blob => kind.contains("BLOB"),
                 Affinity::Numeric => kind.contains("INT"),

@@ -63,7 +63,9 @@ impl TableSet {
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let (id, name): (i64, String) = (row.get(0)?, row.get(1)?);
-            let mut table = Table::load(conn, id, &name, row.get(2)?, row.get(3)?)?;
+            let place = if row.get(2)? { Place::Key } else { Place::Rowid };
+            let typing = if row.get(3)? { Typing::Strict } else { Typing::Flexible };
+            let mut table = Table::load(conn, id, &name, place, typing)?;
             table.purged_cl = row.get::<_, i64>(4)?.cast_unsigned();
             let table = Arc::new(table);
             table.describe(&mut text);
@@ -119,6 +121,13 @@ pub(crate) enum Need {
     Required,
 }
 
+/// Whether a table holds its columns to their types (sqlite.org/stricttables.html).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Typing {
+    Flexible,
+    Strict,
+}
+
 /// Type affinity (sqlite.org/datatype3.html §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Affinity {
@@ -156,7 +165,7 @@ pub(crate) struct Texts {
 }
 
 impl Table {
-    fn load(conn: &Connection, id: i64, name: &str, without_rowid: bool, strict: bool) -> rusqlite::Result<Self> {
+    fn load(conn: &Connection, id: i64, name: &str, place: Place, typing: Typing) -> rusqlite::Result<Self> {
         let mut cids = BTreeMap::<String, u8>::new();
         let mut statement = conn.prepare_cached("/*kith*/ SELECT name, cid FROM __kith_col WHERE tid = ?1")?;
         let mut rows = statement.query([id])?;
@@ -168,7 +177,7 @@ impl Table {
             columns: Vec::new(),
             key: Vec::new(),
             id,
-            place: if without_rowid { Place::Key } else { Place::Rowid },
+            place,
             purged_cl: 0,
             key_at: Vec::new(),
             cid: Vec::new(),
@@ -191,7 +200,7 @@ impl Table {
             let required = row.get(3)? && row.get(4)?;
             table.number.push(row.get(0)?);
             table.cid.push(cids.get(&column).copied());
-            table.affinity.push(Affinity::of(&kind, strict));
+            table.affinity.push(Affinity::of(&kind, typing));
             table.needed.push(if required { Need::Required } else { Need::Optional });
             table.columns.push(column.as_str().into());
             types.push(kind);
@@ -293,10 +302,10 @@ fn has_key_index(conn: &Connection, table: &str) -> rusqlite::Result<bool> {
 }
 
 impl Affinity {
-    pub(crate) fn of(kind: &str, strict: bool) -> Self {
+    pub(crate) fn of(kind: &str, typing: Typing) -> Self {
         let kind = kind.to_ascii_uppercase();
         let has = |part| kind.contains(part);
-        if strict && kind == "ANY" {
+        if typing == Typing::Strict && kind == "ANY" {
             Self::Blob
         } else if has("INT") {
             Self::Numeric
