@@ -47,10 +47,10 @@ pub(crate) struct Cli {
 /// What every command knows.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// What is logged: error, warn, info, debug, trace, or by module [KITH_LOG]
+    /// What is logged: error, warn, info, debug, trace, or by module (KITH_LOG)
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(crate) log: Option<String>,
-    /// How it is logged [KITH_LOG_FORMAT; default text]
+    /// How it is logged (KITH_LOG_FORMAT; default text)
     #[arg(long, global = true, value_name = "FORMAT")]
     pub(crate) log_format: Option<Format>,
 }
@@ -58,10 +58,10 @@ pub(crate) struct Global {
 /// Which store is spoken to.
 #[derive(Debug, Args)]
 pub(crate) struct Store {
-    /// Where the API is: http://HOST:PORT or unix:/PATH [KITH_API; default http://127.0.0.1:31220]
+    /// Where the API is: http://HOST:PORT or unix:/PATH (KITH_API; default http://127.0.0.1:31220)
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) api: Option<Endpoint>,
-    /// File that holds the API's token [KITH_TOKEN_FILE]
+    /// File that holds the API's token (KITH_TOKEN_FILE)
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
 }
@@ -140,7 +140,7 @@ Examples:
 /// Which configuration.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Configured {
-    /// The configuration file [KITH_CONFIG; default /etc/kith/kith.toml if there is one]
+    /// The configuration file (KITH_CONFIG; default /etc/kith/kith.toml if there is one)
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Set one key, over file and environment; repeatable
@@ -223,7 +223,7 @@ pub(crate) struct Resolve {
     /// Ask for the name of an address (PTR)
     #[arg(short = 'x', conflicts_with = "record_type")]
     pub(crate) reverse: bool,
-    /// The server: ADDRESS or ADDRESS:PORT [KITH_RESOLVER; default 127.0.0.1:53]
+    /// The server: ADDRESS or ADDRESS:PORT (KITH_RESOLVER; default 127.0.0.1:53)
     #[arg(long, value_name = "ADDR")]
     pub(crate) server: Option<String>,
     #[command(flatten)]

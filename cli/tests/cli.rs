@@ -60,8 +60,8 @@ fn help_is_what_it_was() {
 
     Options:
           --log <LEVEL>          What is logged: error, warn, info, debug, trace, or by module
-                                 [KITH_LOG]
-          --log-format <FORMAT>  How it is logged [KITH_LOG_FORMAT; default text] [possible values:
+                                 (KITH_LOG)
+          --log-format <FORMAT>  How it is logged (KITH_LOG_FORMAT; default text) [possible values:
                                  text, json]
       -h, --help                 Print help
       -V, --version              Print version

@@ -8,7 +8,7 @@
 //!              └──► Ended ◄── an error that trying again cannot cure
 //! ```
 //!
-//! What to ask, what a line means and which failure is which is the [`Source`]'s, a plain state machine without I/O.
+//! What to ask, what a line means and which failure is which is the `Source`'s, a plain state machine without I/O.
 
 use std::fmt;
 use std::pin::Pin;
