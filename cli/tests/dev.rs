@@ -176,6 +176,20 @@ fn status_and_members_show_the_node() {
 }
 
 #[test]
+fn status_shows_dns_and_the_parts() {
+    let dev = Dev::start(&["--nodes", "1"]);
+    let until = Instant::now() + BOUND;
+    let wanted = ["\ndns\n", "freshness current", "zone internal", "\nparts\n", "  gossip: ", "phase running"];
+    loop {
+        let status = dev.ok(&["status"]);
+        if wanted.iter().all(|words| status.contains(words)) {
+            return;
+        }
+        assert!(Instant::now() < until, "{wanted:?} are not all in {status}");
+    }
+}
+
+#[test]
 fn what_the_store_refuses_is_1_with_its_words() {
     let dev = Dev::start(&["--nodes", "1", "--empty"]);
     for (args, words) in [

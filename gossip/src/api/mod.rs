@@ -12,6 +12,7 @@
 //! POST /v1/table_stats                         row counts
 //! GET  /v1/health[?gaps=&p99_lag=&max_queue=&failure_status=]
 //! GET  /v1/members[?watch=true]                NDJSON
+//! PUT  /v1/status/{part}                       what a part says of itself, shown by GET /v1/status
 //! GET  /v1/digest   GET /v1/status   GET /live   GET /ready   GET /metrics
 //! ```
 //! Errors are `{"error":"…"}` (in the envelope of transactions where there is one); a stream that fails ends with that
@@ -38,6 +39,7 @@ mod stream;
 mod metrics;
 mod migrations;
 mod queries;
+mod reports;
 mod status;
 mod subscribe;
 mod transactions;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get, post, put};
 use http::StatusCode;
 use kith_gossip_proto::NodeId;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::gate::{RouteLimit, check_token, limit};
 use super::membership::{MemberState, Membership};
 use super::metrics::Metrics;
-use super::{migrations, queries, status, subscribe, transactions};
+use super::{migrations, queries, reports, status, subscribe, transactions};
 use crate::store::Store;
 use crate::subscriptions::Subscriptions;
 
@@ -29,6 +29,7 @@ pub(super) struct App {
     pub(super) subscriptions: Subscriptions,
     pub(super) membership: Arc<dyn Membership>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) reports: reports::Reports,
     pub(super) started: Instant,
     /// Cancelled when the server stops: streams end.
     pub(super) stopping: CancellationToken,
@@ -46,7 +47,7 @@ impl App {
 /// All routes, behind the token and each behind its limit.
 pub(super) fn router(app: Arc<App>, token: Option<Token>) -> Router {
     let metrics = Arc::clone(&app.metrics);
-    let routes: [(&'static str, MethodRouter<Arc<App>>); 14] = [
+    let routes: [(&'static str, MethodRouter<Arc<App>>); 15] = [
         ("/v1/transactions", post(transactions::post)),
         ("/v1/queries", post(queries::post)),
         ("/v1/subscriptions", post(subscribe::post)),
@@ -57,6 +58,7 @@ pub(super) fn router(app: Arc<App>, token: Option<Token>) -> Router {
         ("/v1/members", get(status::members)),
         ("/v1/digest", get(status::digest)),
         ("/v1/status", get(status::status)),
+        ("/v1/status/{part}", put(reports::put)),
         ("/live", get(status::live)),
         ("/ready", get(status::ready)),
         ("/metrics", get(status::metrics)),

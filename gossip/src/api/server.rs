@@ -29,6 +29,7 @@ use super::deadlines::{Activity, Running, Watched};
 use super::listen::{BindError, Listeners};
 use super::membership::Membership;
 use super::metrics::Metrics;
+use super::reports::Reports;
 use super::routes::{App, router};
 use crate::store::Store;
 use crate::subscriptions::Subscriptions;
@@ -99,6 +100,7 @@ impl Api {
             subscriptions: parts.subscriptions,
             membership: parts.membership,
             metrics: Arc::new(Metrics::default()),
+            reports: Reports::default(),
             started: Instant::now(),
             stopping: stopping.clone(),
         };

@@ -135,6 +135,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "events": subscriptions.events,
             "cut": subscriptions.cut,
         },
+        "parts": app.reports.all(),
     }))
     .into_response()
 }
