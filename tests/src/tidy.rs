@@ -1,7 +1,7 @@
 //! The rules of the tree that no compiler or lint knows.
 //!
 //! Each rule is a function from a [`Tree`] to its breaches, so that it is proven on a bad example held in memory and then
-//! run on the real tree (`tests/tests/tidy.rs`). A message says what to do. The rules read text, not syntax trees: [`rust`]
+//! run on the real tree (`tests/tests/tidy.rs`). A message says what to do. The rules read text, not syntax trees: the scanner in `rust.rs`
 //! blanks comments and literals first, and what that reading cannot see is said at the rule.
 
 mod comments;
