@@ -172,6 +172,9 @@ impl Reader {
             Some(reading) => reading,
             None => connect(&pool.path).map_err(|error| QueryError::Failed(text(&error)))?,
         };
+        // A connection learns of a migration only when it runs something, and what is prepared before, `SELECT *` above
+        // all, is prepared against the tables as they were.
+        refresh(&reading.conn).map_err(|error| trouble(&error))?;
         Ok(Self { pool, reading: Some(reading), _permit: permit })
     }
 
@@ -206,6 +209,10 @@ fn connect(path: &Path) -> rusqlite::Result<Reading> {
     Ok(Reading { conn, lookout })
 }
 
+fn refresh(conn: &Connection) -> rusqlite::Result<()> {
+    conn.prepare_cached("SELECT 1 FROM sqlite_schema LIMIT 1")?.exists([]).map(drop)
+}
+
 fn stream(
     reading: &mut Reading,
     statement: &Statement,
@@ -220,20 +227,27 @@ fn stream(
     lookout.enter();
     let ran = conn.progress_handler(LOOK_EVERY, Some(over)).map_err(|error| trouble(&error)).and_then(|()| {
         let mut prepared = prepare(conn, statement)?;
-        let columns: Vec<_> = prepared.column_names().map(str::to_owned).collect();
-        let width = columns.len();
         let mut rows = prepared.raw_query();
-        // The first row is computed before the head is told, so that what fails at once fails as a whole.
-        let mut next = read(&mut rows, width);
-        match &next {
-            Err(error) => return Err(error.clone()),
-            Ok(_) => drop(head.take().map(|head| head.send(Ok(columns)))),
+        // The first row is computed before the head is told, so that what fails at once fails as a whole. And only then
+        // are the columns certain: SQLite finds out while it runs that a migration came since, and prepares again.
+        let mut next = read(&mut rows);
+        if let Err(error) = next {
+            return Err(error);
         }
+        let columns = match rows.as_ref() {
+            Some(running) => names(running),
+            None => {
+                drop(rows);
+                drop(head.take().map(|head| head.send(Ok(names(&prepared)))));
+                return Ok(());
+            }
+        };
+        drop(head.take().map(|head| head.send(Ok(columns))));
         while let Some(row) = next? {
             if out.put(Ok(row)).is_err() {
                 return Ok(());
             }
-            next = read(&mut rows, width);
+            next = read(&mut rows);
         }
         Ok(())
     });
@@ -258,18 +272,21 @@ fn prepare<'a>(conn: &'a Connection, statement: &Statement) -> Result<rusqlite::
 
 fn examine(reading: &mut Reading, statement: &Statement) -> Result<Examined, QueryError> {
     reading.lookout.enter();
-    let prepared = prepare(&reading.conn, statement).map(|prepared| {
-        let columns = prepared.column_names().map(str::to_owned).collect();
-        (columns, prepared.expanded_sql().unwrap_or_else(|| statement.sql.clone()))
-    });
+    let prepared = prepare(&reading.conn, statement)
+        .map(|prepared| (names(&prepared), prepared.expanded_sql().unwrap_or_else(|| statement.sql.clone())));
     let used = reading.lookout.leave();
     prepared.map(|(columns, expanded)| Examined { columns, used, expanded })
 }
 
-fn read(rows: &mut rusqlite::Rows<'_>, width: usize) -> Result<Option<Vec<Value>>, QueryError> {
+fn names(statement: &rusqlite::Statement<'_>) -> Vec<String> {
+    statement.column_names().map(str::to_owned).collect()
+}
+
+fn read(rows: &mut rusqlite::Rows<'_>) -> Result<Option<Vec<Value>>, QueryError> {
     match rows.next() {
         Ok(None) => Ok(None),
         Ok(Some(row)) => {
+            let width = row.as_ref().column_count();
             let values = (0..width).map(|at| row.get_ref(at).map(value)).collect::<Result<_, _>>();
             values.map(Some).map_err(|error| trouble(&error))
         }

@@ -210,3 +210,27 @@ async fn closing_ends_what_is_being_read() {
     assert!(busy.is_err(), "{busy:?}");
     rig.store.ended().await;
 }
+
+#[tokio::test]
+async fn a_migration_is_seen_by_the_next_query_and_the_next_examination() {
+    let rig = Rig::new(SCHEMA);
+    rig.run("INSERT INTO t VALUES ('x', 1, 'q')").await.unwrap();
+    // The connection has read the tables as they are.
+    assert_eq!(rig.rows("SELECT * FROM t").await.unwrap()[0].len(), 3);
+    let more = |columns: &str| kith_gossip::store::SchemaSource {
+        name: "more".to_owned(),
+        sql: format!("CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a INTEGER, b TEXT, {columns})"),
+    };
+    rig.store.migrate(vec![more("c TEXT DEFAULT 'c'")]).await.unwrap();
+    let mut rows = rig.store.query(Statement::new("SELECT * FROM t"), None).await.unwrap();
+    assert_eq!(rows.columns, ["id", "a", "b", "c"]);
+    assert_eq!(rows.rows.recv().await.unwrap().unwrap().len(), 4);
+    rig.store.migrate(vec![more("c TEXT DEFAULT 'c', d")]).await.unwrap();
+    assert_eq!(rig.store.examine(Statement::new("SELECT * FROM t")).await.unwrap().columns.len(), 5);
+    rig.store.migrate(vec![more("c TEXT DEFAULT 'c', d, e")]).await.unwrap();
+    let empty = rig.store.query(Statement::new("SELECT * FROM t WHERE 0"), None).await.unwrap();
+    assert_eq!(empty.columns.len(), 6);
+    rig.store.migrate(vec![more("c TEXT DEFAULT 'c', d, e, f")]).await.unwrap();
+    let width = |conn: &rusqlite::Connection| conn.prepare("SELECT * FROM t").map(|prepared| prepared.column_count());
+    assert_eq!(rig.store.read(width).await.unwrap().unwrap(), 7);
+}
