@@ -88,7 +88,7 @@ mod tests {
         reports.put("part0".to_owned(), json!({ "n": 1 })).unwrap();
         assert!(reports.put("one-more".to_owned(), json!({})).is_err());
         let all = reports.all();
-        assert_eq!((all.as_object().map(|map| map.len()), &all["part0"]["n"]), (Some(PARTS), &json!(1)));
+        assert_eq!((all.as_object().map(serde_json::Map::len), &all["part0"]["n"]), (Some(PARTS), &json!(1)));
         assert!(all["part0"]["reported_ms_ago"].is_u64(), "{all}");
     }
 }

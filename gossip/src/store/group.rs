@@ -73,16 +73,16 @@ impl Core {
             let before = self.ledger.clone();
             let mut sum = Sum::default();
             match self.attempt(&jobs, &mut outcomes, &mut sum) {
-                Ok(Kept::Nothing) => return answer(jobs, outcomes, &self.ledger),
+                Ok(Kept::Nothing) => return answer(jobs.into_iter().zip(outcomes), &self.ledger),
                 Ok(Kept::Changes) => {
-                    // With less durability clients need not wait for the sync; nobody else hears of it before.
-                    let replied = self.durability == super::open::Durability::Normal;
-                    let mut jobs = Some(jobs);
-                    if replied {
-                        answer(jobs.take().into_iter().flatten(), outcomes.drain(..), &self.ledger);
-                    }
+                    // With less durability clients need not wait for the sync; no peer hears of anything before.
+                    let soon = self.durability == super::open::Durability::Normal;
+                    let done = jobs.into_iter().zip(outcomes);
+                    let (now, synced): (Vec<_>, Vec<_>) =
+                        done.partition(|(job, _)| soon && matches!(job, Job::Execute { .. }));
+                    answer(now, &self.ledger);
                     self.publish(sum, SchemaChange::Same);
-                    answer(jobs.into_iter().flatten(), outcomes, &self.ledger);
+                    answer(synced, &self.ledger);
                     return;
                 }
                 Err(Broken::Again) => {
@@ -95,7 +95,7 @@ impl Core {
                         Outcome::Refused(own) => Outcome::Refused(own),
                         Outcome::Waiting | Outcome::Executed(_) | Outcome::Applied => Outcome::Refused(error.clone()),
                     });
-                    answer(jobs, failed, &self.ledger);
+                    answer(jobs.into_iter().zip(failed), &self.ledger);
                     return;
                 }
             }
@@ -254,8 +254,8 @@ pub(crate) fn run(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
     conn.prepare_cached(&format!("{OWN} {sql}"))?.raw_execute().map(drop)
 }
 
-fn answer(jobs: impl IntoIterator<Item = Job>, outcomes: impl IntoIterator<Item = Outcome>, ledger: &Ledger) {
-    for (job, outcome) in jobs.into_iter().zip(outcomes) {
+fn answer(done: impl IntoIterator<Item = (Job, Outcome)>, ledger: &Ledger) {
+    for (job, outcome) in done {
         // Whoever no longer waits does not hear of it; the transaction stands or falls all the same.
         match (job, outcome) {
             (Job::Execute { reply, .. }, Outcome::Executed(done)) => drop(reply.send(Ok(done))),

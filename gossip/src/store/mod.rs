@@ -49,6 +49,7 @@ use std::time::Duration;
 use kith_gossip_proto::frame::PulledRow;
 use kith_gossip_proto::{SiteId, Vector, Version};
 use rusqlite::Connection;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use collect::Collected;
@@ -187,8 +188,18 @@ impl Store {
     }
 
     /// Every row that carries a stamp above these heads, and the heads of the snapshot they are read from.
+    ///
+    /// They are given out once they are synced: with [`Durability::Normal`] a snapshot can hold what a power cut would
+    /// still take from us, and a peer that had it already would never ask again.
     pub async fn collect(&self, above: Vector) -> Result<Collected, QueryError> {
-        collect::collect(&self.inner.pool, above).await
+        let mut commits = self.commits();
+        let collected = collect::collect(&self.inner.pool, above).await?;
+        while !self.state().heads.covers(&collected.heads) {
+            if let Err(RecvError::Closed) = commits.recv().await {
+                return Err(QueryError::ShuttingDown);
+            }
+        }
+        Ok(collected)
     }
 
     /// Runs something of our own on a read-only connection, on a thread that may block. Never a client's text, which

@@ -13,7 +13,7 @@
 //!
 //! Rows come in the order in which they entered the result; for the first who asks, that is the query's own ORDER BY.
 //!
-//! Reading order: [`line`] renders, `shape` reads the text, `analysis` asks SQLite what it means, `look` runs it, `rows`
+//! Reading order: `line` renders, `shape` reads the text, `analysis` asks SQLite what it means, `look` runs it, `rows`
 //! compares, `feed` keeps and shares changes, `live` ties them together, `attached` is what one listener reads.
 
 pub(crate) mod line;
