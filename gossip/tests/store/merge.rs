@@ -1,14 +1,16 @@
-//! What peers send, joined: whatever the order, the grouping and the way, all stores end equal, and equal to the plain
-//! fold of [`Row::join`] over the history.
+//! What peers send, joined: after every step each store equals the model that took the same steps, and whatever the order,
+//! the grouping and the way, all end equal, and equal to the fold of the history.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kith_gossip::store::{SchemaSource, Store};
+use kith_gossip_proto::frame::PulledRow;
+use kith_gossip_proto::model;
 use kith_gossip_proto::{Cell, Change, Hlc, Key, Name, SiteId, Stamp, Value, Vector, Version, version::Life};
 use proptest::prelude::*;
 
-use crate::rig::{Rig, State, collect, is_sound, state};
+use crate::rig::{Rig, collect, is_sound, state};
 
 const SCHEMA: &str = "
     CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a INTEGER, b TEXT DEFAULT 'd');
@@ -24,21 +26,6 @@ const EARLIER: &str = "
 
 fn source(sql: &str) -> Vec<SchemaSource> {
     vec![SchemaSource { name: "test".to_owned(), sql: sql.to_owned() }]
-}
-
-/// All that the versions amount to.
-fn fold<'a>(versions: impl IntoIterator<Item = &'a Version>) -> State {
-    let mut rows = State::new();
-    for version in versions {
-        for (change, row) in version.rows() {
-            let id = (change.table.clone(), change.key.clone());
-            match rows.entry(id) {
-                std::collections::btree_map::Entry::Vacant(free) => drop(free.insert(row)),
-                std::collections::btree_map::Entry::Occupied(mut known) => known.get_mut().join(row),
-            }
-        }
-    }
-    rows
 }
 
 #[derive(Clone, Debug)]
@@ -87,16 +74,18 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Three stores, the third with the earlier schema; what the first two commit, by site.
+/// Three stores, the third with the earlier schema, each with its model; what the first two commit, by site.
 struct World {
     rigs: Vec<Rig>,
+    models: Vec<model::Store>,
     history: BTreeMap<SiteId, Vec<Version>>,
 }
 
 impl World {
     fn new() -> Self {
         let rigs = vec![Rig::new(SCHEMA), Rig::new(SCHEMA), Rig::new(EARLIER)];
-        Self { rigs, history: BTreeMap::new() }
+        let models = rigs.iter().map(|rig| model::Store::new(rig.store.site())).collect();
+        Self { rigs, models, history: BTreeMap::new() }
     }
 
     fn store(&self, at: usize) -> &Store {
@@ -111,7 +100,8 @@ impl World {
                 if done.version.is_some() {
                     let commit = commits.recv().await.unwrap();
                     let site = self.store(*at).site();
-                    let versions = commit.versions.iter().map(|version| Version::clone(version));
+                    let versions: Vec<_> = commit.versions.iter().map(|version| Version::clone(version)).collect();
+                    self.models[*at].apply(&versions);
                     self.history.entry(site).or_default().extend(versions);
                 }
             }
@@ -121,18 +111,36 @@ impl World {
                 let head = self.store(*to).state().heads.head(site);
                 let known = usize::try_from(head).unwrap().min(all.len());
                 let batch: Vec<_> = all.iter().skip((known + skip).saturating_sub(1)).take(*count).cloned().collect();
+                self.models[*to].apply(&batch);
                 let heads = self.store(*to).apply(batch).await.unwrap();
                 assert_eq!(heads, *self.store(*to).state().heads);
             }
             Step::Pull { from, to } => {
                 let above = Vector::clone(&self.store(*to).state().heads);
-                let (rows, heads) = collect(self.store(*from), above).await;
-                self.store(*to).join(rows, heads).await.unwrap();
+                self.pull(*from, *to, above).await;
             }
-            Step::PullAll { from, to } => {
-                let (rows, heads) = collect(self.store(*from), Vector::default()).await;
-                self.store(*to).join(rows, heads).await.unwrap();
-            }
+            Step::PullAll { from, to } => self.pull(*from, *to, Vector::default()).await,
+        }
+    }
+
+    async fn pull(&mut self, from: usize, to: usize, above: Vector) {
+        let model::Answer { rows: mut expected, heads } = self.models[from].collect(&above);
+        self.models[to].join(expected.clone(), &heads);
+        let (mut rows, heads) = collect(self.store(from), above).await;
+        let place = |row: &PulledRow| (row.table.clone(), row.key.clone());
+        rows.sort_by_key(place);
+        expected.sort_by_key(place);
+        assert_eq!(rows, expected, "what store {from} collects for {to}");
+        self.store(to).join(rows, heads).await.unwrap();
+    }
+
+    /// At no instant does a store say otherwise than its model, or its bookkeeping otherwise than its rows.
+    async fn equals_the_models(&self) {
+        for (rig, model) in self.rigs.iter().zip(&self.models) {
+            rig.is_sound().await;
+            assert_eq!(state(&rig.store).await, *model.rows());
+            assert_eq!(*rig.store.state().heads, *model.heads());
+            assert_eq!(rig.store.state().digest, model.digest());
         }
     }
 }
@@ -144,15 +152,12 @@ async fn ends_equal(steps: Vec<Step>) {
     let mut world = World::new();
     for step in &steps {
         world.step(step).await;
-        // At no instant does a store's bookkeeping say otherwise than its rows.
-        for rig in &world.rigs {
-            rig.is_sound().await;
-        }
+        world.equals_the_models().await;
     }
     for (from, to) in [(0, 2), (1, 0), (0, 1), (2, 0), (0, 2), (1, 2)] {
         world.step(&Step::Pull { from, to }).await;
     }
-    let expected = fold(world.history.values().flatten());
+    let expected = model::fold(world.history.values().flatten());
     for at in 0..3 {
         is_sound(world.store(at)).await;
         assert_eq!(state(world.store(at)).await, expected, "store {at}");
@@ -177,7 +182,7 @@ async fn ends_equal(steps: Vec<Step>) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
     #[test]
-    fn whatever_way_versions_and_rows_go_all_stores_end_as_the_fold(steps in proptest::collection::vec(step(), 1..25)) {
+    fn whatever_way_versions_and_rows_go_all_stores_equal_the_model(steps in proptest::collection::vec(step(), 1..25)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(ends_equal(steps));
     }
@@ -257,7 +262,7 @@ async fn values_that_a_table_cannot_take_are_set_aside_and_stop_nothing() {
     );
     assert_eq!(rig.one("SELECT count(*) FROM must").await, Value::Integer(0));
     assert_eq!(rig.store.state().set_aside, 6, "four cells, and a row with its one cell");
-    assert_eq!(state(&rig.store).await, fold([&sent]), "it travels on as it came");
+    assert_eq!(state(&rig.store).await, model::fold([&sent]), "it travels on as it came");
 
     // What a client writes over them is a change like others.
     assert_eq!(rig.said("UPDATE t SET a = 5, b = 'e' WHERE id = 'x'").await, "set t['x']@1 a=5 b='e'\n");
@@ -292,7 +297,7 @@ async fn a_value_that_sqlite_would_change_is_set_aside_as_it_came() {
     assert_eq!(rig.one("SELECT count(*) FROM n").await, Value::Integer(1));
     let mut held = state(&rig.store).await;
     held.retain(|_, row| row.rs.site == sent.site);
-    assert_eq!(held, fold([&sent]));
+    assert_eq!(held, model::fold([&sent]));
     // A later, sound value for the same cell takes its place.
     let mut later = change("t", "x", 1, &[("i", Value::Integer(6))]);
     later.life = Life::Since(sent.stamp(0));
@@ -350,7 +355,7 @@ async fn deletes_and_inserts_at_once_end_alike_on_both_sides() {
 #[tokio::test]
 async fn equal_stamps_with_other_values_end_alike_too() {
     let stamp = Stamp { hlc: Hlc::from_ms(5), site: SiteId::new([7; 16]), version: 1, seq: 0 };
-    let row = |value: i64| kith_gossip_proto::frame::PulledRow {
+    let row = |value: i64| PulledRow {
         table: "t".into(),
         key: Key::encode([&Value::text("x")]).unwrap(),
         row: kith_gossip_proto::Row {
