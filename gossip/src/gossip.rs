@@ -252,6 +252,15 @@ impl Gossip {
         // The node's own handle is not needed any more; each part has one.
         drop(net);
         let mut running = Running::default();
+        let writer = store.clone();
+        running.start("store", |stop| async move {
+            // Cancel-safe: both only wait. That the writer ended first is what `running` reports.
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = writer.ended() => {}
+            }
+            Ok(())
+        });
         running.start("network", |stop| driver.run(stop).map(Ok));
         let follows = store.clone();
         running.start("reading of servers", |stop| servers::follow(follows, servers, stop).map(Ok));

@@ -16,6 +16,9 @@ use super::routes::App;
 use super::statement::SentStatement;
 use crate::store::{ExecuteError, StatementResult};
 
+/// A transaction that says nothing of its time may take this long. It holds the one writer, so everybody waits for it.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
 #[derive(Deserialize)]
 struct Parameters {
     timeout: Option<f64>,
@@ -46,7 +49,7 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Resul
         // Answering without having waited would be a promise not kept.
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "waiting for replicas is not available: leave it out"));
     }
-    let timeout = seconds(parameters.timeout)?;
+    let timeout = if parameters.timeout.is_some() { seconds(parameters.timeout)? } else { Some(TIMEOUT) };
     let statements: Vec<SentStatement> = json(request).await?;
     let statements = statements.into_iter().map(|SentStatement(statement)| statement).collect();
     let executed = app.store.execute(statements, timeout).await;

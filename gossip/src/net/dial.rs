@@ -100,17 +100,20 @@ async fn keep_seed(net: Net, seed: String) {
                 false
             }
         };
-        let wait = if satisfied {
-            retry.reset();
-            trouble.over();
-            LOOK_UP_EVERY
-        } else {
-            retry.delay()
-        };
+        let began = Instant::now();
+        let wait = if satisfied { LOOK_UP_EVERY } else { retry.delay() };
         // Cancel-safe: both only wait. A connection that went is a reason to look at once; one that came costs a look.
         tokio::select! {
             () = sleep(wait) => {}
             _ = changes.changed(), if satisfied => {}
+        }
+        // The other side judges our certificate after we have judged its own, so a refusal looks like a connection that
+        // ends at once.
+        if satisfied && began.elapsed() >= SETTLED {
+            retry.reset();
+            trouble.over();
+        } else if satisfied {
+            sleep(retry.delay()).await;
         }
     }
 }

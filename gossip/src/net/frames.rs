@@ -1,11 +1,14 @@
 //! Frames on a stream: four bytes of length, then kind and body as `kith_gossip_proto::frame` has them.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use kith_gossip_proto::DecodeError;
 use kith_gossip_proto::Frame;
 use kith_gossip_proto::frame::FRAME_MAX;
 use quinn::{ReadExactError, RecvStream, WriteError};
 use thiserror::Error;
+use tokio::time::timeout;
 
 /// Why a stream is of no further use.
 #[derive(Debug, Error)]
@@ -37,13 +40,22 @@ pub(crate) fn encode(frame: &Frame) -> Result<Bytes, FrameError> {
     Ok(bytes.freeze())
 }
 
+/// How long a reader waits for the next byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// As long as the connection lives: there may be nothing to say.
+    Endless,
+    /// This long. A slow link delivers something; one that is stuck does not.
+    Stall(Duration),
+}
+
 /// The next frame; None at the end of the stream. Not cancel-safe: what was read of a frame is lost with the future.
-pub(crate) async fn read(stream: &mut RecvStream) -> Result<Option<Frame>, FrameError> {
+pub(crate) async fn read(stream: &mut RecvStream, patience: Patience) -> Result<Option<Frame>, FrameError> {
     let mut length = [0; 4];
-    match stream.read_exact(&mut length).await {
+    match fill(stream, &mut length, patience).await {
         Ok(()) => {}
-        Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
-        Err(error) => return Err(FrameError::Read(error)),
+        Err(FrameError::Read(ReadExactError::FinishedEarly(0))) => return Ok(None),
+        Err(error) => return Err(error),
     }
     let length = u32::from_be_bytes(length) as usize;
     if length > FRAME_MAX {
@@ -55,7 +67,23 @@ pub(crate) async fn read(stream: &mut RecvStream) -> Result<Option<Frame>, Frame
         let wanted = (length - body.len()).min(64 << 10);
         let start = body.len();
         body.resize(start + wanted, 0);
-        stream.read_exact(&mut body[start..]).await.map_err(FrameError::Read)?;
+        fill(stream, &mut body[start..], patience).await?;
     }
     Ok(Some(Frame::decode(&body)?))
+}
+
+async fn fill(stream: &mut RecvStream, buffer: &mut [u8], patience: Patience) -> Result<(), FrameError> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let read = stream.read(&mut buffer[filled..]);
+        let read = match patience {
+            Patience::Endless => read.await,
+            Patience::Stall(limit) => timeout(limit, read).await.map_err(|_| FrameError::Timeout("go on"))?,
+        };
+        match read.map_err(|error| FrameError::Read(error.into()))? {
+            Some(bytes) => filled += bytes,
+            None => return Err(FrameError::Read(ReadExactError::FinishedEarly(filled))),
+        }
+    }
+    Ok(())
 }

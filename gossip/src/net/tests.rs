@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::frames::Patience;
 use super::*;
 use crate::identity::DevAuthority;
 
@@ -215,11 +216,14 @@ async fn frames_cross_a_stream_whole_and_too_long_ones_end_it() {
     let mut stream = within("the stream arrives", b.inbound.streams.recv()).await.unwrap();
     let frame = kith_gossip_proto::Frame::Refused("x".repeat(3 << 20));
     let bytes = frames::encode(&frame).unwrap();
-    let (sent, received) = tokio::join!(send.write_all(&bytes), frames::read(&mut stream.recv));
+    let (sent, received) = tokio::join!(send.write_all(&bytes), frames::read(&mut stream.recv, Patience::Endless));
     sent.unwrap();
     assert_eq!(received.unwrap().unwrap(), frame);
     send.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
-    let error = within("the length is refused", frames::read(&mut stream.recv)).await.map(|_| ()).unwrap_err();
+    let error = within("the length is refused", frames::read(&mut stream.recv, Patience::Endless))
+        .await
+        .map(|_| ())
+        .unwrap_err();
     assert!(matches!(error, frames::FrameError::TooLarge(_)), "{error}");
     drop((stream, send, recv));
     a.stop().await;

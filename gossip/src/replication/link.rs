@@ -23,7 +23,7 @@ use super::outbox::Outbox;
 use super::storage::Storage;
 use crate::chain::Chain;
 use crate::membership::label::label;
-use crate::net::frames::{self, FrameError};
+use crate::net::frames::{self, FrameError, Patience};
 use crate::net::{Close, Kind, Net, PeerStream};
 use crate::retry::Retry;
 
@@ -84,7 +84,7 @@ impl<S: Storage> Links<S> {
             let (mut send, mut recv) = connection.open_bi().await?;
             send.write_all(&[Kind::Versions as u8]).await?;
             send.write_chunk(frames::encode(&Frame::Hello(self.hello()))?).await?;
-            heard(node, frames::read(&mut recv).await?)?;
+            heard(node, frames::read(&mut recv, Patience::Endless).await?)?;
             Ok::<_, FrameError>(Open { send, recv })
         };
         let open = timeout(HELLO, hello).await.map_err(|_| FrameError::Timeout("answer our hello"))??;
@@ -102,7 +102,7 @@ impl<S: Storage> Links<S> {
 
     async fn theirs(&self, node: &NodeId, mut open: Open) -> Result<(), FrameError> {
         let hello = async {
-            heard(node, frames::read(&mut open.recv).await?)?;
+            heard(node, frames::read(&mut open.recv, Patience::Endless).await?)?;
             open.send.write_chunk(frames::encode(&Frame::Hello(self.hello()))?).await?;
             Ok::<_, FrameError>(open)
         };
@@ -143,7 +143,7 @@ impl<S: Storage> Links<S> {
             }
         };
         let read = async {
-            while let Some(frame) = frames::read(&mut recv).await? {
+            while let Some(frame) = frames::read(&mut recv, Patience::Endless).await? {
                 belongs(stream, &frame)?;
                 // Waits while replication is busy; the peer's flow control then holds it back.
                 let event = Event::Received { node: node.clone(), stream, id, frame };

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::Event;
 use super::storage::Storage;
 use crate::chain::Chain;
-use crate::net::frames::{self, FrameError};
+use crate::net::frames::{self, FrameError, Patience};
 use crate::net::{Close, Kind, Net, PeerStream};
 use crate::store::{ApplyError, QueryError};
 
@@ -104,7 +104,7 @@ async fn fetch(net: &Net, node: &NodeId, above: Vector) -> Result<(Vec<PulledRow
     timeout(PULL_STALL, question).await.map_err(|_| FrameError::Timeout("take the question"))??;
     let (mut rows, mut size) = (Vec::new(), 0);
     loop {
-        let frame = timeout(PULL_STALL, frames::read(&mut recv)).await.map_err(|_| FrameError::Timeout("go on"))??;
+        let frame = frames::read(&mut recv, Patience::Stall(PULL_STALL)).await?;
         match frame {
             Some(Frame::Rows(part)) => {
                 size += part.iter().map(memory).sum::<usize>();
@@ -154,7 +154,7 @@ async fn refuse(send: &mut SendStream, reason: String) -> Result<(), PullError> 
 }
 
 async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut RecvStream) -> Result<(), PullError> {
-    let question = timeout(UNREAD, frames::read(recv)).await.map_err(|_| FrameError::Timeout("ask"))??;
+    let question = frames::read(recv, Patience::Stall(UNREAD)).await?;
     let Some(Frame::Pull(above)) = question else {
         return Err(FrameError::Unexpected("something else than a pull").into());
     };

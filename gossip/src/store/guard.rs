@@ -25,6 +25,7 @@ pub(crate) enum Side {
 pub(crate) struct Switch {
     client: AtomicBool,
     halted: AtomicBool,
+    closing: AtomicBool,
     deadline: Mutex<Option<Instant>>,
 }
 
@@ -50,13 +51,19 @@ impl Switch {
         self.halted.store(true, Ordering::Relaxed);
     }
 
+    /// From now on clients' statements end at the next look: the store is closing, and they had their time.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
     /// Whether the running statement is to be interrupted. Asked every few thousand instructions.
     pub(crate) fn is_over(&self) -> bool {
         let late = || {
             let deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
             deadline.is_some_and(|deadline| Instant::now() >= deadline)
         };
-        self.side() == Side::Client && (self.halted.load(Ordering::Relaxed) || late())
+        self.side() == Side::Client
+            && (self.halted.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed) || late())
     }
 }
 

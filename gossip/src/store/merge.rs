@@ -453,6 +453,7 @@ fn key_values(table: &Table, key: &Key) -> Option<Vec<Value>> {
 fn is_refusal(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
-        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
+        // Unknown is SQLITE_ERROR: an index, a generated column or a CHECK whose expression fails on the joined row.
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig | ErrorCode::Unknown)
     )
 }

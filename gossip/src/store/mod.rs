@@ -65,6 +65,7 @@ pub use table::{Table, TableSet};
 pub use verify::Findings;
 
 use group::{Job, deadline};
+use guard::Switch;
 use read::Pool;
 use shared::Shared;
 use writer::{Command, Core, QUEUE};
@@ -82,6 +83,7 @@ pub struct Store {
 struct Inner {
     commands: mpsc::Sender<Command>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    switch: Arc<Switch>,
     pool: Arc<Pool>,
     shared: Arc<Shared>,
     site: SiteId,
@@ -109,6 +111,7 @@ impl Store {
         let shared = Arc::new(Shared::new(state, Arc::clone(&tables)));
         let core = Core::new(opened, &path, durability, Arc::clone(&shared))
             .map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
+        let switch = Arc::clone(&core.switch);
         let (commands, queue) = mpsc::channel(QUEUE);
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
@@ -117,7 +120,16 @@ impl Store {
             .map_err(OpenError::Thread)?;
         let pool = Arc::new(Pool::new(&path));
         Ok(Self {
-            inner: Arc::new(Inner { commands, writer: Mutex::new(Some(writer)), pool, shared, site, boot, nonce }),
+            inner: Arc::new(Inner {
+                commands,
+                writer: Mutex::new(Some(writer)),
+                switch,
+                pool,
+                shared,
+                site,
+                boot,
+                nonce,
+            }),
         })
     }
 
@@ -244,6 +256,9 @@ impl Store {
         // An error says that the writer has ended already.
         drop(self.inner.commands.send(Command::Close).await);
         self.inner.pool.close().await;
+        if tokio::time::timeout(FINISH, self.ended()).await.is_err() {
+            self.inner.switch.close();
+        }
         let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
             match tokio::task::spawn_blocking(move || writer.join()).await {
@@ -257,6 +272,9 @@ impl Store {
         self.inner.commands.send(command).await.map_err(|_| Closed)
     }
 }
+
+/// What is queued has this long to be finished when the store closes; a statement that runs on is then interrupted.
+const FINISH: Duration = Duration::from_millis(500);
 
 /// The writer takes no more commands.
 struct Closed;

@@ -128,3 +128,14 @@ async fn with_less_durability_all_else_is_the_same() {
     assert_eq!(store.state().heads.head(site), 2);
     store.close().await;
 }
+
+#[tokio::test]
+async fn a_statement_without_end_does_not_keep_the_store_from_closing() {
+    let rig = Rig::new("CREATE TABLE t (id INTEGER NOT NULL PRIMARY KEY);");
+    let endless =
+        "DELETE FROM t WHERE id IN (WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT x FROM r)";
+    rig.run("INSERT INTO t (id) VALUES (1)").await.unwrap();
+    let both = async { tokio::join!(rig.run(endless), rig.store.close()) };
+    let (ran, ()) = tokio::time::timeout(Duration::from_secs(30), both).await.expect("the store closes");
+    assert_eq!(ran.unwrap_err(), ExecuteError::TimedOut);
+}

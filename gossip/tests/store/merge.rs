@@ -384,3 +384,23 @@ async fn a_version_that_nobody_can_have_reached_is_refused() {
     assert!(rig.store.state().heads.is_empty());
     rig.run("INSERT INTO t (id) VALUES ('x')").await.unwrap();
 }
+
+#[tokio::test]
+async fn a_row_whose_index_cannot_be_computed_stops_no_site() {
+    const SCHEMA: &str = "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, doc TEXT, path TEXT NOT NULL DEFAULT '$');
+                          CREATE INDEX by_path ON t (json_extract(doc, path));";
+    let (a, b) = (Rig::new(SCHEMA), Rig::new(SCHEMA));
+    let row = a.version("INSERT INTO t (id) VALUES ('k')").await;
+    b.store.apply(vec![row]).await.unwrap();
+    // Each is valid where it is written; together they are no JSON path of that document.
+    let of_a = a.version("UPDATE t SET doc = '{}' WHERE id = 'k'").await;
+    let of_b = b.version("UPDATE t SET path = 'nowhere' WHERE id = 'k'").await;
+    let next = b.version("INSERT INTO t (id) VALUES ('next')").await;
+    b.store.apply(vec![of_a]).await.unwrap();
+    let heads = a.store.apply(vec![of_b, next]).await.unwrap();
+    assert_eq!(heads, *b.store.state().heads, "all versions are applied");
+    assert_eq!(a.store.state().digest, b.store.state().digest);
+    for rig in [&a, &b] {
+        assert_eq!(rig.store.verify().await.unwrap().wrong, Vec::<String>::new());
+    }
+}
