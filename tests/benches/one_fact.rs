@@ -34,7 +34,7 @@ async fn main() -> Result<()> {
     let client = reqwest::Client::new();
     let container = |ip: Ipv4Addr| {
         serde_json::json!([
-            ["INSERT INTO services (project, name) VALUES ('bench', 'fact') ON CONFLICT DO NOTHING"],
+            "INSERT INTO services (project, name) VALUES ('bench', 'fact') ON CONFLICT DO NOTHING",
             [
                 "INSERT INTO containers (id, project, service, server_id, instance_id, ip) VALUES ('be9c40000001', 'bench', 'fact', '', '0', ?) \
               ON CONFLICT (id) DO UPDATE SET ip = excluded.ip",
