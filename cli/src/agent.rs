@@ -17,8 +17,8 @@ use tracing::Instrument;
 use crate::exit::{Exit, Failure};
 use crate::parts::{Built, Part, PartState, keep, report};
 
-/// How long everything may take to stop.
-const STOP: Duration = Duration::from_secs(2);
+/// How long all parts may take to stop. Two seconds are promised for the process, which has more to close than its parts.
+const STOP: Duration = Duration::from_millis(1_600);
 /// What of it is kept for each part whose turn is still to come.
 const KEPT_BACK: Duration = Duration::from_millis(250);
 

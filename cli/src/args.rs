@@ -14,7 +14,7 @@ pub(crate) const DEFAULT_API: &str = "http://127.0.0.1:31220";
 const AFTER: &str = "\
 Exit codes:
    0  done, or stopped as asked
-   1  the operation failed: the store refused it, the name has no answer
+   1  the operation failed: the store refused it, the name does not exist
    2  wrong usage of the command line
    3  the API cannot be reached, or did not answer
   69  a part cannot start, an address is taken, or a DNS server does not answer
@@ -134,6 +134,10 @@ Examples:
   kith resolve -x 10.210.129.10")]
     Resolve(Resolve),
     /// The configuration: what is in force, what is wrong
+    #[command(after_help = "\
+Examples:
+  kith config check --config /etc/kith/kith.toml
+  kith config show --config kith.toml --set dns.listen=127.0.0.1:5300")]
     Config(ConfigArgs),
 }
 
@@ -178,6 +182,7 @@ pub(crate) struct Status {
 #[derive(Debug, Args)]
 pub(crate) struct Sql {
     /// The statement
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) sql: String,
     /// A value for each ? in it
     #[arg(value_name = "PARAM", allow_negative_numbers = true)]
@@ -192,6 +197,7 @@ pub(crate) struct Sql {
 #[derive(Debug, Args)]
 pub(crate) struct Follow {
     /// The SELECT
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) sql: String,
     /// A value for each ? in it
     #[arg(value_name = "PARAM", allow_negative_numbers = true)]

@@ -12,7 +12,7 @@ use crate::config::Problems;
 pub(crate) enum Exit {
     /// Done, or stopped as asked.
     Ok = 0,
-    /// The operation failed: the store refused it, the name has no answer.
+    /// The operation failed: the store refused it, the name does not exist.
     Failed = 1,
     /// Wrong usage, which clap finds, or we behind it.
     Usage = 2,

@@ -68,7 +68,7 @@ fn help_is_what_it_was() {
 
     Exit codes:
        0  done, or stopped as asked
-       1  the operation failed: the store refused it, the name has no answer
+       1  the operation failed: the store refused it, the name does not exist
        2  wrong usage of the command line
        3  the API cannot be reached, or did not answer
       69  a part cannot start, an address is taken, or a DNS server does not answer

@@ -66,8 +66,9 @@ fn statements(nodes: usize) -> Vec<Statement> {
     statements
 }
 
-/// What to try, for people.
+/// What to try, for people. The program is named by the path it was started by: it need not be installed.
 pub(crate) fn suggestions(args: &args::Dev, api: &str, dns: &str) -> Vec<String> {
+    let kith = std::env::args().next().unwrap_or_else(|| "kith".to_owned());
     let (ip, port) = dns.rsplit_once(':').unwrap_or((dns, "53"));
     let dig = |name: &str| format!("  dig @{} -p {port} {name}", ip.trim_matches(['[', ']']));
     let mut lines = vec![String::new(), "Ready. In another terminal:".to_owned()];
@@ -84,11 +85,11 @@ pub(crate) fn suggestions(args: &args::Dev, api: &str, dns: &str) -> Vec<String>
     let api = if api == args::DEFAULT_API { String::new() } else { format!(" --api {api}") };
     if !args.empty {
         lines.push(format!(
-            "  kith exec \"UPDATE containers SET health_status = 'unhealthy' WHERE server_id = 'n1'\"{api}"
+            "  {kith} exec \"UPDATE containers SET health_status = 'unhealthy' WHERE server_id = 'n1'\"{api}"
         ));
     }
-    lines.push(format!("  kith watch 'SELECT id, ip, health_status FROM containers'{api}"));
-    lines.push(format!("  kith status{api}"));
+    lines.push(format!("  {kith} watch 'SELECT id, ip, health_status FROM containers'{api}"));
+    lines.push(format!("  {kith} status{api}"));
     lines.push("Ctrl-C stops.".to_owned());
     lines
 }
