@@ -20,7 +20,7 @@ use crate::config::Ttl;
 use crate::facts::Facts;
 use crate::feed::Table;
 use crate::name::{self, NAME_MAX, NameError};
-use crate::row::{Belonging, Fault, Key};
+use crate::row::{Belonging, Fault, Key, Server};
 use group::Groups;
 
 /// Most problems kept with their reasons; beyond, they are only counted.
@@ -129,6 +129,7 @@ impl<'a> Builder<'a> {
     fn servers(&mut self) {
         let facts = self.facts;
         self.insert(LOCAL_NODE.into(), Node::Plain(Sets::default()));
+        let holders = holders(facts);
         for (_, server) in facts.servers.used() {
             let removed = server.belonging == Belonging::Removed;
             if !removed && !server.region.is_empty() {
@@ -154,6 +155,14 @@ impl<'a> Builder<'a> {
                 self.insert(LOCAL_NODE.into(), Node::Plain(sets));
             }
             let Some(label) = &server.label else { continue };
+            if let Some(holder) = holders.get(label.as_str()).filter(|holder| holder.id != server.id) {
+                // The row of a removed server stays behind, and has no answer that could be missed.
+                if !removed {
+                    let fault = Fault::Taken { name: format!("{label}.node"), by: crate::row::quote(&holder.id) };
+                    self.problem(Table::Servers, &server.id, &fault);
+                }
+                continue;
+            }
             // A label and `node` fit below any origin.
             let Ok(name) = self.relative(&[label, "node"]) else { continue };
             for address in addresses.into_iter().flatten() {
@@ -262,6 +271,20 @@ impl<'a> Builder<'a> {
         let set = self.wire.set(rtype::TXT, Tail::Whole, ttl, list.rdata().into_iter());
         self.insert(name, Node::Plain(set.into()));
     }
+}
+
+/// Who has each `{server}.node`: of ids that differ only in case the first in key order, but none that is removed before
+/// one that is not.
+fn holders(facts: &Facts) -> BTreeMap<&str, &Server> {
+    let mut holders: BTreeMap<&str, &Server> = BTreeMap::new();
+    for (_, server) in facts.servers.used() {
+        let Some(label) = &server.label else { continue };
+        let held = holders.entry(label).or_insert(server);
+        if held.belonging == Belonging::Removed && server.belonging != Belonging::Removed {
+            *held = server;
+        }
+    }
+    holders
 }
 
 /// What one host or instance can have.

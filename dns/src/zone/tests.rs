@@ -358,6 +358,33 @@ fn of_two_services_with_one_flat_name_the_smaller_answers_and_both_keep_their_ow
 }
 
 #[test]
+fn of_two_rows_whose_names_differ_only_in_case_the_smaller_counts_and_the_other_is_named() {
+    let node = |id: &str, ip: &str| server(id).set("wireguard_ip", ip);
+    let zone = zone([
+        service("Casa", "api").set("ttl", 30),
+        service("casa", "api").set("ttl", 60),
+        container("aa", "casa/api", "10.210.128.1"),
+        node("N1", "10.210.9.1"),
+        node("n1", "10.210.9.2"),
+        node("N2", "10.210.9.3").set("removed_at", 5),
+        node("n2", "10.210.9.4"),
+        node("n3", "10.210.9.5").set("removed_at", 5),
+        node("N3", "10.210.9.6"),
+    ]);
+    assert_eq!(ask(&zone, &query("casa-api.internal", "A")).answers[0].ttl, 30);
+    assert_eq!(addresses(&zone, "n1.node.internal"), "10.210.9.1");
+    assert_eq!(addresses(&zone, "n2.node.internal"), "10.210.9.4", "a removed server keeps no name from another");
+    assert_eq!(addresses(&zone, "n3.node.internal"), "10.210.9.6");
+    let ptr = text(&ask(&zone, &query("2.9.210.10.in-addr.arpa", "PTR")));
+    assert!(!ptr.contains("n1.node"), "{ptr}");
+    insta::assert_snapshot!(problems(&zone), @r#"
+    2
+    servers n1: name n1.node is taken by N1
+    services casa/api: name casa-api is taken by Casa/api
+    "#);
+}
+
+#[test]
 fn precedence_is_service_then_nats_then_instance() {
     let zone = zone([
         service("a", "b"),

@@ -1,5 +1,6 @@
 //! Rows as candidates, grouped by the service or the cluster that they belong to.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
@@ -30,9 +31,7 @@ struct Host<'a> {
 impl<'a> Groups<'a> {
     pub(super) fn of(builder: &mut Builder<'a>) -> Self {
         let facts = builder.facts;
-        let services = facts.services.used();
-        let services = services.map(|(_, row)| ((row.project.as_str(), row.name.as_str()), row)).collect();
-        let mut groups = Self { services, containers: BTreeMap::new(), clusters: BTreeMap::new() };
+        let mut groups = Self { services: services(builder), containers: BTreeMap::new(), clusters: BTreeMap::new() };
         let hosts: HashMap<&str, Host<'a>> =
             facts.servers.used().map(|(_, row)| (row.id.as_str(), Host::of(row, facts.standing(&row.id)))).collect();
         groups.containers(builder, &hosts);
@@ -86,6 +85,23 @@ impl<'a> Host<'a> {
     fn of(row: &'a Server, standing: Standing) -> Self {
         Self { region: &row.region, addresses: [row.v4.map(IpAddr::V4), row.v6.map(IpAddr::V6)], standing }
     }
+}
+
+/// Services by their names. Of those that differ only in case, which names cannot tell apart, the first in key order
+/// counts, and each other is named as a problem.
+fn services<'a>(builder: &mut Builder<'a>) -> BTreeMap<(&'a str, &'a str), &'a Service> {
+    let mut services: BTreeMap<(&str, &str), (&Key, &Service)> = BTreeMap::new();
+    for (key, row) in builder.facts.services.used() {
+        match services.entry((&row.project, &row.name)) {
+            Entry::Vacant(free) => _ = free.insert((key, row)),
+            Entry::Occupied(held) => {
+                let name = format!("{}-{}", row.project, row.name);
+                let fault = Fault::Taken { name, by: super::key_text(held.get().0) };
+                builder.problem(Table::Services, &super::key_text(key), &fault);
+            }
+        }
+    }
+    services.into_iter().map(|(name, (_, row))| (name, row)).collect()
 }
 
 fn container<'a>(key: &'a str, row: &'a Container, region: &'a str, standing: Standing) -> Candidate<'a> {
