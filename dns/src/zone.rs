@@ -91,7 +91,7 @@ pub(crate) struct Endpoint {
 }
 
 /// Whether an instance runs on the answering server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
     Here,
     Elsewhere,

@@ -310,6 +310,18 @@ fn the_nearest_come_first_and_the_own_server_before_all() {
     }
 }
 
+#[test]
+fn instances_that_share_an_address_are_one_record() {
+    let mut rows = rows();
+    rows.push(container("ad", "casa/api", "10.210.128.1").set("instance_id", "three"));
+    rows.push(container("ae", "casa/api", "10.210.128.1").set("instance_id", "four").set("ip6", "fd00:210::4"));
+    let zone = zone(rows);
+    for name in ["top9.nearest.of.casa-api.internal", "peers.casa-api.internal"] {
+        assert_eq!(addresses(&zone, name), "10.210.128.1 10.210.128.2 10.210.129.3 fd00:210::2 fd00:210::4", "{name}");
+    }
+    assert_eq!(addresses(&zone, "top2.nearest.of.casa-api.internal"), "10.210.128.1 10.210.128.2 fd00:210::2");
+}
+
 fn cells(row: Row) -> Vec<crate::feed::Cell> {
     match row.upsert() {
         Event::Upsert { cells, .. } => cells,

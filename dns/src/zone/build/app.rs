@@ -288,13 +288,17 @@ impl<'a> Builder<'a> {
         let here = self.settings.server.as_str();
         let mut order: Vec<_> = live.iter().map(|one| (one, self.facts.rtt(one.server))).collect();
         order.sort_by_key(|(one, rtt)| (one.server != here, rtt.is_none(), *rtt, one.server, one.key));
-        let endpoint = |one: &Candidate<'_>| Endpoint {
-            v4: one.v4,
-            v6: one.v6,
-            place: if one.server == here { Place::Here } else { Place::Elsewhere },
-        };
+        // Instances can share an address, and equal records count once (RFC 2181 §5). What is here and what is elsewhere
+        // stay apart, since `peers` leaves out the one and keeps the other.
+        let (mut seen4, mut seen6) = (BTreeSet::new(), BTreeSet::new());
+        let endpoints = order.into_iter().filter_map(|(one, _)| {
+            let place = if one.server == here { Place::Here } else { Place::Elsewhere };
+            let v4 = one.v4.filter(|address| seen4.insert((*address, place)));
+            let v6 = one.v6.filter(|address| seen6.insert((*address, place)));
+            (v4.is_some() || v6.is_some()).then_some(Endpoint { v4, v6, place })
+        });
         // One more than an RRset holds: the asker's own is left out of `peers`.
-        order.into_iter().take(RRSET_MAX + 1).map(|(one, _)| endpoint(one)).collect()
+        endpoints.take(RRSET_MAX + 1).collect()
     }
 }
 
