@@ -136,12 +136,11 @@ impl<'a> Builder<'a> {
                 self.regions.insert(server.region.as_bytes().into());
             }
             let (mut v4, mut v6) = (server.v4, server.v6);
-            if let Some(address) = v4.map(IpAddr::V4).filter(|address| !self.serves(*address)) {
+            if let Some(address) = v4.map(IpAddr::V4).filter(|address| !self.serves_server(*address)) {
                 self.problem(Table::Servers, &server.id, &Fault::Outside { address });
                 v4 = None;
             }
-            let mesh = |address: &IpAddr| MANAGEMENT.contains(address);
-            if let Some(address) = v6.map(IpAddr::V6).filter(|address| !mesh(address) && !self.serves(*address)) {
+            if let Some(address) = v6.map(IpAddr::V6).filter(|address| !self.serves_server(*address)) {
                 self.problem(Table::Servers, &server.id, &Fault::Outside { address });
                 v6 = None;
             }
@@ -222,6 +221,11 @@ impl<'a> Builder<'a> {
     /// Whether an address may be served: inside the cluster's ranges, or one of this development cluster's own.
     fn serves(&self, address: IpAddr) -> bool {
         self.ranges.iter().chain(&self.settings.own_addresses).any(|range| range.contains(&address))
+    }
+
+    /// Whether an address may be served as a server's: that, or a management address.
+    fn serves_server(&self, address: IpAddr) -> bool {
+        MANAGEMENT.contains(&address) || self.serves(address)
     }
 
     /// A relative name of these labels, if it fits below every origin.

@@ -544,6 +544,21 @@ fn an_instance_may_have_its_own_servers_address() {
 }
 
 #[test]
+fn an_address_that_its_server_may_not_have_no_instance_has() {
+    let zone = zone([
+        server("s1").set("wireguard_ip", "8.8.8.8").set("management_ip", "2001:db8::1"),
+        service("casa", "api"),
+        container("aa", "casa/api", "8.8.8.8"),
+        container("ab", "casa/api", "").set("ip6", "2001:db8::1"),
+        nats("n1", "nats", "8.8.8.8").set("role", "leaf"),
+    ]);
+    for name in ["casa-api.internal", "nats.internal", "s1.node.internal"] {
+        assert_eq!(addresses(&zone, name), "-", "{name}");
+    }
+    assert_eq!(zone.problems().1, 5);
+}
+
+#[test]
 fn an_rrset_has_a_hundred_records_at_most() {
     let many = (0..150).map(|n| {
         container(&format!("{n:012x}"), "casa/api", &format!("10.210.128.{n}"))

@@ -33,7 +33,7 @@ impl<'a> Groups<'a> {
         let facts = builder.facts;
         let mut groups = Self { services: services(builder), containers: BTreeMap::new(), clusters: BTreeMap::new() };
         let hosts: HashMap<&str, Host<'a>> =
-            facts.servers.used().map(|(_, row)| (row.id.as_str(), Host::of(row, facts.standing(&row.id)))).collect();
+            facts.servers.used().map(|(_, row)| (row.id.as_str(), Host::of(builder, row))).collect();
         groups.containers(builder, &hosts);
         groups.clusters(builder, &hosts);
         groups
@@ -82,8 +82,11 @@ impl<'a> Groups<'a> {
 }
 
 impl<'a> Host<'a> {
-    fn of(row: &'a Server, standing: Standing) -> Self {
-        Self { region: &row.region, addresses: [row.v4.map(IpAddr::V4), row.v6.map(IpAddr::V6)], standing }
+    fn of(builder: &Builder<'a>, row: &'a Server) -> Self {
+        let addresses = [row.v4.map(IpAddr::V4), row.v6.map(IpAddr::V6)];
+        // What the server itself may not answer with, nothing on it may.
+        let addresses = addresses.map(|address| address.filter(|address| builder.serves_server(*address)));
+        Self { region: &row.region, addresses, standing: builder.facts.standing(&row.id) }
     }
 }
 
