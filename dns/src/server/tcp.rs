@@ -41,12 +41,10 @@ pub(crate) async fn serve(listener: TcpListener, desk: Desk, token: Cancellation
             accepted = listener.accept() => match accepted {
                 Ok((stream, source)) => {
                     let ip = source.ip().to_canonical();
-                    let seats = sources.entry(ip).or_default();
-                    if *seats >= PER_SOURCE_MAX || connections.len() >= CONNECTIONS_MAX {
+                    if !enter(&mut sources, ip, connections.len()) {
                         desk.counters().connections_refused.fetch_add(1, Ordering::Relaxed);
                         continue;
                     }
-                    *seats += 1;
                     let (desk, token) = (desk.clone(), token.clone());
                     connections.spawn(async move {
                         if let Err(error) = connection(stream, source, &desk, &token).await {
@@ -67,6 +65,17 @@ pub(crate) async fn serve(listener: TcpListener, desk: Desk, token: Cancellation
         ended?;
     }
     Ok(())
+}
+
+/// Takes a seat for a connection from this address, if one is free beside so many others. Who is turned away leaves no
+/// trace, since nothing would ever remove it.
+fn enter(sources: &mut HashMap<IpAddr, usize>, ip: IpAddr, connections: usize) -> bool {
+    let seats = sources.get(&ip).copied().unwrap_or(0);
+    let free = seats < PER_SOURCE_MAX && connections < CONNECTIONS_MAX;
+    if free {
+        sources.insert(ip, seats + 1);
+    }
+    free
 }
 
 fn leave(sources: &mut HashMap<IpAddr, usize>, ip: IpAddr) {
@@ -136,4 +145,21 @@ async fn write(stream: &mut TcpStream, output: &mut Vec<u8>) -> io::Result<()> {
         output.clear();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_turned_away_leaves_no_trace() {
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        let mut sources = HashMap::new();
+        assert!(!enter(&mut sources, ip, CONNECTIONS_MAX));
+        assert_eq!(sources, HashMap::new());
+        assert!((0..PER_SOURCE_MAX).all(|others| enter(&mut sources, ip, others)));
+        assert!(!enter(&mut sources, ip, PER_SOURCE_MAX));
+        (0..PER_SOURCE_MAX).for_each(|_| leave(&mut sources, ip));
+        assert_eq!(sources, HashMap::new());
+    }
 }
