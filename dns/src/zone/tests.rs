@@ -253,6 +253,22 @@ fn negatives_are_nodata_for_what_exists_and_nxdomain_for_what_does_not() {
 }
 
 #[test]
+fn a_region_is_known_while_a_server_that_is_not_removed_is_in_it() {
+    let mut rows = rows();
+    rows.push(server("s3").set("region", "fra").set("removed_at", 5));
+    rows.push(container("ad", "casa/db", "10.210.128.9").set("server_id", "s3"));
+    rows.push(nats("n3", "nats", "10.210.1.3").set("role", "leaf").set("region", "nrt"));
+    let zone = zone(rows);
+    for name in ["fra.casa-db.internal", "fra.casa-api.internal", "nrt.nats.internal"] {
+        assert_eq!(addresses(&zone, name), "Non-Existent Domain", "{name}");
+    }
+    assert_eq!(addresses(&zone, "ams.casa-db.internal"), "-");
+    assert_eq!(addresses(&zone, "nats.internal"), "10.210.1.1 10.210.1.3 10.210.2.1");
+    let regions = text(&ask(&zone, &query("regions.nats.internal", "TXT")));
+    assert!(regions.ends_with(" TXT ams,iad"), "{regions}");
+}
+
+#[test]
 fn a_service_may_keep_its_answers_for_another_time() {
     let mut rows = rows();
     rows.push(container("ad", "casa/db", "10.210.128.9"));

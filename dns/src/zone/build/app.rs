@@ -132,7 +132,7 @@ impl<'a> Builder<'a> {
         self.put(app, &["peers", flat], Node::Peers(Arc::clone(&endpoints)));
         self.put(app, &["nearest", "of", flat], Node::Nearest(endpoints));
         let mut regions = List::new(',');
-        for region in live.iter().map(|one| one.region).filter(|region| !region.is_empty()).collect::<BTreeSet<_>>() {
+        for region in live.iter().filter_map(|one| self.region(one)).collect::<BTreeSet<_>>() {
             regions.push(format_args!("{region}"));
         }
         self.list(&["regions", flat], &regions, app.ttl);
@@ -142,7 +142,7 @@ impl<'a> Builder<'a> {
             vms.push(format_args!("{}{blank}{}", one.label, one.region));
         }
         self.list(&["vms", flat], &vms, app.ttl);
-        for (region, members) in partition(app.candidates, |one| (!one.region.is_empty()).then_some(one.region)) {
+        for (region, members) in partition(app.candidates, |one| self.region(one)) {
             let records = self.addresses(&app.select(&members), app.ttl);
             self.put(app, &[region, flat], Node::Plain(records));
         }
@@ -157,6 +157,11 @@ impl<'a> Builder<'a> {
         for one in app.candidates {
             self.vm(app, flat, one);
         }
+    }
+
+    /// The region of an instance, if it is known: while some server that is not removed is in it.
+    fn region(&self, one: &Candidate<'a>) -> Option<&'a str> {
+        Some(one.region).filter(|region| self.regions.contains(region.as_bytes()))
     }
 
     /// `{ID}.vm.APP`, and whose address it is.
