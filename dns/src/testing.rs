@@ -5,6 +5,7 @@ use std::str::FromStr as _;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 
 use crate::answer::{Asked, Outcome, Transport, answer};
 use crate::config::Config;
@@ -136,7 +137,19 @@ pub(crate) fn ask_as(zone: &Zone, query: &[u8], transport: Transport, source: &s
     let source: IpAddr = source.parse().unwrap();
     let outcome = answer(zone, &Asked { query, transport, source, turn }, &mut out);
     assert_ne!(outcome, Outcome::Drop);
-    Message::from_vec(&out).expect("an answer that another codec reads")
+    decode(&out)
+}
+
+/// Reads a reply strictly: it has as many records as its header says, and nothing behind the last one.
+pub(crate) fn decode(reply: &[u8]) -> Message {
+    let mut decoder = BinDecoder::new(reply);
+    let message = Message::read(&mut decoder).expect("an answer that another codec reads");
+    assert!(decoder.is_empty(), "{} bytes behind the message", decoder.len());
+    let said = [4, 6, 8, 10].map(|at| usize::from(u16::from_be_bytes([reply[at], reply[at + 1]])));
+    // The codec keeps OPT apart from the other additional records.
+    let additionals = message.additionals.len() + usize::from(message.edns.is_some());
+    assert_eq!(said, [message.queries.len(), message.answers.len(), message.authorities.len(), additionals]);
+    message
 }
 
 /// An answer as text: code, flags, then records by section.

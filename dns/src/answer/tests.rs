@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::{Asked, Outcome, Rcode, Transport, answer};
 use crate::feed::Event;
 use crate::testing::{
-    ELSEWHERE, Row, ask, ask_as, container, dig, nats, query, server, service, snapshot, text, zone, zone_of,
+    ELSEWHERE, Row, ask, ask_as, container, decode, dig, nats, query, server, service, snapshot, text, zone, zone_of,
 };
 use crate::zone::{Freshness, Zone};
 
@@ -352,14 +352,10 @@ fn check(zone: &Zone, wire: &[u8], transport: Transport) -> Result<(), TestCaseE
     prop_assert!(reply.len() <= limit);
     prop_assert_eq!(&reply[..2], &wire[..2]);
     prop_assert!(reply[2] & 0x80 != 0);
-    let parsed = Message::from_vec(&reply);
-    prop_assert!(parsed.is_ok(), "{:?}", parsed);
-    let parsed = parsed.unwrap();
+    let parsed = decode(&reply);
     if parsed.edns.is_none() && transport == Transport::Udp {
         prop_assert!(reply.len() <= 512);
     }
-    // Nothing behind the last record, and the counts are true.
-    prop_assert_eq!(parsed.to_vec().is_ok(), true);
     Ok(())
 }
 
