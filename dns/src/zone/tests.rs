@@ -1,13 +1,16 @@
 //! Every form of name, and what stands there.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::Zone;
+use proptest::prelude::*;
+
+use super::{Owner, Zone};
 use crate::answer::Transport;
 use crate::feed::{Event, Member, MemberState};
 use crate::testing::{
-    Row, addresses, ask, ask_as, container, dig, member, metadata, nats, query, server, service, snapshot, text, zone,
-    zone_of,
+    ELSEWHERE, Row, addresses, ask, ask_as, container, dig, member, metadata, nats, query, server, service, snapshot,
+    text, zone, zone_of,
 };
 
 /// Two servers in two regions, a service with three instances, a NATS cluster.
@@ -605,4 +608,37 @@ fn problems(zone: &Zone) -> String {
     let (problems, count) = zone.problems();
     let lines = problems.iter().map(|one| format!("{} {}: {}", one.table.name(), one.key, one.reason));
     format!("{count}\n{}", lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// Every name of the zone of [`rows`] by its code, and one below each that does not exist, as wire.
+fn names(zone: &Zone) -> Vec<(u8, Vec<u8>)> {
+    let contents = &*zone.contents;
+    let forward = contents.names.keys().map(|name| [name, &b"\x08internal\0"[..]].concat());
+    let reverse = contents.pointers.keys().map(|name| [name, &b"\0"[..]].concat());
+    let apexes = contents.origins.iter().filter(|one| one.owner() != Owner::Nobody).map(|one| one.wire().to_vec());
+    let formed = [&b"\x04top3\x07nearest\x02of\x08casa-api\x08internal\0"[..], b"\x03iad\x07casa-db\x08internal\0"];
+    let known = forward.chain(reverse).chain(apexes).chain(formed.map(<[u8]>::to_vec));
+    known.flat_map(|name| [(3, [b"\x02zz", &name[..]].concat()), (0, name)]).collect()
+}
+
+fn rcode(zone: &Zone, name: &[u8], qtype: u16) -> u8 {
+    let head = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    let wire = [&head[..], name, &qtype.to_be_bytes(), &[0, 1]].concat();
+    u16::from(ask_as(zone, &wire, Transport::Tcp, ELSEWHERE, 0).metadata.response_code) as u8
+}
+
+static ZONE: LazyLock<Zone> = LazyLock::new(|| zone(rows()));
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn a_name_has_one_code_for_all_types(
+        // Without OPT and those that ask for no record of the name: they have codes of their own, whatever the name.
+        qtype in prop_oneof![0..=80_u16, any::<u16>()].prop_filter("not a meta type", |qtype| !matches!(qtype, 41 | 249..=254)),
+    ) {
+        for (wanted, name) in names(&ZONE) {
+            prop_assert_eq!(rcode(&ZONE, &name, qtype), wanted, "{}", name.escape_ascii());
+        }
+    }
 }
