@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -27,9 +26,6 @@ pub struct Config {
     pub ttl: Ttl,
     /// How long a negative answer may be kept; values over 5 s are taken as 5 s.
     pub negative_ttl: Ttl,
-    /// Where the last zone is kept for the next start. `None`: nowhere. (Nothing is written there yet: persistence
-    /// is part of the issue that brings it.)
-    pub zone_dir: Option<PathBuf>,
 }
 
 impl Config {
@@ -44,7 +40,6 @@ impl Config {
             own_addresses: Vec::new(),
             ttl: Ttl::DEFAULT,
             negative_ttl: Ttl::DEFAULT,
-            zone_dir: None,
         }
     }
 }
