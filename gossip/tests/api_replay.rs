@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use kith_gossip::store::{Durability, Params, SchemaSource, Statement, Store, StoreConfig};
+use kith_gossip::store::{Durability, Params, QueryError, Rows, SchemaSource, Statement, Store, StoreConfig};
 use kith_gossip::subscriptions::{AttachOptions, Attached, SnapshotRows, Subscriptions};
 use kith_gossip_proto::Value;
 use proptest::prelude::*;
@@ -371,6 +371,44 @@ async fn equal_queries_are_one_and_positions_beyond_reach_are_refused() {
     assert_eq!(beyond.next().await, None);
     let nothing = setup.subscriptions.subscribe(named("z"), from(5)).await.unwrap_err();
     assert_eq!(nothing.to_string(), "there is no such subscription to continue: subscribe without `from`");
+    setup.end().await;
+}
+
+/// Queries without end that nobody reads from: they hold every reader of the store until they are dropped.
+async fn all_readers(store: &Store) -> Vec<Rows> {
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(store.query(statement(endless), None).await.unwrap());
+    }
+    held
+}
+
+/// Waits for a reader for as long as anybody does.
+async fn wait_in_vain(store: &Store) {
+    assert_eq!(store.read(|_| ()).await, Err(QueryError::Pool), "a reader was free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_queries_outlast_slow_queries_that_hold_every_reader() {
+    let setup = Setup::new().await;
+    let mut replay = Replay::begin(&setup.subscriptions, statement("SELECT id FROM a")).await;
+    let held = all_readers(&setup.store).await;
+    setup.store.execute(vec![statement("INSERT INTO a (id) VALUES ('1')")], None).await.unwrap();
+    let subscriptions = setup.subscriptions.clone();
+    let mut beginning = std::pin::pin!(Replay::begin(&subscriptions, statement("SELECT x FROM a")));
+    let in_vain = async {
+        // Twice: when the second wait is over, so is that of every look which began during the first.
+        wait_in_vain(&setup.store).await;
+        wait_in_vain(&setup.store).await;
+    };
+    tokio::select! {
+        _ = &mut beginning => panic!("it began without a reader"),
+        () = in_vain => {}
+    }
+    drop(held);
+    replay.until(&["[\"1\"]".to_owned()]).await;
+    assert_eq!(beginning.await.rows[&1], "[0]");
     setup.end().await;
 }
 

@@ -8,7 +8,7 @@
 //! after a pause is never delayed.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use super::analysis::{Analysts, Plan};
 use super::feed::{Feed, Reader, Start};
 use super::look::{Extent, Leash, LookError, look};
 use super::rows::{Difference, ResultRows};
-use crate::store::{Commit, Keys, SchemaChange, Statement, Store};
+use crate::store::{Commit, Keys, QueryError, SchemaChange, Statement, Store};
 
 /// Looks are at least this far apart: frames of a busy query are coalesced by it, and nobody sees 2 ms.
 const SPACING_MIN: Duration = Duration::from_millis(2);
@@ -33,6 +33,8 @@ const SPACING_MAX: Duration = Duration::from_millis(100);
 const SPACING_FACTOR: u32 = 4;
 /// A look that takes longer ends the query: it holds one of few readers.
 const LOOK_TIME: Duration = Duration::from_secs(60);
+/// Between giving up waiting for a reader, which takes seconds by itself, and waiting again: those who wait do not spin.
+const READER_PAUSE: Duration = Duration::from_millis(100);
 /// How long a query is kept with nobody listening.
 const KEPT_IDLE: Duration = Duration::from_secs(600);
 /// Above this many keys, or a quarter of the result, one run of the whole query is cheaper than one per key.
@@ -82,7 +84,8 @@ pub(super) struct Follower {
     pub(super) store: Store,
     pub(super) analysts: Analysts,
     pub(super) counters: Arc<Counters>,
-    rows: ResultRows,
+    /// Locked by a look while it runs on a reader, and by this task while none does.
+    rows: Arc<Mutex<ResultRows>>,
     /// No look before this.
     ready: Instant,
 }
@@ -178,7 +181,7 @@ enum End {
 impl Follower {
     pub(super) fn new(live: Arc<Live>, statement: Statement, parts: (Store, Analysts, Arc<Counters>)) -> Self {
         let (store, analysts, counters) = parts;
-        Self { live, statement, store, analysts, counters, rows: ResultRows::default(), ready: Instant::now() }
+        Self { live, statement, store, analysts, counters, rows: Arc::default(), ready: Instant::now() }
     }
 
     /// Follows the query until there is a reason not to, then tells the readers.
@@ -226,7 +229,7 @@ impl Follower {
     fn answer(&self, request: Request) {
         if let Ok((reader, change)) = self.live.feed.attach(Start::Now) {
             // An asker that is gone has dropped its end; so is the reader then.
-            drop(request.send(Snapshot { rows: self.rows.snapshot(), change, reader }));
+            drop(request.send(Snapshot { rows: self.rows().snapshot(), change, reader }));
         }
     }
 
@@ -242,7 +245,7 @@ impl Follower {
             }
         };
         let extent = match extent {
-            Extent::Keys(keys) if keys.len() > KEYS_MAX.min(8 + self.rows.len() / 4) => Extent::All,
+            Extent::Keys(keys) if keys.len() > KEYS_MAX.min(8 + self.rows().len() / 4) => Extent::All,
             extent @ (Extent::All | Extent::Keys(_)) => extent,
         };
         let differences = tokio::select! {
@@ -259,22 +262,10 @@ impl Follower {
     }
 
     /// Runs the query. If the schema changed under it, its meaning is found out again first, once.
-    async fn look(&mut self, extent: Extent) -> Result<Vec<Difference>, End> {
+    async fn look(&self, extent: Extent) -> Result<Vec<Difference>, End> {
         let mut extent = extent;
         for _ in 0..2 {
-            let plan = self.live.plan();
-            let mut rows = std::mem::take(&mut self.rows);
-            let leash = Leash::default();
-            let _pull = leash.pull_on_drop();
-            let looking = self.store.read(move |conn| {
-                let differences = look(conn, &plan, &extent, &mut rows, &leash);
-                (differences, rows)
-            });
-            let looked = tokio::time::timeout(LOOK_TIME, looking).await;
-            let looked = looked.map_err(|_| End::Failed("it takes longer than 60 s".to_owned()))?;
-            let (differences, rows) = looked.map_err(|error| End::Failed(error.to_string()))?;
-            self.rows = rows;
-            match differences {
+            match self.look_once(&extent).await? {
                 Ok(differences) => return Ok(differences),
                 Err(LookError::Drift) => self.analyse().await?,
                 Err(error @ (LookError::TooLarge | LookError::Interrupted | LookError::Sql(_))) => {
@@ -284,6 +275,34 @@ impl Follower {
             extent = Extent::All;
         }
         Err(End::Failed("the schema keeps changing".to_owned()))
+    }
+
+    /// Runs the query as soon as there is a reader. Slow queries of others may hold all readers for long; that is no
+    /// reason to end this one, and what commits ask for meanwhile is merged, not stored. Whoever drops this ends the wait.
+    async fn look_once(&self, extent: &Extent) -> Result<Result<Vec<Difference>, LookError>, End> {
+        loop {
+            let (plan, extent, rows) = (self.live.plan(), extent.clone(), Arc::clone(&self.rows));
+            let leash = Leash::default();
+            let _pull = leash.pull_on_drop();
+            let looking = self.store.read(move |conn| {
+                let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+                look(conn, &plan, &extent, &mut rows, &leash)
+            });
+            let looked = tokio::time::timeout(LOOK_TIME, looking).await;
+            match looked.map_err(|_| End::Failed("it takes longer than 60 s".to_owned()))? {
+                Ok(looked) => return Ok(looked),
+                Err(QueryError::Pool) => {
+                    debug!(query.id = %self.live.id, "no reader is free: waiting on");
+                    tokio::time::sleep(READER_PAUSE).await;
+                }
+                Err(error) => return Err(End::Failed(error.to_string())),
+            }
+        }
+    }
+
+    fn rows(&self) -> MutexGuard<'_, ResultRows> {
+        // A look that panics ends the query: what it leaves behind is not read again.
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Finds out again what the query means, after the schema has changed.
