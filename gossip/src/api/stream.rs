@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::NDJSON;
 use crate::subscriptions::{Attached, line};
 
-/// Pieces of whole lines or parts of them.
+/// Pieces of whole lines, between which the stream may be ended by a line of its own.
 pub(super) trait Lines: Send + 'static {
     /// The next piece; `None` at the end. Dropped at shutdown and when the client goes.
     fn next(&mut self) -> impl Future<Output = Option<Bytes>> + Send;

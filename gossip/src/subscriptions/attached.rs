@@ -10,7 +10,7 @@ use super::feed::{Next, Reader};
 use super::line;
 use super::live::Snapshot;
 
-/// Lines are gathered into pieces of about this size where that delays none of them.
+/// Lines are gathered into pieces of about this size where that delays none of them. A longer line is a piece of its own.
 const PIECE_BYTES: usize = 16 << 10;
 
 /// A listener's stream.
@@ -70,7 +70,7 @@ impl Attached {
         self.hash
     }
 
-    /// The next piece: some whole lines, or part of a very large batch. `None` at the end. Cancel-safe: nothing is taken
+    /// The next piece: some whole lines, so that another may follow at any time. `None` at the end. Cancel-safe: nothing is taken
     /// before it is returned.
     pub async fn next(&mut self) -> Option<Bytes> {
         if let Some(piece) = self.ready() {
@@ -86,7 +86,7 @@ impl Attached {
             if let Some(reader) = &self.reader {
                 reader.progress();
             }
-            return Some(self.rest.split_to(self.rest.len().min(PIECE_BYTES)));
+            return Some(split_piece(&mut self.rest));
         }
         self.snapshot_piece()
     }
@@ -121,7 +121,7 @@ impl Attached {
             }
         };
         if lines.len() > PIECE_BYTES {
-            let first = lines.split_to(PIECE_BYTES);
+            let first = split_piece(&mut lines);
             self.rest = lines;
             return first;
         }
@@ -145,5 +145,42 @@ impl Attached {
             }
         }
         piece.map_or(first, BytesMut::freeze)
+    }
+}
+
+/// Takes whole lines off the front: what fits a piece, but at least one.
+fn split_piece(lines: &mut Bytes) -> Bytes {
+    let fits = lines.len().min(PIECE_BYTES);
+    let is_end = |byte: &u8| *byte == b'\n';
+    let last = lines[..fits].iter().rposition(is_end);
+    let end = last.or_else(|| lines[fits..].iter().position(is_end).map(|beyond| fits + beyond));
+    lines.split_to(end.map_or(lines.len(), |end| end + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::feed::{Feed, Start};
+    use super::super::line::ChangeKind;
+    use super::super::rows::Difference;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_large_batch_comes_in_pieces_of_whole_lines() {
+        let feed = Arc::new(Feed::new());
+        let (reader, _) = feed.attach(Start::Now).unwrap();
+        let mut attached = Attached::following(Uuid::nil(), 0, reader);
+        // Two that share a piece, one that does not fit behind them, one that no piece holds, and a short one.
+        let sizes = [5_000, 6_000, 7_000, 3 * PIECE_BYTES, 10];
+        let insert = |size| Difference { kind: ChangeKind::Insert, row: 1, cells: "x".repeat(size).into() };
+        feed.publish(&sizes.map(insert));
+        feed.end("over");
+        let mut counts = Vec::new();
+        while let Some(piece) = attached.next().await {
+            assert!(piece.ends_with(b"}\n"), "a piece of {} bytes ends within a line", piece.len());
+            counts.push(piece.iter().filter(|byte| **byte == b'\n').count());
+        }
+        assert_eq!(counts, [2, 1, 1, 1, 1]);
     }
 }
