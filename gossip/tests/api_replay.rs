@@ -413,6 +413,25 @@ async fn live_queries_outlast_slow_queries_that_hold_every_reader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_skips_the_rows_is_answered_after_the_first_look_and_misses_no_write() {
+    let setup = Setup::new().await;
+    let held = all_readers(&setup.store).await;
+    let subscriptions = setup.subscriptions.clone();
+    let skip = AttachOptions { from: None, rows: SnapshotRows::Skipped };
+    let mut subscribing = std::pin::pin!(subscriptions.subscribe(statement("SELECT id FROM a"), skip));
+    tokio::select! {
+        _ = &mut subscribing => panic!("answered before the query was looked at"),
+        () = wait_in_vain(&setup.store) => {}
+    }
+    drop(held);
+    let mut attached = subscribing.await.unwrap();
+    setup.store.execute(vec![statement("INSERT INTO a (id) VALUES ('1')")], None).await.unwrap();
+    let event = tokio::time::timeout(Duration::from_secs(20), attached.next()).await.expect("the write was not sent");
+    assert_eq!(&event.unwrap()[..], b"{\"change\":[\"insert\",1,[\"1\"],1]}\n");
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_query_without_end_does_not_outlive_its_server() {
     let setup = Setup::new().await;
     let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n, a";

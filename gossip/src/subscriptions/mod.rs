@@ -318,16 +318,17 @@ async fn attach(live: &Arc<Live>, options: AttachOptions) -> Option<Attached> {
             Err(AttachError::OutOfReach { min }) => Some(Attached::out_of_reach(live.id, hash, from, min)),
             Err(AttachError::Ended) => None,
         },
-        (None | Some(0), SnapshotRows::Skipped) => {
-            let (reader, _) = live.feed.attach(Start::Now).ok()?;
-            Some(Attached::following(live.id, hash, reader))
-        }
-        (None | Some(0), SnapshotRows::Sent) => {
+        (None | Some(0), rows) => {
+            // Also without the rows: what a query's first look finds is no change, so who listened before it would miss
+            // whatever was written between the answer and that look.
             let (answer, asked) = oneshot::channel();
             live.requests.send(answer).await.ok()?;
             let started = std::time::Instant::now();
             let snapshot = asked.await.ok()?;
-            Some(Attached::with_rows(live.id, hash, &live.columns, snapshot, started.elapsed()))
+            Some(match rows {
+                SnapshotRows::Sent => Attached::with_rows(live.id, hash, &live.columns, snapshot, started.elapsed()),
+                SnapshotRows::Skipped => Attached::following(live.id, hash, snapshot.reader),
+            })
         }
     }
 }
