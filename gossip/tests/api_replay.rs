@@ -432,6 +432,17 @@ async fn who_skips_the_rows_is_answered_after_the_first_look_and_misses_no_write
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_query_whose_first_look_fails_is_answered_with_the_reason() {
+    let setup = Setup::new().await;
+    let least = format!("INSERT INTO a (id, x) VALUES ('1', {})", i64::MIN);
+    setup.store.execute(vec![statement(&least)], None).await.unwrap();
+    let refused = setup.subscriptions.subscribe(statement("SELECT abs(x) FROM a"), AttachOptions::default()).await;
+    assert_eq!(refused.unwrap_err().to_string(), "the query failed: integer overflow");
+    assert_eq!(setup.subscriptions.figures().queries, 0);
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_query_without_end_does_not_outlive_its_server() {
     let setup = Setup::new().await;
     let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n, a";

@@ -8,7 +8,7 @@
 //! after a pause is never delayed.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,6 +65,7 @@ pub(super) struct Live {
     plan: Mutex<Arc<Plan>>,
     wanted: Mutex<Wanted>,
     woken: Notify,
+    end: OnceLock<End>,
 }
 
 /// What commits have asked for. Ordered: each includes those before it.
@@ -101,6 +102,7 @@ impl Live {
             plan: Mutex::new(Arc::new(plan)),
             wanted: Mutex::default(),
             woken: Notify::new(),
+            end: OnceLock::new(),
         }
     }
 
@@ -126,6 +128,17 @@ impl Live {
     /// Takes note that commits were missed: anything may have changed.
     pub(super) fn offer_anything(&self) {
         self.want(Wanted::Analysis);
+    }
+
+    /// Ends the feed, for a reason that whoever comes too late can ask for. Only the first counts.
+    pub(super) fn end(&self, end: End) {
+        let end = self.end.get_or_init(|| end);
+        self.feed.end(&end.to_string());
+    }
+
+    /// Why the query is no longer followed.
+    pub(super) fn ended(&self) -> Option<&End> {
+        self.end.get()
     }
 
     fn plan(&self) -> Arc<Plan> {
@@ -165,17 +178,31 @@ impl Wanted {
 
 /// Why a query is no longer followed.
 #[derive(Debug, thiserror::Error)]
-enum End {
+pub(super) enum End {
     #[error("the server is shutting down")]
     Shutdown,
     #[error("nobody listened for 10 minutes")]
     Idle,
+    #[error("nobody listened, and other queries needed the room")]
+    Room,
+    #[error("the store ended")]
+    Store,
     #[error("the schema changed and with it the columns: subscribe again")]
     Columns,
     #[error("the query can no longer be followed: {0}")]
     Refused(String),
     #[error("the query failed: {0}")]
     Failed(String),
+}
+
+impl End {
+    /// Whether it ended for want of listeners only, so that whoever wants to listen may begin it again.
+    pub(super) fn is_for_want_of_listeners(&self) -> bool {
+        match self {
+            Self::Idle | Self::Room => true,
+            Self::Shutdown | Self::Store | Self::Columns | Self::Refused(_) | Self::Failed(_) => false,
+        }
+    }
 }
 
 impl Follower {
@@ -188,12 +215,12 @@ impl Follower {
     pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>, token: CancellationToken) -> Arc<Live> {
         let end = self.follow(&mut requests, &token).await;
         match &end {
-            End::Shutdown | End::Idle | End::Columns => {
+            End::Shutdown | End::Idle | End::Room | End::Store | End::Columns => {
                 debug!(query.id = %self.live.id, reason = %end, "subscription ended");
             }
             End::Refused(_) | End::Failed(_) => warn!(query.id = %self.live.id, reason = %end, "subscription ended"),
         }
-        self.live.feed.end(&end.to_string());
+        self.live.end(end);
         self.live
     }
 

@@ -53,7 +53,7 @@ pub use attached::Attached;
 use crate::store::{Commit, QueryError, Statement, Store};
 use analysis::Analysts;
 use feed::{AttachError, Start};
-use live::{Follower, Live, REQUESTS};
+use live::{End, Follower, Live, REQUESTS};
 
 /// Queries followed at once. Each costs a task and its result's rows; at the bound the one that nobody has listened to for
 /// longest makes room, and if all have listeners the next one is refused.
@@ -177,7 +177,8 @@ impl Subscriptions {
     /// Joins the query that equals this statement, or begins to follow it.
     pub async fn subscribe(&self, statement: Statement, options: AttachOptions) -> Result<Attached, SubscribeError> {
         let plan = self.0.analysts.analyse(statement.clone(), self.0.store.tables()).await?;
-        // A query may end between being found and being joined; then it is followed anew.
+        // A query may end for want of listeners between being found and being joined; then it is followed anew. One that
+        // ended for another reason would end again, and whoever asks is told the reason.
         for _ in 0..3 {
             let live = match (self.find(&plan.identity), options.from) {
                 (Some(live), _) => live,
@@ -188,6 +189,12 @@ impl Subscriptions {
                 return Ok(attached);
             }
             self.forget(&live);
+            match live.ended() {
+                Some(end) if end.is_for_want_of_listeners() => {}
+                Some(end) => return Err(SubscribeError::Failed(end.to_string())),
+                // Its task panicked.
+                None => break,
+            }
         }
         Err(SubscribeError::Failed("the query could not be run".to_owned()))
     }
@@ -275,7 +282,7 @@ impl Subscriptions {
                     if !self.0.token.is_cancelled() {
                         error!("the store ended: live queries end with it");
                     }
-                    self.each(|live| live.feed.end("the store ended"));
+                    self.each(|live| live.end(End::Store));
                     return;
                 }
             }
@@ -304,6 +311,10 @@ impl Registry {
         }
         let idle = self.by_id.iter().filter_map(|(id, following)| Some((following.live.feed.idle_since()?, *id)));
         let (_, longest) = idle.min().ok_or(SubscribeError::TooMany)?;
+        if let Some(following) = self.by_id.get(&longest) {
+            // Before its task is cancelled, which it takes for the server's end.
+            following.live.end(End::Room);
+        }
         self.remove(longest);
         Ok(())
     }
