@@ -14,7 +14,7 @@ pub(crate) async fn follow(store: Store, servers: watch::Sender<Servers>, token:
     // The commits first: what is committed while the rows are read is seen again.
     let mut commits = store.commits();
     loop {
-        match store.read(read).await {
+        match store.read(|connection| read(connection)).await {
             Ok(rows) => drop(servers.send_replace(rows)),
             // The rows are read again with the next commit that touches them.
             Err(error) => tracing::warn!(%error, "the servers rows cannot be read"),

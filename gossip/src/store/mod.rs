@@ -218,14 +218,14 @@ impl Store {
     /// [`Store::query`] checks. A transaction it begins ends with it.
     pub async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> T + Send + 'static,
+        work: impl FnOnce(&mut Connection) -> T + Send + 'static,
     ) -> Result<T, QueryError> {
         self.inner.pool.run(work).await
     }
 
     /// Recomputes the log and the digest from the rows, and compares.
     pub async fn verify(&self) -> Result<Findings, QueryError> {
-        self.inner.pool.run(verify::verify).await?
+        self.inner.pool.run(|conn| verify::verify(conn)).await?
     }
 
     /// The store as of its last commit.

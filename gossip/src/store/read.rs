@@ -89,13 +89,13 @@ impl Pool {
     /// Runs something with a connection on a thread that may block.
     pub(crate) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Connection) -> T + Send + 'static,
+        work: impl FnOnce(&mut Connection) -> T + Send + 'static,
     ) -> Result<T, QueryError> {
         let permit = self.permit().await?;
         let pool = Arc::clone(self);
         let (done, result) = oneshot::channel();
         self.tasks.spawn_blocking(move || {
-            let ran = Reader::open(pool, permit).map(|reader| work(reader.conn()));
+            let ran = Reader::open(pool, permit).map(|mut reader| work(&mut reader.reading().conn));
             drop(done.send(ran));
         });
         result.await.unwrap_or_else(|_| Err(QueryError::Failed("the reader ended early".to_owned())))

@@ -1,11 +1,12 @@
 //! Looking at a query again: running it on a reader and comparing.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kith_gossip_proto::Key;
 use rusqlite::types::ValueRef;
-use rusqlite::{CachedStatement, Connection, InterruptHandle};
+use rusqlite::{CachedStatement, Connection};
 use thiserror::Error;
 
 use super::analysis::{Plan, bind, bind_key};
@@ -47,29 +48,18 @@ impl From<rusqlite::Error> for LookError {
     }
 }
 
+/// Steps of SQLite's machine between two looks at the leash: some tens of microseconds.
+const LOOK_EVERY: i32 = 4_000;
+
 /// Ends a look from outside: a query may run for ever, and its reader is one of few.
+///
+/// A flag that the running statement asks for, not SQLite's interrupt: that is lost if it comes before the first step.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Leash(Arc<Mutex<Grip>>);
+pub(super) struct Leash(Arc<AtomicBool>);
 
 /// Pulls its leash when dropped; without effect once the look has ended.
 #[derive(Debug)]
 pub(super) struct Pull(Leash);
-
-struct Held<'l>(&'l Leash);
-
-#[derive(Default)]
-enum Grip {
-    #[default]
-    NotBegun,
-    Running(InterruptHandle),
-    Over,
-}
-
-impl std::fmt::Debug for Grip {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Grip")
-    }
-}
 
 impl Leash {
     /// Whoever drops this wants the look to end.
@@ -77,46 +67,42 @@ impl Leash {
         Pull(self.clone())
     }
 
-    fn begin(&self, conn: &Connection) -> Result<Held<'_>, LookError> {
-        let mut grip = self.grip();
-        if matches!(*grip, Grip::Over) {
+    /// From here on the connection's statements heed the leash.
+    fn tie(&self, conn: &mut Connection) -> Result<(), LookError> {
+        let pulled = Arc::clone(&self.0);
+        if pulled.load(Ordering::Relaxed) {
             return Err(LookError::Interrupted);
         }
-        *grip = Grip::Running(conn.get_interrupt_handle());
-        Ok(Held(self))
+        Ok(conn.progress_handler(LOOK_EVERY, Some(move || pulled.load(Ordering::Relaxed)))?)
     }
+}
 
-    fn grip(&self) -> MutexGuard<'_, Grip> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// The connection's next user is on no leash. After a panic the connection has none: it is thrown away.
+fn untie(conn: &mut Connection) -> rusqlite::Result<()> {
+    conn.progress_handler(0, None::<fn() -> bool>)
 }
 
 impl Drop for Pull {
     fn drop(&mut self) {
-        // Under the lock, so that the connection cannot have gone on to somebody else's query.
-        let mut grip = self.0.grip();
-        if let Grip::Running(handle) = &*grip {
-            handle.interrupt();
-        }
-        *grip = Grip::Over;
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        *self.0.grip() = Grip::Over;
+        self.0.0.store(true, Ordering::Relaxed);
     }
 }
 
 /// Runs the query and returns what differs. Everything is read from one snapshot. Blocking.
 pub(super) fn look(
-    conn: &Connection,
+    conn: &mut Connection,
     plan: &Plan,
     extent: &Extent,
     rows: &mut ResultRows,
     leash: &Leash,
 ) -> Result<Vec<Difference>, LookError> {
-    let _held = leash.begin(conn)?;
+    leash.tie(conn)?;
+    let looked = run(conn, plan, extent, rows);
+    untie(conn)?;
+    looked
+}
+
+fn run(conn: &Connection, plan: &Plan, extent: &Extent, rows: &mut ResultRows) -> Result<Vec<Difference>, LookError> {
     match (extent, &plan.one) {
         (Extent::Keys(keys), Some(one)) => {
             // A statement that has begun holds the connection's snapshot for those that follow.

@@ -231,6 +231,7 @@ async fn a_migration_is_seen_by_the_next_query_and_the_next_examination() {
     let empty = rig.store.query(Statement::new("SELECT * FROM t WHERE 0"), None).await.unwrap();
     assert_eq!(empty.columns.len(), 6);
     rig.store.migrate(vec![more("c TEXT DEFAULT 'c', d, e, f")]).await.unwrap();
-    let width = |conn: &rusqlite::Connection| conn.prepare("SELECT * FROM t").map(|prepared| prepared.column_count());
+    let width =
+        |conn: &mut rusqlite::Connection| conn.prepare("SELECT * FROM t").map(|prepared| prepared.column_count());
     assert_eq!(rig.store.read(width).await.unwrap().unwrap(), 7);
 }
