@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Belongs, ServerRow, Servers};
+use crate::chain::Chain;
 use crate::store::{SchemaChange, Store};
 
 /// Follows the rows until the token is cancelled or the store is closed.
@@ -14,10 +15,11 @@ pub(crate) async fn follow(store: Store, servers: watch::Sender<Servers>, token:
     // The commits first: what is committed while the rows are read is seen again.
     let mut commits = store.commits();
     loop {
+        // What cannot be read says nothing of anybody: what was read last holds, until a commit touches the rows again.
         match store.read(|connection| read(connection)).await {
-            Ok(rows) => drop(servers.send_replace(rows)),
-            // The rows are read again with the next commit that touches them.
-            Err(error) => tracing::warn!(%error, "the servers rows cannot be read"),
+            Ok(Ok(rows)) => drop(servers.send_replace(rows)),
+            Ok(Err(error)) => tracing::warn!(%error, "the servers rows cannot be read"),
+            Err(error) => tracing::warn!(error = %Chain(&error), "the servers rows cannot be read"),
         }
         loop {
             // Cancel-safe: recv takes nothing that it does not return.
@@ -36,12 +38,15 @@ pub(crate) async fn follow(store: Store, servers: watch::Sender<Servers>, token:
 }
 
 /// Reads the rows. A schema without the table or its columns has none, and a row that names no node is none.
-fn read(connection: &Connection) -> Servers {
-    let rows = || {
-        let mut statement = connection.prepare("SELECT id, subnet, removed_at IS NOT NULL FROM servers")?;
-        statement.query_map([], |row| Ok(server(row)))?.collect::<Result<Vec<_>, _>>()
-    };
-    rows().unwrap_or_default().into_iter().flatten().collect()
+fn read(connection: &Connection) -> rusqlite::Result<Servers> {
+    let mut columns = connection
+        .prepare("SELECT count(*) FROM pragma_table_info('servers') WHERE name IN ('id', 'subnet', 'removed_at')")?;
+    if columns.query_row([], |row| row.get::<_, i64>(0))? < 3 {
+        return Ok(Servers::default());
+    }
+    let mut rows = connection.prepare("SELECT id, subnet, removed_at IS NOT NULL FROM servers")?;
+    let read: Vec<_> = rows.query_map([], |row| Ok(server(row)))?.collect::<Result<_, _>>()?;
+    Ok(read.into_iter().flatten().collect())
 }
 
 fn server(row: &Row<'_>) -> Option<(NodeId, ServerRow)> {
@@ -65,7 +70,7 @@ mod tests {
     #[test]
     fn rows_of_any_kind_give_what_they_can() {
         let connection = Connection::open_in_memory().unwrap();
-        assert_eq!(read(&connection), Servers::default());
+        assert_eq!(read(&connection), Ok(Servers::default()));
         connection
             .execute_batch(
                 "CREATE TABLE servers (id, subnet, removed_at);
@@ -80,6 +85,6 @@ mod tests {
             row("c", None, Belongs::Yes),
             row("d", None, Belongs::Removed),
         ];
-        assert_eq!(read(&connection), expected.into());
+        assert_eq!(read(&connection), Ok(expected.into()));
     }
 }
