@@ -10,6 +10,9 @@ use kith_gossip_proto::{SiteId, Vector};
 /// Versions whose arrival is remembered. Beyond it, lag is taken from some of them only.
 const UNDER_WAY: usize = 10_000;
 
+/// How long an arrival is remembered. The replica gives a version up that waits for longer, and pulls instead.
+const FORGOTTEN: Duration = Duration::from_secs(120);
+
 /// Samples that the percentile is taken from, and how long each counts.
 const SAMPLES: usize = 1024;
 const RECENT: Duration = Duration::from_secs(300);
@@ -28,7 +31,7 @@ impl Lag {
         }
     }
 
-    /// The store has these heads at time `now`.
+    /// The store has these heads at time `now`. What has waited for long will not come any more.
     pub(super) fn stored(&mut self, heads: &Vector, now: Duration) {
         let samples = &mut self.samples;
         self.arrived.retain(|&(site, version), &mut at| {
@@ -36,7 +39,7 @@ impl Lag {
             if !waits {
                 samples.push_back((now, now.saturating_sub(at)));
             }
-            waits
+            waits && now.saturating_sub(at) < FORGOTTEN
         });
         let surplus = samples.len().saturating_sub(SAMPLES);
         samples.drain(..surplus);
@@ -80,5 +83,8 @@ mod tests {
         lag.stored(&[(site, 5000)].into_iter().collect(), ms(2005));
         assert_eq!((lag.samples.len(), lag.p99(ms(2005))), (SAMPLES, ms(5)));
         assert_eq!(lag.p99(ms(2005) + RECENT + ms(1)), ms(0));
+        lag.arrived(site, 9000, ms(3000));
+        lag.stored(&Vector::default(), ms(3000) + FORGOTTEN);
+        assert_eq!(lag.under_way(), 0, "one that is never stored is given up");
     }
 }
