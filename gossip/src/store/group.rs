@@ -23,7 +23,7 @@ use super::flush::{TouchedTables, flush};
 use super::ledger::Ledger;
 use super::statement::{Executed, Statement, StatementResult};
 use super::table::OWN;
-use super::writer::{Core, wall_ms};
+use super::writer::{Core, Unsynced, wall_ms};
 
 /// Work that can share a transaction, and who waits for it.
 #[derive(Debug)]
@@ -81,8 +81,11 @@ impl Core {
                     let (now, synced): (Vec<_>, Vec<_>) =
                         done.partition(|(job, _)| soon && matches!(job, Job::Execute { .. }));
                     answer(now, &self.ledger);
-                    self.publish(sum, SchemaChange::Same);
-                    answer(synced, &self.ledger);
+                    match self.publish(sum, SchemaChange::Same) {
+                        Ok(()) => answer(synced, &self.ledger),
+                        // Whether it is kept is found out by the next start.
+                        Err(Unsynced) => drop(synced),
+                    }
                     return;
                 }
                 Err(Broken::Again) => {

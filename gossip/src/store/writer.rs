@@ -63,9 +63,22 @@ pub(crate) struct Core {
     /// Up to here versions and readings may be used.
     reserved: (u64, Hlc),
     wal: PathBuf,
+    disk: Disk,
     /// Held until the thread ends.
     _lock: File,
 }
+
+/// Whether what was committed could be synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Disk {
+    Sound,
+    /// A sync failed, and nobody knows what of the log is on disk: a later sync that succeeds would say nothing of what
+    /// this one lost (the pages count as written). So the writer ends, and the store is opened anew from what is there.
+    Unknown,
+}
+
+/// A commit that was not synced, and of which nobody was told.
+pub(crate) struct Unsynced;
 
 impl Core {
     /// Installs the hooks. They stay as long as the connection does.
@@ -83,7 +96,19 @@ impl Core {
         wal.push("-wal");
         let reserved = (ledger.version, ledger.clock.last());
         let wal = PathBuf::from(wal);
-        let mut core = Self { conn, ledger, tables, capture, switch, durability, shared, reserved, wal, _lock: lock };
+        let mut core = Self {
+            conn,
+            ledger,
+            tables,
+            capture,
+            switch,
+            durability,
+            shared,
+            reserved,
+            wal,
+            disk: Disk::Sound,
+            _lock: lock,
+        };
         core.watch_keys()?;
         core.settle()?;
         Ok(core)
@@ -134,6 +159,9 @@ impl Core {
                 Command::Migrate { sources, reply } => drop(reply.send(self.migrate(&sources))),
                 Command::Close => break,
             }
+            if self.disk == Disk::Unknown {
+                return;
+            }
             next = next.or_else(|| commands.blocking_recv());
         }
         commands.close();
@@ -163,10 +191,10 @@ impl Core {
         set_durability(&self.conn, self.durability)
     }
 
-    /// Tells everybody what was committed.
-    pub(crate) fn publish(&mut self, sum: Sum, schema: SchemaChange) {
+    /// Tells everybody what was committed, once it is synced.
+    pub(crate) fn publish(&mut self, sum: Sum, schema: SchemaChange) -> Result<(), Unsynced> {
         if self.durability == Durability::Normal {
-            self.sync();
+            self.sync()?;
         }
         let ledger = &self.ledger;
         let state = self.shared.advance(|last| StoreState {
@@ -187,13 +215,16 @@ impl Core {
             digest: state.digest,
             schema,
         });
+        Ok(())
     }
 
     /// What SQLite leaves out with `synchronous = NORMAL`.
-    fn sync(&self) {
-        if let Err(error) = File::open(&self.wal).and_then(|wal| wal.sync_data()) {
-            tracing::error!(%error, "the write-ahead log could not be synced");
-        }
+    fn sync(&mut self) -> Result<(), Unsynced> {
+        File::open(&self.wal).and_then(|wal| wal.sync_data()).map_err(|error| {
+            tracing::error!(%error, "the write-ahead log could not be synced: the store ends");
+            self.disk = Disk::Unknown;
+            Unsynced
+        })
     }
 
     fn migrate(&mut self, sources: &[SchemaSource]) -> Result<Migrated, SchemaError> {
@@ -211,7 +242,7 @@ impl Core {
                 self.watch_keys()?;
                 self.shared.set_tables(Arc::clone(&self.tables));
                 if !migrated.is_empty() {
-                    self.publish(sum, SchemaChange::Changed);
+                    self.publish(sum, SchemaChange::Changed).map_err(|Unsynced| SchemaError::ShuttingDown)?;
                 }
                 Ok(migrated)
             }

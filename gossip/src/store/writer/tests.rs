@@ -109,3 +109,28 @@ fn a_clock_and_a_version_are_reserved_before_they_are_used() {
     let third = core(&dir);
     assert_eq!((third.ledger.version, third.ledger.clock.last()), (sites, last), "a clean end leaves no hole");
 }
+
+#[test]
+fn a_log_that_cannot_be_synced_ends_the_writer_before_anybody_is_told() {
+    let dir = TempDir::new().unwrap();
+    let mut core = core(&dir);
+    core.durability = Durability::Normal;
+    core.wal = dir.path().join("gone");
+    let shared = Arc::clone(&core.shared);
+    let (commands, queue) = mpsc::channel(4);
+    let (first, mut kept) = oneshot::channel();
+    let (second, mut later) = oneshot::channel();
+    for (id, reply) in [("a", first), ("b", second)] {
+        let job = Job::Execute { statements: vec![insert(id, 1)], deadline: None, reply };
+        commands.blocking_send(Command::Job(job)).unwrap();
+        // One group each.
+        commands.blocking_send(Command::Migrate { sources: Vec::new(), reply: oneshot::channel().0 }).unwrap();
+    }
+    core.work(queue);
+    assert!(commands.is_closed(), "whoever holds the store sees that it has ended");
+    assert_eq!(kept.try_recv().unwrap().unwrap().version, Some(1), "normal durability does not wait for the sync");
+    assert!(later.try_recv().is_err(), "what came after it was not begun");
+    assert_eq!(shared.state().commits, 0, "nobody was told of a commit that may be lost");
+    drop(shared);
+    is_sound(&self::core(&dir));
+}
