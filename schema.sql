@@ -9,7 +9,8 @@ CREATE TABLE cluster_metadata (
     value TEXT NOT NULL DEFAULT ''     -- inherited: its value, as text
 );
 
--- The servers of the fleet, each row written by the server itself but for removed_at, draining and labels.
+-- The servers of the fleet, each row written by the server itself but for removed_at, draining and labels. A new server's
+-- row is entered, with its range, by the server that has the authority's key, so that no two have one number.
 CREATE TABLE servers (
     id               TEXT NOT NULL PRIMARY KEY,          -- inherited: the node id, equal to the name in the server's certificate
     hostname         TEXT NOT NULL DEFAULT '',           -- inherited: the host's own name, for people

@@ -146,6 +146,7 @@ async fn build(
         schema: vec![SchemaSource::builtin()],
         durability: Durability::Full,
         cluster_id: CLUSTER.to_owned(),
+        enrolment: None,
         listen: nth(args.gossip, i)?,
         advertise: None,
         seeds,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use kith_gossip_proto::NodeId;
 
 use crate::api::ApiConfig;
-use crate::identity::Identity;
+use crate::identity::{Enrolment, Identity};
 use crate::store::{Durability, SchemaSource};
 
 /// A node's store, its replication and its API.
@@ -33,6 +33,8 @@ pub struct Config {
     pub seeds: Vec<String>,
     /// The node's certificate and key, and the cluster's authority.
     pub identity: Identity,
+    /// The authority's key and who may join, on the one node that has them.
+    pub enrolment: Option<Enrolment>,
     /// The HTTP API.
     pub api: ApiConfig,
     /// The boot of this host, as the kernel numbers it.

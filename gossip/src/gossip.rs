@@ -23,12 +23,17 @@ use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, Api, Count, Member, Membership as ShownMembership, Parts, ReplicationFigures};
+use crate::api::{
+    self, Alarm, Api, Certificate, Count, Member, Membership as ShownMembership, Parts, ReplicationFigures,
+};
 use crate::chain::Chain;
 use crate::config::Config;
+use crate::identity::desk::Desk;
+use crate::identity::keeper::Keeper;
+use crate::identity::standing::Standing;
 use crate::membership::facts::StoreHash;
 use crate::membership::{Members, Membership, MembershipConfig, MembershipError, Servers, StoreFacts, servers};
-use crate::net::{self, Counters, Driver, Net, NetConfig, Released};
+use crate::net::{self, Counters, Driver, Net, NetConfig, Newcomers, Released, Removed};
 use crate::replication::{CaughtUp, Open, Replication, ReplicationError, ReplicationStatus};
 use crate::store::{OpenError, Store, StoreConfig};
 use crate::subscriptions::{StartError, Subscriptions};
@@ -57,6 +62,7 @@ pub struct Gossip {
     servers: watch::Sender<Servers>,
     membership: Membership,
     replication: Replication<Store>,
+    keeper: Keeper,
     subscriptions: Background,
     api: Api,
     view: View,
@@ -185,9 +191,13 @@ impl Gossip {
 
     async fn build_on(config: Config, store: Store) -> Result<Self, BuildError> {
         let Config { cluster_id, identity, listen, seeds, .. } = &config;
-        let (net, driver, inbound, released) = Net::bind(&NetConfig { cluster_id, identity, listen: *listen })?;
+        // Before the first handshake, so that nobody who was removed slips in at the start.
+        let (servers, rows) = watch::channel(servers::load(&store).await);
+        let removed = Removed::new(rows.clone());
+        let newcomers = if config.enrolment.is_some() { Newcomers::Served } else { Newcomers::Refused };
+        let net = NetConfig { cluster_id, identity, listen: *listen, removed, newcomers };
+        let (net, driver, inbound, released) = Net::bind(&net)?;
         let advertise = advertised(config.advertise, net.local_addr())?;
-        let (servers, rows) = watch::channel(Servers::default());
         let membership = MembershipConfig {
             cluster_id: cluster_id.clone(),
             boot: store.boot(),
@@ -195,14 +205,19 @@ impl Gossip {
             boot_id: config.boot_id.clone(),
             seeds: seeds.clone(),
             store: facts(store.clone()),
-            servers: rows,
+            servers: rows.clone(),
         };
         let (membership, members) = Membership::start(membership, net.clone(), inbound.gossip).await?;
         let (replication, status) =
             Replication::start(net.clone(), store.clone(), members.clone(), inbound.streams, store.nonce());
+        let desk = config.enrolment.clone().map(|enrolment| {
+            Desk::new(enrolment, identity.clone(), net.clone(), store.clone(), rows.clone(), members.clone())
+        });
+        let keeper = Keeper::new(identity.clone(), net.clone(), desk, inbound.asks);
         let counters = net.counters().clone();
         let seeds = if seeds.is_empty() { Seeds::None } else { Seeds::Some };
-        let view = View { members, status, counters, seeds, started: Instant::now() };
+        let standing = Standing::new(identity.clone(), keeper.alarm(), net.clone(), rows);
+        let view = View { members, status, counters, seeds, started: Instant::now(), standing };
 
         // The API is joined here: it sees the node through `View`, and nothing else of this crate but the store.
         let subscriptions = Background { tasks: TaskTracker::new(), token: CancellationToken::new() };
@@ -228,6 +243,7 @@ impl Gossip {
             servers,
             membership,
             replication,
+            keeper,
             subscriptions,
             api,
             view,
@@ -248,7 +264,8 @@ impl Gossip {
     /// Works until the token is cancelled or a part ends by itself; then stops the parts in the reverse order of their
     /// start, within two seconds. Every socket is free again when this returns.
     pub async fn run(self, token: CancellationToken) -> Result<(), RunError> {
-        let Self { store, net, driver, released, servers, membership, replication, subscriptions, api, .. } = self;
+        let Self { store, net, driver, released, servers, membership, replication, keeper, subscriptions, api, .. } =
+            self;
         // The node's own handle is not needed any more; each part has one.
         drop(net);
         let mut running = Running::default();
@@ -266,6 +283,7 @@ impl Gossip {
         running.start("reading of servers", |stop| servers::follow(follows, servers, stop).map(Ok));
         running.start("membership", |stop| async { Ok(membership.run(stop).await?) });
         running.start("replication", |stop| async { Ok(replication.run(stop).await?) });
+        running.start("keeper of certificates", |stop| keeper.run(stop).map(Ok));
         running.start("subscriptions", |stop| async move {
             stop.cancelled_owned().await;
             subscriptions.token.cancel();
@@ -400,6 +418,7 @@ struct View {
     counters: Counters,
     seeds: Seeds,
     started: Instant,
+    standing: Standing,
 }
 
 /// Whether there is anybody to wait for.
@@ -442,6 +461,14 @@ impl ShownMembership for View {
 
     fn counts(&self) -> Vec<Count> {
         self.counters.read()
+    }
+
+    fn certificate(&self) -> Option<Certificate> {
+        Some(self.standing.certificate())
+    }
+
+    fn alarms(&self) -> Vec<Alarm> {
+        self.standing.alarms()
     }
 }
 

@@ -1,18 +1,19 @@
 //! Certificates: who a node is, and who may speak to it.
 //!
-//! A cluster has one certificate authority of its own. A node's certificate is issued by it and holds exactly one DNS
-//! name, which is the node's id; no name is ever taken from elsewhere. Nodes prove themselves to each other in both
-//! directions (`net::tls`), so an [`Identity`] is all three things: the authority, the chain, the key.
+//! A cluster has one certificate authority of its own, whose key is on one node ([`Authority`]). A node's certificate is
+//! issued by it and holds exactly one DNS name, which is the node's id; no name is ever taken from elsewhere. Nodes prove
+//! themselves to each other in both directions (`net::tls`), so an [`Identity`] is all three things: the authority, the
+//! chain, the key. Name, key and authority stay; the certificate is replaced before its end, while everybody uses it.
+//!
+//! How a node comes by one: somebody at the authority's node makes an invitation ([`Invites`]), whose secret is a
+//! [`Token`]; the new node makes its key and shows the token ([`join`]); the authority's node signs ([`desk`]). How it keeps
+//! it: [`keeper`]. How it stands with the others: [`standing`].
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use kith_gossip_proto::NodeId;
-use kith_gossip_proto::id::NodeIdError;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -20,110 +21,59 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, InconsistentKeys, RootCertStore};
-use thiserror::Error;
+use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 mod authority;
+mod clock;
+mod dev;
+mod error;
+mod files;
+pub mod validity;
 
-pub use authority::{AuthorityError, DevAuthority, PemFiles};
+mod attempts;
+pub(crate) mod desk;
+mod enrolment;
+pub mod invites;
+mod join;
+pub mod token;
 
-/// The most bytes of a PEM file. A chain and a key take a few kilobytes; more is a wrong path.
-const FILE_MAX: u64 = 1 << 20;
+pub(crate) mod keeper;
+pub(crate) mod standing;
 
-/// A node's proof of who it is, checked: the key fits, the authority issued the certificate, both are in force.
+pub use authority::{Authority, AuthorityError};
+pub use clock::Clock;
+pub use desk::{Enrolment, Subnets};
+pub use dev::{DevAuthority, PemFiles};
+pub use enrolment::Grant;
+pub use error::IdentityError;
+pub use files::write_new;
+pub use invites::{Invite, InviteError, Invites};
+pub use join::{JoinError, NewKey, join};
+pub use token::{Fingerprint, Token, TokenError};
+pub use validity::{Stage, Validity};
+
+pub(crate) use authority::subject_key;
+pub(crate) use error::NodeNameError;
+
+/// A node's proof of who it is, checked: the key fits, the authority issued the certificate, both are in force. Clones
+/// share the certificate, so that all of them have the renewed one.
 #[derive(Clone)]
 pub struct Identity {
     node: NodeId,
     roots: Arc<RootCertStore>,
-    key: Arc<CertifiedKey>,
-    not_after: SystemTime,
+    /// The authority's certificate, for those who know only its hash.
+    authority: CertificateDer<'static>,
+    current: watch::Sender<Arc<Current>>,
+    /// Where the certificate is kept, if it is.
+    file: Option<PathBuf>,
+    clock: Clock,
 }
 
-/// Why there is no identity. Each names what to look at.
-#[derive(Debug, Error)]
-pub enum IdentityError {
-    /// The file cannot be read.
-    #[error("cannot read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// Others than the owner may read the private key.
-    #[error("the private key {path} has mode {mode:04o}; only its owner may read it: chmod 600 {path}")]
-    KeyMode {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The file is no PEM, or not the kind of PEM it should be.
-    #[error("{path} holds no {kind} in PEM form")]
-    Pem {
-        /// The file.
-        path: PathBuf,
-        /// What was looked for.
-        kind: &'static str,
-    },
-    /// A certificate or key that cannot be used.
-    #[error("{path} cannot be used: {reason}")]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The certificate was issued by somebody else.
-    #[error("the certificate {cert} was not issued by the authority in {ca}")]
-    OtherAuthority {
-        /// The certificate's file.
-        cert: PathBuf,
-        /// The authority's file.
-        ca: PathBuf,
-    },
-    /// The certificate is no longer in force.
-    #[error("the certificate {path} expired {} days ago; it must be renewed", .ago.as_secs() / 86_400)]
-    Expired {
-        /// The certificate's file.
-        path: PathBuf,
-        /// Since when.
-        ago: Duration,
-    },
-    /// The certificate is not in force yet.
-    #[error("the certificate {path} is valid only {} s from now; is this host's clock right?", .ahead.as_secs())]
-    NotYet {
-        /// The certificate's file.
-        path: PathBuf,
-        /// How long until it is.
-        ahead: Duration,
-    },
-    /// The certificate's DNS names do not name one node.
-    #[error("the certificate {path} must hold exactly one DNS name, the node's id; it holds {count}")]
-    Names {
-        /// The certificate's file.
-        path: PathBuf,
-        /// How many it holds.
-        count: usize,
-    },
-    /// The certificate's DNS name is no node id.
-    #[error("the certificate {path} names no node")]
-    Name {
-        /// The certificate's file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: NodeIdError,
-    },
-    /// The private key belongs to another certificate.
-    #[error("the private key {key} does not belong to the certificate {cert}")]
-    KeyMismatch {
-        /// The key's file.
-        key: PathBuf,
-        /// The certificate's file.
-        cert: PathBuf,
-    },
+/// The certificate in use, its key, and its time.
+struct Current {
+    key: Arc<CertifiedKey>,
+    validity: Validity,
 }
 
 /// Where the three parts came from, for errors.
@@ -137,10 +87,24 @@ impl Identity {
     /// Reads and checks the authority's certificate, the node's certificate (with its chain) and its private key, all in
     /// PEM form. The key's file must be readable by its owner only.
     pub fn from_files(ca: &Path, cert: &Path, key: &Path) -> Result<Self, IdentityError> {
-        let authorities = certificates(ca)?;
-        let chain = certificates(cert)?;
-        let private = private_key(key)?;
-        Self::checked(&authorities, chain, private, &Origin { ca, cert, key })
+        let authorities = files::certificates(ca)?;
+        let chain = files::certificates(cert)?;
+        let private = files::private_key(key)?;
+        let from = Origin { ca, cert, key };
+        let identity = Self::checked(&authorities, chain, private, &from, Clock::system())?;
+        Ok(Self { file: Some(cert.to_owned()), ..identity })
+    }
+
+    /// The same from what was just made and received; nothing is kept.
+    pub fn in_memory(
+        authority: &CertificateDer<'static>,
+        certificate: CertificateDer<'static>,
+        private: PrivateKeyDer<'static>,
+        clock: Clock,
+    ) -> Result<Self, IdentityError> {
+        let nowhere = Path::new("(in memory)");
+        let from = Origin { ca: nowhere, cert: nowhere, key: nowhere };
+        Self::checked(std::slice::from_ref(authority), vec![certificate], private, &from, clock)
     }
 
     fn checked(
@@ -148,40 +112,38 @@ impl Identity {
         chain: Vec<CertificateDer<'static>>,
         private: PrivateKeyDer<'static>,
         from: &Origin<'_>,
+        clock: Clock,
     ) -> Result<Self, IdentityError> {
-        let unusable = |path: &Path, reason: &dyn ToString| IdentityError::Unusable {
-            path: path.to_owned(),
-            reason: reason.to_string(),
-        };
-        let provider = provider();
         let mut roots = RootCertStore::empty();
         for authority in authorities {
-            in_force(authority, from.ca)?;
+            in_force(authority, from.ca, clock.now())?;
             roots.add(authority.clone()).map_err(|error| unusable(from.ca, &error))?;
         }
-        let own = chain
-            .first()
-            .ok_or_else(|| IdentityError::Pem { path: from.cert.to_owned(), kind: "certificate" })?
-            .clone();
-        let not_after = in_force(&own, from.cert)?;
-        let parsed = ParsedCertificate::try_from(&own).map_err(|error| unusable(from.cert, &error))?;
-        let algorithms = provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &chain[1..], UnixTime::now(), algorithms).map_err(
-            |error| match error {
-                rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-                    IdentityError::OtherAuthority { cert: from.cert.to_owned(), ca: from.ca.to_owned() }
-                }
-                other => unusable(from.cert, &other),
-            },
-        )?;
-        let node = node_of(&own).map_err(|error| error.in_file(from.cert))?;
-        let key = CertifiedKey::from_der(chain, private, &provider).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                IdentityError::KeyMismatch { key: from.key.to_owned(), cert: from.cert.to_owned() }
-            }
-            other => unusable(from.key, &other),
-        })?;
-        Ok(Self { node, roots: Arc::new(roots), key: Arc::new(key), not_after })
+        let (node, validity) = vouched(&chain, &roots, from, clock.now())?;
+        let key = CertifiedKey::from_der(chain, private, &provider()).map_err(|error| mismatch(&error, from))?;
+        let authority = authorities.first().cloned().ok_or_else(|| no_certificate(from.ca))?;
+        let current = watch::Sender::new(Arc::new(Current { key: Arc::new(key), validity }));
+        Ok(Self { node, roots: Arc::new(roots), authority, current, file: None, clock })
+    }
+
+    /// Takes a certificate for another term: of the same name, key and authority. It is kept in the file before it is
+    /// used. What is connected is not touched.
+    pub(crate) fn renew(&self, certificate: CertificateDer<'static>) -> Result<(), IdentityError> {
+        let received = Path::new("(received)");
+        let from = Origin { ca: received, cert: received, key: received };
+        let chain = vec![certificate];
+        let (node, validity) = vouched(&chain, &self.roots, &from, self.clock.now())?;
+        if node != self.node {
+            return Err(IdentityError::OtherNode { certified: node });
+        }
+        let key = CertifiedKey::new(chain, Arc::clone(&self.key().key));
+        key.keys_match().map_err(|error| mismatch(&error, &from))?;
+        if let Some(file) = &self.file {
+            files::replace(file, files::pem(&key.cert[0]).as_bytes())
+                .map_err(|source| IdentityError::Write { path: file.clone(), source })?;
+        }
+        self.current.send_replace(Arc::new(Current { key: Arc::new(key), validity }));
+        Ok(())
     }
 
     /// The node's id: the one DNS name of its certificate.
@@ -191,20 +153,34 @@ impl Identity {
 
     /// When the certificate ends.
     pub fn not_after(&self) -> SystemTime {
-        self.not_after
+        self.validity().until
+    }
+
+    /// The certificate's time.
+    pub fn validity(&self) -> Validity {
+        self.current.borrow().validity
+    }
+
+    /// The clock it is judged by.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     pub(crate) fn roots(&self) -> &Arc<RootCertStore> {
         &self.roots
     }
 
-    pub(crate) fn key(&self) -> &Arc<CertifiedKey> {
-        &self.key
+    pub(crate) fn authority(&self) -> &CertificateDer<'static> {
+        &self.authority
+    }
+
+    pub(crate) fn key(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.current.borrow().key)
     }
 
     /// The node's own certificate, as it is shown to peers.
-    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
-        &self.key.cert[0]
+    pub(crate) fn certificate(&self) -> CertificateDer<'static> {
+        self.key().cert[0].clone()
     }
 }
 
@@ -219,26 +195,9 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Why a certificate names no node.
-#[derive(Debug, Error)]
-pub(crate) enum NodeNameError {
-    #[error("the certificate cannot be parsed")]
-    Unreadable,
-    #[error("the certificate must hold exactly one DNS name, the node's id; it holds {0}")]
-    Count(usize),
-    #[error("the certificate names no node")]
-    Name(#[source] NodeIdError),
-}
-
-impl NodeNameError {
-    fn in_file(self, path: &Path) -> IdentityError {
-        let path = path.to_owned();
-        match self {
-            Self::Unreadable => IdentityError::Unusable { path, reason: self.to_string() },
-            Self::Count(count) => IdentityError::Names { path, count },
-            Self::Name(source) => IdentityError::Name { path, source },
-        }
-    }
+/// A certificate from its PEM form. `None` if it is none.
+pub(crate) fn certificate_of(pem: &str) -> Option<CertificateDer<'static>> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).ok()
 }
 
 /// The node a certificate names.
@@ -256,48 +215,57 @@ pub(crate) fn node_of(certificate: &CertificateDer<'_>) -> Result<NodeId, NodeNa
     }
 }
 
-/// Checks that a certificate is in force, and returns when it ends.
-fn in_force(certificate: &CertificateDer<'_>, path: &Path) -> Result<SystemTime, IdentityError> {
-    let unreadable =
-        || IdentityError::Unusable { path: path.to_owned(), reason: "the certificate cannot be parsed".into() };
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| unreadable())?;
-    let at = |seconds: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0));
-    let (from, until) = (at(parsed.validity().not_before.timestamp()), at(parsed.validity().not_after.timestamp()));
-    let now = SystemTime::now();
-    if let Ok(ago) = now.duration_since(until) {
+/// The node that the chain's certificate names, if the authority vouches for it at this time.
+fn vouched(
+    chain: &[CertificateDer<'static>],
+    roots: &RootCertStore,
+    from: &Origin<'_>,
+    now: SystemTime,
+) -> Result<(NodeId, Validity), IdentityError> {
+    let own = chain.first().ok_or_else(|| no_certificate(from.cert))?;
+    let validity = in_force(own, from.cert, now)?;
+    let parsed = ParsedCertificate::try_from(own).map_err(|error| unusable(from.cert, &error))?;
+    let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    let algorithms = provider().signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(&parsed, roots, &chain[1..], now, algorithms).map_err(
+        |error| match error {
+            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+                IdentityError::OtherAuthority { cert: from.cert.to_owned(), ca: from.ca.to_owned() }
+            }
+            other => unusable(from.cert, &other),
+        },
+    )?;
+    let node = node_of(own).map_err(|error| error.in_file(from.cert))?;
+    Ok((node, validity))
+}
+
+/// Checks that a certificate is in force, and returns its time.
+fn in_force(certificate: &CertificateDer<'_>, path: &Path, now: SystemTime) -> Result<Validity, IdentityError> {
+    let validity = Validity::of(certificate).ok_or_else(|| unusable(path, &"the certificate cannot be parsed"))?;
+    if let Ok(ago) = now.duration_since(validity.until) {
         return Err(IdentityError::Expired { path: path.to_owned(), ago });
     }
-    match from.duration_since(now) {
+    match validity.from.duration_since(now) {
         Ok(ahead) if !ahead.is_zero() => Err(IdentityError::NotYet { path: path.to_owned(), ahead }),
-        _ => Ok(until),
+        _ => Ok(validity),
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let pem = || IdentityError::Pem { path: path.to_owned(), kind: "certificate" };
-    let (_, text) = read(path)?;
-    let found = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(|_| pem())?;
-    if found.is_empty() { Err(pem()) } else { Ok(found) }
+fn unusable(path: &Path, reason: &dyn ToString) -> IdentityError {
+    IdentityError::Unusable { path: path.to_owned(), reason: reason.to_string() }
 }
 
-/// The mode is taken from the open file, so what is checked is what is read.
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
-    let (mode, text) = read(path)?;
-    if mode & 0o077 != 0 {
-        return Err(IdentityError::KeyMode { path: path.to_owned(), mode: mode & 0o7777 });
+fn no_certificate(path: &Path) -> IdentityError {
+    IdentityError::Pem { path: path.to_owned(), kind: "certificate" }
+}
+
+fn mismatch(error: &rustls::Error, from: &Origin<'_>) -> IdentityError {
+    match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            IdentityError::KeyMismatch { key: from.key.to_owned(), cert: from.cert.to_owned() }
+        }
+        other => unusable(from.key, other),
     }
-    PrivateKeyDer::from_pem_slice(&text).map_err(|_| IdentityError::Pem { path: path.to_owned(), kind: "private key" })
-}
-
-fn read(path: &Path) -> Result<(u32, Vec<u8>), IdentityError> {
-    let attempt = || {
-        let file = File::open(path)?;
-        let mode = file.metadata()?.permissions().mode();
-        let mut text = Vec::new();
-        file.take(FILE_MAX).read_to_end(&mut text)?;
-        Ok((mode, text))
-    };
-    attempt().map_err(|source| IdentityError::Read { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ fn config(authority: &DevAuthority, name: &str, dir: &Path, seeds: &[SocketAddr]
         schema: vec![SchemaSource::builtin()],
         durability: Durability::Normal,
         cluster_id: "test".into(),
+        enrolment: None,
         listen: LOOPBACK,
         advertise: None,
         seeds: seeds.iter().map(ToString::to_string).collect(),

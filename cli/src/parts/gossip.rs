@@ -90,6 +90,7 @@ pub(crate) fn config(config: &config::Config) -> Result<Config, Failure> {
         advertise: gossip.advertise.or_else(|| advertised(gossip.listen, &gossip.seeds)),
         seeds: gossip.seeds.iter().map(|seed| seed.as_str().to_owned()).collect(),
         identity,
+        enrolment: None,
         api: ApiConfig {
             listen: api.listen.clone(),
             unix: Some(api.unix.clone()),

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use kith_gossip_proto::{NodeId, SiteId};
 use tokio::sync::watch;
@@ -83,10 +83,38 @@ pub trait Membership: Debug + Send + Sync + 'static {
     /// What this node still waits for before its answers are complete, in words; empty when ready.
     fn waiting(&self) -> Vec<String>;
 
+    /// This node's certificate, if it has one.
+    fn certificate(&self) -> Option<Certificate> {
+        None
+    }
+
+    /// What somebody has to look at.
+    fn alarms(&self) -> Vec<Alarm> {
+        Vec::new()
+    }
+
     /// What else is counted, for `/metrics`.
     fn counts(&self) -> Vec<Count> {
         Vec::new()
     }
+}
+
+/// When a node's proof of who it is ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// When, by the wall.
+    pub ends: SystemTime,
+    /// How long until then.
+    pub left: Duration,
+}
+
+/// Something that does not get better by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    /// Which kind, one word; the manual has a paragraph for each.
+    pub name: &'static str,
+    /// What is wrong, and what to do.
+    pub text: String,
 }
 
 /// A number that only rises, since start.

@@ -1,6 +1,7 @@
 //! Counters and histograms for Prometheus. What others count (the store, replication, subscriptions) is read from them when
 //! it is asked for.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::membership::{Count, MemberState, ReplicationFigures};
+use super::membership::{Certificate, Count, MemberState, ReplicationFigures};
 use super::routes::App;
 use crate::store::StoreState;
 use crate::subscriptions::SubscriptionFigures;
@@ -102,6 +103,8 @@ struct Reading {
     counts: Vec<Count>,
     subscriptions: SubscriptionFigures,
     members: [(&'static str, u64); 3],
+    certificate: Option<Certificate>,
+    alarms: BTreeMap<&'static str, u64>,
 }
 
 impl Reading {
@@ -109,7 +112,11 @@ impl Reading {
         let members = app.membership.members().borrow().clone();
         let states = [MemberState::Up, MemberState::Silent, MemberState::Removed];
         let count = |state| members.iter().filter(|member| member.state == state).count() as u64;
+        let mut alarms = BTreeMap::new();
+        app.membership.alarms().iter().for_each(|alarm| *alarms.entry(alarm.name).or_default() += 1);
         Self {
+            certificate: app.membership.certificate(),
+            alarms,
             store: app.store.state(),
             replication: app.membership.figures(),
             counts: app.membership.counts(),
@@ -151,7 +158,22 @@ impl Collector for Reading {
         let lag = ConstGauge::new(self.replication.lag_p99.as_secs_f64());
         let help = "From a version's arrival to the synced store, 99th percentile";
         lag.encode(encoder.encode_descriptor("replication_lag_p99", help, Some(&Unit::Seconds), lag.metric_type())?)?;
+        if let Some(certificate) = self.certificate {
+            let left = ConstGauge::new(certificate.left.as_secs());
+            let help = "Until the node's certificate ends";
+            left.encode(encoder.encode_descriptor(
+                "certificate_left",
+                help,
+                Some(&Unit::Seconds),
+                left.metric_type(),
+            )?)?;
+        }
         let sample = ConstGauge::new(0u64);
+        let mut alarms =
+            encoder.encode_descriptor("alarms", "What somebody has to look at", None, sample.metric_type())?;
+        for (alarm, count) in &self.alarms {
+            ConstGauge::new(*count).encode(alarms.encode_family(&[("alarm", *alarm)])?)?;
+        }
         let mut members = encoder.encode_descriptor("members", "Members by state", None, sample.metric_type())?;
         for (state, count) in self.members {
             ConstGauge::new(count).encode(members.encode_family(&[("state", state)])?)?;

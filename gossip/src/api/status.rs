@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -135,6 +136,11 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "events": subscriptions.events,
             "cut": subscriptions.cut,
         },
+        "certificate": app.membership.certificate().map(|certificate| json!({
+            "ends_ms": certificate.ends.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis(),
+            "days_left": certificate.left.as_secs() / 86_400,
+        })),
+        "alarms": app.membership.alarms().iter().map(|alarm| json!({ "name": alarm.name, "text": alarm.text })).collect::<Vec<_>>(),
         "parts": app.reports.all(),
     }))
     .into_response()

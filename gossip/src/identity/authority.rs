@@ -1,23 +1,27 @@
-//! A certificate authority in memory, for `kith dev` and for tests. It is gone when the process is.
+//! The cluster's certificate authority: one key, on one node, that says who belongs.
+//!
+//! It signs two things: the certificate of its own, once, and those of nodes, each for one name and for [`NODE_LASTS`]. The
+//! private key of a node is never seen here, only the public one.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kith_gossip_proto::NodeId;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
 };
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::CertificateDer;
 use thiserror::Error;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Identity, IdentityError, Origin};
+use super::validity::{AUTHORITY_LASTS, BACKDATED, NODE_LASTS};
+use super::{Identity, IdentityError, Validity, files, provider};
 
-/// Issues identities for the nodes of one cluster.
-pub struct DevAuthority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
+/// Issues certificates for the nodes of one cluster.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
 }
 
 /// Why a certificate could not be made.
@@ -26,9 +30,20 @@ pub enum AuthorityError {
     /// The certificate or its key.
     #[error("cannot make a certificate")]
     Certificate(#[source] rcgen::Error),
-    /// What was made does not pass our own checks.
-    #[error("the certificate that was made cannot be used")]
-    Identity(#[source] IdentityError),
+    /// What was made, or what was read, does not pass our own checks.
+    #[error("the authority cannot be used")]
+    Identity(#[from] IdentityError),
+    /// The key belongs to another authority.
+    #[error("the key {key} does not belong to the authority in {ca}")]
+    KeyMismatch {
+        /// The key's file.
+        key: PathBuf,
+        /// The certificate's file.
+        ca: PathBuf,
+    },
+    /// The system gives no randomness.
+    #[error("the system gives no randomness")]
+    Random,
     /// The files.
     #[error("cannot write {path}")]
     Write {
@@ -36,79 +51,124 @@ pub enum AuthorityError {
         path: PathBuf,
         /// Why not.
         #[source]
-        source: io::Error,
+        source: std::io::Error,
     },
 }
 
-/// An identity as files, as [`Identity::from_files`] reads it.
-#[derive(Clone, Debug)]
-pub struct PemFiles {
-    /// The authority's certificate.
-    pub ca: PathBuf,
-    /// The node's certificate.
-    pub cert: PathBuf,
-    /// The node's private key, mode 0600.
-    pub key: PathBuf,
+impl From<rcgen::Error> for AuthorityError {
+    fn from(error: rcgen::Error) -> Self {
+        Self::Certificate(error)
+    }
 }
 
-impl DevAuthority {
+impl Authority {
     /// A new authority for the cluster of this name. Two of one name still refuse each other: the key counts.
-    pub fn new(cluster: &str) -> Result<Self, AuthorityError> {
+    pub fn found(cluster: &str, now: SystemTime) -> Result<Self, AuthorityError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = named(&format!("kith cluster {cluster}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().map_err(AuthorityError::Certificate)?;
-        let issuer = CertifiedIssuer::self_signed(params, key).map_err(AuthorityError::Certificate)?;
-        Ok(Self { issuer })
+        params.serial_number = Some(serial()?);
+        in_force(&mut params, now - BACKDATED, now + AUTHORITY_LASTS);
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?.der().clone();
+        Ok(Self { issuer: Issuer::new(params, key), certificate })
     }
 
-    /// An identity for this node, in memory only.
-    pub fn issue(&self, node: &NodeId) -> Result<Identity, AuthorityError> {
-        let (certificate, key) = self.certify(&leaf(node)?)?;
-        let private = PrivateKeyDer::try_from(key.serialize_der())
-            .map_err(|_| AuthorityError::Certificate(rcgen::Error::CouldNotParseKeyPair))?;
-        let nowhere = Path::new("(in memory)");
-        let origin = Origin { ca: nowhere, cert: nowhere, key: nowhere };
-        let chain = vec![certificate.der().clone()];
-        Identity::checked(&[self.issuer.der().clone()], chain, private, &origin).map_err(AuthorityError::Identity)
+    /// The authority whose certificate and private key these files hold. The key must be readable by its owner only.
+    pub fn open(ca: &Path, key: &Path) -> Result<Self, AuthorityError> {
+        let certificate = files::certificates(ca)?.swap_remove(0);
+        let pem = || IdentityError::Pem { path: key.to_owned(), kind: "private key" };
+        let text = String::from_utf8(files::secret(key)?).map_err(|_| pem())?;
+        let pair = KeyPair::from_pem(&text).map_err(|_| pem())?;
+        let same = subject_key(&certificate).is_some_and(|public| public == pair.subject_public_key_info());
+        if !same {
+            return Err(AuthorityError::KeyMismatch { key: key.to_owned(), ca: ca.to_owned() });
+        }
+        Ok(Self { issuer: Issuer::from_ca_cert_der(&certificate, pair)?, certificate })
     }
 
-    /// An identity for this node, as three files in `dir`.
-    pub fn write(&self, node: &NodeId, dir: &Path) -> Result<PemFiles, AuthorityError> {
-        self.write_leaf(&leaf(node)?, node.as_str(), dir)
+    /// The authority's own certificate.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
     }
 
-    pub(super) fn write_leaf(
+    /// The same in PEM form.
+    pub fn certificate_pem(&self) -> String {
+        files::pem(&self.certificate)
+    }
+
+    /// The private key in PEM form, for a file that only its owner may read.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// A certificate for this node and public key, from now on. It never outlasts the authority.
+    pub fn certify(
         &self,
-        params: &CertificateParams,
-        stem: &str,
-        dir: &Path,
-    ) -> Result<PemFiles, AuthorityError> {
-        let (certificate, key) = self.certify(params)?;
-        let file = |ending: &str| dir.join(format!("{stem}.{ending}.pem"));
-        let files = PemFiles { ca: dir.join("ca.pem"), cert: file("cert"), key: file("key") };
-        write(&files.ca, &self.issuer.pem())?;
-        write(&files.cert, &certificate.pem())?;
-        write(&files.key, &key.serialize_pem())?;
-        Ok(files)
+        node: &NodeId,
+        key: &impl PublicKeyData,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
+        let end = Validity::of(&self.certificate).map_or(now, |own| own.until);
+        let mut params = leaf(node)?;
+        in_force(&mut params, now - BACKDATED, end.min(now + NODE_LASTS));
+        self.sign(params, key)
     }
 
-    fn certify(&self, params: &CertificateParams) -> Result<(rcgen::Certificate, KeyPair), AuthorityError> {
-        let key = KeyPair::generate().map_err(AuthorityError::Certificate)?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(AuthorityError::Certificate)?;
-        Ok((certificate, key))
+    /// The same node and key for another term: what renewing is.
+    pub(crate) fn renew(
+        &self,
+        certificate: &CertificateDer<'_>,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
+        let node = super::node_of(certificate).map_err(|error| error.in_file(Path::new("(a peer's)")))?;
+        let key = SubjectPublicKeyInfo::from_der(&subject_key(certificate).unwrap_or_default())?;
+        self.certify(&node, &key, now)
+    }
+
+    pub(super) fn sign(
+        &self,
+        mut params: CertificateParams,
+        key: &impl PublicKeyData,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
+        params.serial_number = Some(serial()?);
+        Ok(params.signed_by(key, &self.issuer)?.der().clone())
+    }
+
+    /// An identity for this node, in memory only, its key made here.
+    pub(super) fn identity(&self, node: &NodeId, clock: super::Clock) -> Result<Identity, AuthorityError> {
+        let key = KeyPair::generate()?;
+        let certificate = self.certify(node, &key, clock.now())?;
+        let private = key.serialize_der().try_into().map_err(|_| rcgen::Error::CouldNotParseKeyPair)?;
+        Ok(Identity::in_memory(&self.certificate, certificate, private, clock)?)
+    }
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authority")
     }
 }
 
 /// What a node's certificate says: its one name, and that it may both serve and ask.
 pub(super) fn leaf(node: &NodeId) -> Result<CertificateParams, AuthorityError> {
-    let mut params = CertificateParams::new(vec![node.to_string()]).map_err(AuthorityError::Certificate)?;
+    let mut params = CertificateParams::new(vec![node.to_string()])?;
     params.distinguished_name = named(node.as_str());
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     Ok(params)
+}
+
+/// Whole seconds, which is what a certificate can say.
+fn in_force(params: &mut CertificateParams, from: SystemTime, until: SystemTime) {
+    let at = |time: SystemTime| {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        date_time_ymd(1970, 1, 1) + Duration::from_secs(since.as_secs())
+    };
+    params.not_before = at(from);
+    params.not_after = at(until);
 }
 
 fn named(name: &str) -> DistinguishedName {
@@ -117,14 +177,16 @@ fn named(name: &str) -> DistinguishedName {
     distinguished
 }
 
-/// All files get the key's mode: the certificates need no reader but the owner either.
-fn write(path: &Path, text: &str) -> Result<(), AuthorityError> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|source| AuthorityError::Write { path: path.to_owned(), source })
+/// Drawn, not counted: nobody keeps a list, and 16 bytes do not meet twice (RFC 5280 §4.1.2.2 allows 20).
+fn serial() -> Result<SerialNumber, AuthorityError> {
+    let mut bytes = [0; 16];
+    provider().secure_random.fill(&mut bytes).map_err(|_| AuthorityError::Random)?;
+    bytes[0] &= 0x7f;
+    Ok(SerialNumber::from(bytes.to_vec()))
+}
+
+/// The public key of a certificate, as it stands in it.
+pub(crate) fn subject_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(parsed.public_key().raw.to_vec())
 }

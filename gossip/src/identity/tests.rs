@@ -1,4 +1,5 @@
 use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 
 use rcgen::{CertificateParams, date_time_ymd};
 
@@ -58,11 +59,11 @@ fn what_is_not_in_force_is_refused() {
     let authority = DevAuthority::new("test").unwrap();
     let mut params = leaf(&node("a")).unwrap();
     params.not_after = date_time_ymd(2020, 1, 1);
-    let error = load(&authority.write_leaf(&params, "old", dir.path()).unwrap()).unwrap_err();
+    let error = load(&authority.write_leaf(params, "old", dir.path()).unwrap()).unwrap_err();
     assert!(matches!(error, IdentityError::Expired { .. }), "{error}");
     let mut params = leaf(&node("a")).unwrap();
     params.not_before = date_time_ymd(3000, 1, 1);
-    let error = load(&authority.write_leaf(&params, "early", dir.path()).unwrap()).unwrap_err();
+    let error = load(&authority.write_leaf(params, "early", dir.path()).unwrap()).unwrap_err();
     assert!(matches!(error, IdentityError::NotYet { .. }), "{error}");
 }
 
@@ -75,7 +76,7 @@ fn a_certificate_names_exactly_one_node() {
         params.subject_alt_names = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())
             .unwrap()
             .subject_alt_names;
-        let error = load(&authority.write_leaf(&params, "odd", dir.path()).unwrap()).unwrap_err();
+        let error = load(&authority.write_leaf(params, "odd", dir.path()).unwrap()).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     }
 }

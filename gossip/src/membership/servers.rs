@@ -10,16 +10,19 @@ use super::{Belongs, ServerRow, Servers};
 use crate::chain::Chain;
 use crate::store::{SchemaChange, Store};
 
+/// The rows as they are now. What cannot be read says nothing of anybody.
+pub(crate) async fn load(store: &Store) -> Servers {
+    observe(store).await.unwrap_or_default()
+}
+
 /// Follows the rows until the token is cancelled or the store is closed.
 pub(crate) async fn follow(store: Store, servers: watch::Sender<Servers>, token: CancellationToken) {
     // The commits first: what is committed while the rows are read is seen again.
     let mut commits = store.commits();
     loop {
         // What cannot be read says nothing of anybody: what was read last holds, until a commit touches the rows again.
-        match store.read(|connection| read(connection)).await {
-            Ok(Ok(rows)) => drop(servers.send_replace(rows)),
-            Ok(Err(error)) => tracing::warn!(%error, "the servers rows cannot be read"),
-            Err(error) => tracing::warn!(error = %Chain(&error), "the servers rows cannot be read"),
+        if let Some(rows) = observe(&store).await {
+            drop(servers.send_replace(rows));
         }
         loop {
             // Cancel-safe: recv takes nothing that it does not return.
@@ -35,6 +38,17 @@ pub(crate) async fn follow(store: Store, servers: watch::Sender<Servers>, token:
             }
         }
     }
+}
+
+/// The rows, or the log's word on why there are none.
+async fn observe(store: &Store) -> Option<Servers> {
+    let error = match store.read(|connection| read(connection)).await {
+        Ok(Ok(rows)) => return Some(rows),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => Chain(&error).to_string(),
+    };
+    tracing::warn!(error, "the servers rows cannot be read");
+    None
 }
 
 /// Reads the rows. A schema without the table or its columns has none, and a row that names no node is none.

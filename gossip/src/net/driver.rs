@@ -10,8 +10,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::refusal::{By, Refusal, Why};
 use super::registry::Arrival;
-use super::{Close, Counters, DialError, HANDSHAKE, Kind, Net, PeerStream};
+use super::{Ask, Asker, Close, Counters, DialError, HANDSHAKE, Kind, Net, PeerStream, tls};
 
 /// Handshakes of strangers under way. A cluster of a hundred nodes that all come at once fits; beyond it newcomers are
 /// not answered, and dial again.
@@ -36,21 +37,15 @@ pub(crate) struct Driver {
 
 /// Where what arrives goes.
 #[derive(Clone)]
-struct Inlets {
-    gossip: mpsc::Sender<(NodeId, Bytes)>,
-    streams: mpsc::Sender<PeerStream>,
-    counters: Counters,
+pub(super) struct Inlets {
+    pub(super) gossip: mpsc::Sender<(NodeId, Bytes)>,
+    pub(super) streams: mpsc::Sender<PeerStream>,
+    pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) counters: Counters,
 }
 
 impl Driver {
-    pub(super) fn new(
-        net: Net,
-        endpoint: Endpoint,
-        arrived: mpsc::Receiver<Arrival>,
-        gossip: mpsc::Sender<(NodeId, Bytes)>,
-        streams: mpsc::Sender<PeerStream>,
-    ) -> Self {
-        let inlets = Inlets { gossip, streams, counters: net.counters().clone() };
+    pub(super) fn new(net: Net, endpoint: Endpoint, arrived: mpsc::Receiver<Arrival>, inlets: Inlets) -> Self {
         Self { net, endpoint, arrived, inlets }
     }
 
@@ -58,13 +53,16 @@ impl Driver {
     pub(crate) async fn run(mut self, token: CancellationToken) {
         let mut handshakes = JoinSet::new();
         let mut served = JoinSet::new();
+        let mut removed = self.net.shared.removed.clone();
         loop {
-            // Every arm is cancel-safe: accept and recv leave in their queue what was not taken, join_next keeps its tasks.
+            // Every arm is cancel-safe: accept and recv leave in their queue what was not taken, join_next keeps its tasks,
+            // changed only waits.
             tokio::select! {
                 () = token.cancelled() => break,
+                () = removed.changed() => self.net.expel(),
                 incoming = self.endpoint.accept() => match incoming {
                     Some(incoming) if handshakes.len() < HANDSHAKES => {
-                        handshakes.spawn(answer(self.net.clone(), incoming));
+                        handshakes.spawn(answer(self.net.clone(), incoming, self.inlets.clone()));
                     }
                     Some(incoming) => incoming.ignore(),
                     None => break,
@@ -88,7 +86,7 @@ impl Driver {
 }
 
 /// A task of one peer that panicked must not take the others' with it; it is a bug all the same.
-pub(super) fn report(joined: Result<(), tokio::task::JoinError>) {
+pub(crate) fn report(joined: Result<(), tokio::task::JoinError>) {
     if let Err(error) = joined
         && error.is_panic()
     {
@@ -96,7 +94,7 @@ pub(super) fn report(joined: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn answer(net: Net, incoming: Incoming) {
+async fn answer(net: Net, incoming: Incoming, inlets: Inlets) {
     let address = incoming.remote_address();
     let connection = match timeout(HANDSHAKE, incoming.into_future()).await {
         Ok(Ok(connection)) => connection,
@@ -110,13 +108,35 @@ async fn answer(net: Net, incoming: Incoming) {
             return;
         }
     };
+    if tls::is_newcomer(&connection) {
+        return welcome(connection, inlets).await;
+    }
     match net.admit(connection).await {
         Ok(_) | Err(DialError::Ourselves | DialError::Closed) => {}
+        Err(error @ DialError::NoCertificate) => {
+            net.refused(Refusal { by: By::Us, why: Why::NoCertificate }, address, &error);
+        }
+        Err(error @ DialError::Removed(_)) => {
+            net.refused(Refusal { by: By::Us, why: Why::Removed }, address, &error);
+        }
         Err(error) => {
             if net.shared.complaints.due(address) {
                 tracing::warn!(%address, %error, "connection refused");
             }
         }
+    }
+}
+
+/// Takes the one stream of a newcomer. It counts as a handshake until then, so that many who say nothing are few.
+async fn welcome(connection: Connection, inlets: Inlets) {
+    let Ok(Ok((send, recv))) = timeout(FIRST_BYTE, connection.accept_bi()).await else {
+        connection.close(Close::Done.into(), b"nothing was asked");
+        return;
+    };
+    let ask = Ask { who: Asker::Newcomer, send, recv, connection: connection.clone() };
+    if inlets.asks.try_send(ask).is_err() {
+        inlets.counters.joins_refused.inc();
+        connection.close(Close::Done.into(), b"too many wish to join at once: try again in a minute");
     }
 }
 
@@ -132,7 +152,10 @@ async fn serve(net: Net, arrival: Arrival, inlets: Inlets) {
                 Err(error) => break error,
             },
             bidi = connection.accept_bi() => match bidi {
-                Ok((send, recv)) => drop(streams.spawn(take_bidi(node.clone(), send, recv, inlets.clone()))),
+                Ok((send, recv)) => {
+                    let taken = take_bidi(node.clone(), connection.clone(), (send, recv), inlets.clone());
+                    drop(streams.spawn(taken));
+                }
                 Err(error) => break error,
             },
             Some(joined) = streams.join_next(), if !streams.is_empty() => report(joined),
@@ -164,7 +187,12 @@ async fn take_uni(node: NodeId, mut recv: RecvStream, inlets: Inlets) {
     }
 }
 
-async fn take_bidi(node: NodeId, mut send: SendStream, mut recv: RecvStream, inlets: Inlets) {
+async fn take_bidi(
+    node: NodeId,
+    connection: Connection,
+    (mut send, mut recv): (SendStream, RecvStream),
+    inlets: Inlets,
+) {
     let mut first = [0];
     let kind = match timeout(FIRST_BYTE, recv.read_exact(&mut first)).await {
         Ok(Ok(())) => Kind::from_byte(first[0]).filter(|&kind| kind != Kind::Gossip),
@@ -176,6 +204,12 @@ async fn take_bidi(node: NodeId, mut send: SendStream, mut recv: RecvStream, inl
         drop((send.reset(Close::Protocol.into()), recv.stop(Close::Protocol.into())));
         return;
     };
+    if kind == Kind::Renewal {
+        let Some(certificate) = tls::peer_certificate(&connection) else { return };
+        // Full: the stream ends with the ask, and the peer asks again in an hour.
+        drop(inlets.asks.try_send(Ask { who: Asker::Node(certificate), send, recv, connection }));
+        return;
+    }
     // Waits while replication is busy; the peer's flow control then holds it back. Fails only at shutdown.
     drop(inlets.streams.send(PeerStream { node, kind, send, recv }).await);
 }

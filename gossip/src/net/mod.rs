@@ -9,15 +9,17 @@
 //! uni   1 gossip     one chitchat message, whole          ─► membership
 //! bidi  2 versions   hello, then versions ─► and heads ◄─ ─► replication
 //! bidi  3 pull       pull ─►, then rows, pulled ◄─        ─► replication
+//! bidi  8 renewal    nothing ─►, certificate ◄─           ─► identity
 //! ```
+//! A connection with a newcomer, who has no certificate yet, has one stream, for its wish to join (`Ask`).
 //!
 //! Nothing here knows what is in a message. What arrives is handed on over bounded channels; what is sent may be lost, and
 //! both layers above are made for that.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kith_gossip_proto::NodeId;
@@ -27,21 +29,26 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use crate::identity::Identity;
+use crate::identity::{Identity, subject_key};
 
 mod complaints;
 pub(crate) mod counters;
 pub(crate) mod dial;
 pub(crate) mod driver;
 pub(crate) mod frames;
+mod refusal;
 mod registry;
-mod tls;
-mod transport;
+mod removed;
+pub(crate) mod tls;
+pub(crate) mod transport;
 
 pub(crate) use counters::Counters;
 pub(crate) use driver::Driver;
+pub(crate) use removed::Removed;
+pub(crate) use tls::Newcomers;
 
 use complaints::Complaints;
+use driver::Inlets;
 use registry::{Arrival, Registry};
 
 #[cfg(test)]
@@ -54,11 +61,12 @@ pub(crate) enum Kind {
     Gossip = 1,
     Versions = 2,
     Pull = 3,
+    Renewal = 8,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Gossip, Self::Versions, Self::Pull].into_iter().find(|&kind| kind as u8 == byte)
+        [Self::Gossip, Self::Versions, Self::Pull, Self::Renewal].into_iter().find(|&kind| kind as u8 == byte)
     }
 }
 
@@ -78,6 +86,12 @@ pub(crate) enum Close {
     Protocol = 4,
     /// The stream is no longer of use to the receiver.
     Unwanted = 5,
+    /// An operator has removed the peer.
+    Removed = 6,
+    /// The peer has shown no certificate.
+    NoCertificate = 7,
+    /// The newcomer has its answer, or gets none.
+    Done = 8,
 }
 
 impl From<Close> for quinn::VarInt {
@@ -97,6 +111,10 @@ const GOSSIP_QUEUE: usize = 256;
 /// streams wait.
 const STREAM_QUEUE: usize = 64;
 
+/// Wishes to join or to renew that wait to be looked at. A person makes the first kind, a timer the second once in two
+/// months; at the bound further ones are turned away.
+const ASK_QUEUE: usize = 16;
+
 /// What the endpoint is made of.
 pub(crate) struct NetConfig<'a> {
     /// Which cluster: nodes of another one of the same authority are refused.
@@ -105,6 +123,10 @@ pub(crate) struct NetConfig<'a> {
     pub(crate) identity: &'a Identity,
     /// The UDP address.
     pub(crate) listen: SocketAddr,
+    /// Who is refused by name.
+    pub(crate) removed: Removed,
+    /// Whether those may come who have no certificate.
+    pub(crate) newcomers: Newcomers,
 }
 
 /// Why the endpoint could not be made.
@@ -131,8 +153,10 @@ pub(crate) struct Net {
 }
 
 struct Shared {
-    node: NodeId,
-    certificate: CertificateDer<'static>,
+    identity: Identity,
+    removed: Removed,
+    /// Who last said that we were removed, and when.
+    expelled: Mutex<Option<(SocketAddr, Instant)>>,
     local: SocketAddr,
     registry: Registry,
     complaints: Complaints,
@@ -146,6 +170,25 @@ pub(crate) struct Inbound {
     pub(crate) gossip: mpsc::Receiver<(NodeId, Bytes)>,
     /// Streams of the kinds that go both ways.
     pub(crate) streams: mpsc::Receiver<PeerStream>,
+    /// Wishes for certificates.
+    pub(crate) asks: mpsc::Receiver<Ask>,
+}
+
+/// Somebody wants a certificate.
+pub(crate) struct Ask {
+    pub(crate) who: Asker,
+    pub(crate) send: SendStream,
+    pub(crate) recv: RecvStream,
+    /// A newcomer's connection ends with this.
+    pub(crate) connection: Connection,
+}
+
+/// Who wants one.
+pub(crate) enum Asker {
+    /// Somebody without any.
+    Newcomer,
+    /// The node that this certificate proves.
+    Node(CertificateDer<'static>),
 }
 
 /// A stream that a peer opened; its first byte is read.
@@ -174,12 +217,16 @@ pub(crate) enum DialError {
     Name(#[source] crate::identity::NodeNameError),
     #[error("the address is our own")]
     Ourselves,
+    #[error("{0} was removed from the cluster")]
+    Removed(NodeId),
+    #[error("the peer has shown no certificate")]
+    NoCertificate,
 }
 
 impl Net {
     /// Binds the port. Nothing is dialled or answered before the driver runs.
     pub(crate) fn bind(config: &NetConfig<'_>) -> Result<(Self, Driver, Inbound, Released), BindError> {
-        let (server, client) = tls::configs(config.identity, config.cluster_id)?;
+        let (server, client) = tls::configs(config.identity, config.cluster_id, &config.removed, config.newcomers)?;
         let address = |source| BindError::Address { address: config.listen, source };
         let socket = UdpSocket::bind(config.listen).map_err(address)?;
         let socket = TokioRuntime.wrap_udp_socket(socket).map_err(address)?;
@@ -192,9 +239,11 @@ impl Net {
         let (arrivals, arrived) = mpsc::channel(STREAM_QUEUE);
         let (to_gossip, gossip) = mpsc::channel(GOSSIP_QUEUE);
         let (to_streams, streams) = mpsc::channel(STREAM_QUEUE);
+        let (to_asks, asks) = mpsc::channel(ASK_QUEUE);
         let shared = Shared {
-            node: config.identity.node().clone(),
-            certificate: config.identity.certificate().clone(),
+            identity: config.identity.clone(),
+            removed: config.removed.clone(),
+            expelled: Mutex::default(),
             local,
             registry: Registry::new(endpoint.clone()),
             complaints: Complaints::default(),
@@ -202,13 +251,14 @@ impl Net {
             arrivals,
         };
         let net = Self { shared: Arc::new(shared) };
-        let driver = Driver::new(net.clone(), endpoint, arrived, to_gossip, to_streams);
-        Ok((net, driver, Inbound { gossip, streams }, released))
+        let inlets = Inlets { gossip: to_gossip, streams: to_streams, asks: to_asks, counters: net.counters().clone() };
+        let driver = Driver::new(net.clone(), endpoint, arrived, inlets);
+        Ok((net, driver, Inbound { gossip, streams, asks }, released))
     }
 
     /// This node.
     pub(crate) fn node(&self) -> &NodeId {
-        &self.shared.node
+        self.shared.identity.node()
     }
 
     /// The bound address, with the real port.
@@ -269,7 +319,10 @@ impl Net {
 
     /// Takes an established connection in, if it is with another node.
     async fn admit(&self, connection: Connection) -> Result<NodeId, DialError> {
-        let certificate = tls::peer_certificate(&connection);
+        let Some(certificate) = tls::peer_certificate(&connection) else {
+            connection.close(Close::NoCertificate.into(), b"a node shows a certificate");
+            return Err(DialError::NoCertificate);
+        };
         let node = match crate::identity::node_of(&certificate) {
             Ok(node) => node,
             Err(error) => {
@@ -277,26 +330,30 @@ impl Net {
                 return Err(DialError::Name(error));
             }
         };
-        if node == self.shared.node {
-            if certificate != self.shared.certificate && self.shared.complaints.due(connection.remote_address()) {
-                tracing::warn!(address = %connection.remote_address(), %node, "another node has a certificate of our name");
-            }
-            connection.close(Close::Ourselves.into(), b"this is ourselves");
+        if node == *self.node() {
+            self.meet_ourselves(&connection, &certificate);
             return Err(DialError::Ourselves);
         }
-        let arrival = self.shared.registry.add(node.clone(), connection);
+        let arrival = self.shared.registry.add(node.clone(), connection.clone());
+        // Looked at after it is in the registry: of a removal that comes meanwhile, either this or the driver sees it.
+        if self.shared.removed.holds(&node) {
+            self.shared.registry.remove(&node, &connection);
+            connection.close(Close::Removed.into(), removed::REASON);
+            return Err(DialError::Removed(node));
+        }
         // The driver serves it; when that has ended, so has the endpoint.
         self.shared.arrivals.send(arrival).await.map_err(|_| DialError::Closed)?;
         Ok(node)
     }
 
-    /// Says that a peer was refused, or refused us, once per address and minute. Other failures are the dialler's affair.
-    fn complain(&self, address: SocketAddr, error: &quinn::ConnectionError) {
-        let Some(refusal) = tls::refusal(error) else { return };
-        self.shared.counters.refusals.inc();
-        if self.shared.complaints.due(address) {
-            tracing::warn!(%address, by = refusal.by(), reason = %error, "connection refused: not of our cluster");
+    /// Ends a connection with a node of our name: ourselves, or somebody who has a certificate like ours for another key.
+    fn meet_ourselves(&self, connection: &Connection, certificate: &CertificateDer<'_>) {
+        let same = subject_key(certificate) == subject_key(&self.shared.identity.certificate());
+        if !same && self.shared.complaints.due(connection.remote_address()) {
+            let node = self.node();
+            tracing::warn!(address = %connection.remote_address(), %node, "another node has a certificate of our name");
         }
+        connection.close(Close::Ourselves.into(), b"this is ourselves");
     }
 }
 

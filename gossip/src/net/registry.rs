@@ -85,6 +85,13 @@ impl Registry {
         self.changed();
     }
 
+    /// Closes every connection with a node. Whoever serves them forgets them.
+    pub(super) fn close(&self, node: &NodeId, why: Close, words: &[u8]) {
+        for connection in self.state().nodes.get(node).into_iter().flatten() {
+            connection.close(why.into(), words);
+        }
+    }
+
     /// Lets go of the endpoint and of every connection.
     pub(super) fn clear(&self) {
         let mut state = self.state();

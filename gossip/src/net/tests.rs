@@ -9,6 +9,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::frames::Patience;
 use super::*;
 use crate::identity::DevAuthority;
+use crate::membership::Servers;
 
 /// An endpoint at work on a free port.
 pub(crate) struct TestNet {
@@ -26,7 +27,9 @@ impl TestNet {
 
     pub(crate) fn start_at(authority: &DevAuthority, node: &str, cluster_id: &str, listen: SocketAddr) -> Self {
         let identity = authority.issue(&node.parse().unwrap()).unwrap();
-        let config = NetConfig { cluster_id, identity: &identity, listen };
+        let removed = Removed::new(watch::channel(Servers::default()).1);
+        let newcomers = Newcomers::Refused;
+        let config = NetConfig { cluster_id, identity: &identity, listen, removed, newcomers };
         let (net, driver, inbound, released) = Net::bind(&config).unwrap();
         let token = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -127,7 +130,7 @@ async fn a_node_of_another_authority_is_refused_and_named_on_both_sides() {
         }
     })
     .await;
-    let refused = log.lines("connection refused: not of our cluster");
+    let refused = log.lines("connection refused");
     let by = |who: &str| refused.iter().filter(|line| line.contains(who)).count();
     assert_eq!((by("by=\"us\""), by("by=\"the peer\"")), (1, 1), "{refused:?}");
     assert!(refused.iter().any(|line| line.contains(&b.net.local_addr().to_string())), "{refused:?}");
@@ -169,7 +172,9 @@ async fn a_taken_port_is_named_and_a_left_one_can_be_bound_again() {
     let b = TestNet::start(&authority, "b", "test");
     within("connect", a.net.dial(b.net.local_addr())).await.unwrap();
     let identity = authority.issue(&"c".parse().unwrap()).unwrap();
-    let config = NetConfig { cluster_id: "test", identity: &identity, listen: a.net.local_addr() };
+    let removed = Removed::new(watch::channel(Servers::default()).1);
+    let (listen, newcomers) = (a.net.local_addr(), Newcomers::Refused);
+    let config = NetConfig { cluster_id: "test", identity: &identity, listen, removed, newcomers };
     let error = Net::bind(&config).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains(&a.net.local_addr().to_string()), "{error}");
     let began = Instant::now();

@@ -31,7 +31,7 @@ const UNI_STREAMS: u32 = 64;
 /// second; servers are nearer to each other than browsers to servers.
 const FIRST_RTT: Duration = Duration::from_millis(100);
 
-pub(super) fn config() -> TransportConfig {
+pub(crate) fn config() -> TransportConfig {
     let mut config = TransportConfig::default();
     let idle = IdleTimeout::try_from(IDLE).expect("5 s fit in 62 bits of milliseconds");
     config

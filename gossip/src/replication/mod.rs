@@ -278,8 +278,8 @@ impl<S: Storage> Replication<S> {
                 let (net, store) = (self.links.net.clone(), self.links.store.clone());
                 self.tasks.spawn(pull::answer(net, store, Arc::clone(&self.answers), stream));
             }
-            // The network hands those to membership.
-            Kind::Gossip => {}
+            // The network hands those to membership, and to whoever signs.
+            Kind::Gossip | Kind::Renewal => {}
         }
     }
 
