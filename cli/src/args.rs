@@ -3,6 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+mod enrol;
+
+pub(crate) use enrol::{Init, Invite, Join, Place};
+
 use clap::{Args, Parser, Subcommand};
 use kith_gossip_client::Endpoint;
 
@@ -31,6 +35,7 @@ Data goes to stdout, logs and errors to stderr.
 
 Start here:
   kith dev                                three servers on this machine, to look at
+  kith init                               the first server of a real cluster
   kith query 'SELECT * FROM services'
   kith resolve casa-api.internal --server 127.0.0.1:5302";
 
@@ -95,6 +100,34 @@ Examples:
   kith dev --nodes 1 --dir ./data
   kith dev --empty --json --api 127.0.0.1:0 --dns 127.0.0.1:0 --gossip 127.0.0.1:0")]
     Dev(Dev),
+    /// Found a cluster: its authority, and this server as its first
+    #[command(after_help = "\
+Makes the cluster's authority, this server's certificate and its configuration. Nothing that is there is overwritten.
+The authority's key stays on this server alone, in DATA_DIR/authority: whoever has it says who belongs.
+
+Examples:
+  kith init --name fra-1
+  kith init --cluster casa --advertise 192.0.2.1:31280 --json")]
+    Init(Init),
+    /// Make a token with which one more server joins
+    #[command(after_help = "\
+Run it on the server that has the authority's key, while Kith runs there. The token holds for 15 minutes, once, for this
+name. It is a secret: who has it can be that server.
+
+Examples:
+  kith invite fra-2
+  kith invite fra-2 --address fra-1.example.com:31280 --json")]
+    Invite(Invite),
+    /// Join a cluster with a token, as one more server
+    #[command(after_help = "\
+Makes this server's key, which never leaves it, asks for a certificate and writes the configuration. Nothing that is there
+is overwritten; --again renews the certificate of a server that has one already.
+
+Examples:
+  kith join kith1.eyJub2RlIjoi…
+  kith join - < token
+  kith join --again kith1.eyJub2RlIjoi…")]
+    Join(Join),
     /// Show what a node knows: members, lag, digest, DNS, parts
     #[command(after_help = "Examples:\n  kith status\n  kith status --json --api http://127.0.0.1:31222")]
     Status(Status),

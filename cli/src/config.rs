@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use kith_dns::{Ttl, ZoneName};
+use kith_gossip::identity::Subnets;
 use kith_gossip_proto::NodeId;
 
 use problem::Origin;
@@ -66,6 +67,8 @@ pub(crate) struct Gossip {
     pub(crate) seeds: Vec<Seed>,
     /// `None` only where this part is not to run.
     pub(crate) identity: Option<IdentityFiles>,
+    /// The folder of the authority's key, on the one server that has it.
+    pub(crate) authority: Option<PathBuf>,
     pub(crate) schema: Vec<PathBuf>,
     pub(crate) durability: Durability,
 }
@@ -137,9 +140,17 @@ impl Sources {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        problems.or(Sources { file: text, environment, flags: flags.to_vec(), hostname })
+        problems.or(Sources { file: text, environment, flags: flags.to_vec(), hostname: host_name() })
     }
+}
+
+/// The host's own name, as a server's name may be made of it: its first label, in small letters. Empty if there is none.
+pub(crate) fn host_name() -> String {
+    first_label(&std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default())
+}
+
+fn first_label(host: &str) -> String {
+    host.trim().split('.').next().unwrap_or_default().to_lowercase()
 }
 
 fn read(path: &Path) -> std::io::Result<String> {
@@ -171,6 +182,10 @@ impl Config {
         if purpose == Purpose::Agent && !gossip.enabled && !dns.enabled {
             reader.problem(("gossip", "enabled"), "no part is enabled", "enable gossip, dns or both");
         }
+        if gossip.authority.is_some() && cluster.subnets().is_none() && !reader.is_wrong(("cluster", "cidr")) {
+            let hint = "the authority gives each server a /24 of it: set cluster.cidr to a range as 10.210.0.0/16";
+            reader.problem(("cluster", "cidr"), "no range for 127 servers", hint);
+        }
         reader.shown.sort_by_key(|shown| shown.key.rank());
         let config = Config { node, cluster, gossip, api, dns, shown: reader.shown };
         reader.problems.or(config)
@@ -189,7 +204,7 @@ impl Config {
 
 impl Node {
     fn read(reader: &mut Reader<'_>, hostname: &str) -> Node {
-        let own: String = hostname.trim().split('.').next().unwrap_or_default().to_lowercase();
+        let own = first_label(hostname);
         let fallback: Result<NodeId, _> = own.parse();
         let name = match (fallback, reader.origin(("node", "name"))) {
             (Ok(own), _) => reader.or(("node", "name"), own),
@@ -214,6 +229,11 @@ impl Node {
 }
 
 impl Cluster {
+    /// The servers' ranges, if the cluster's can be divided among them.
+    pub(crate) fn subnets(&self) -> Option<Subnets> {
+        self.cidr.to_string().parse().ok()
+    }
+
     fn read(reader: &mut Reader<'_>) -> Cluster {
         let cidr = IpNet::new(Ipv4Addr::new(10, 210, 0, 0).into(), 16).expect("16 is a prefix length");
         Cluster {
@@ -242,9 +262,10 @@ impl Gossip {
             Purpose::Agent | Purpose::Dns => Certificates::Unused,
         };
         let identity = IdentityFiles::read(reader, certificates);
+        let authority = reader.optional(("gossip", "authority")).map(|Text(path)| PathBuf::from(path));
         let schema = reader.list(("gossip", "schema"), Vec::new()).into_iter().map(|Text(path)| path.into()).collect();
         let durability = reader.or(("gossip", "durability"), Durability::Full);
-        Gossip { enabled, listen, advertise, seeds, identity, schema, durability }
+        Gossip { enabled, listen, advertise, seeds, identity, authority, schema, durability }
     }
 }
 

@@ -1,13 +1,14 @@
 //! Kith's one binary: parse, wire the parts, run, exit.
 //!
 //! [`args`] is the command line as typed, [`config`] the configuration. A command is either a question to a running node
-//! ([`commands`], by the API's client) or a node that runs ([`agent`] from its [`parts`], [`dev`] from several agents).
+//! ([`commands`], by the API's client), the making of a server ([`enrol`]), or a node that runs ([`agent`] from its [`parts`], [`dev`] from several agents).
 //! [`feed`] joins the store's subscriptions into what DNS reads. [`exit`] says how the process ends.
 
 mod args;
 mod config;
 
 mod commands;
+mod enrol;
 
 mod agent;
 mod feed;
@@ -91,6 +92,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             let (signals, token) = (Signals::catch()?, CancellationToken::new());
             signals.during(&token, dev::run(&args, token.clone())).await
         }
+        Command::Init(args) => enrol::init(&args),
+        Command::Invite(args) => enrol::invite(&args).await,
+        Command::Join(args) => enrol::join(&args).await,
         Command::Status(args) => commands::status(&args.store.client()?, &args.output).await,
         Command::Query(args) => commands::query(&args.store.client()?, &args).await,
         Command::Exec(args) => commands::exec(&args.store.client()?, &args).await,

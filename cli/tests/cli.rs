@@ -49,6 +49,9 @@ fn help_is_what_it_was() {
       gossip   Run the store alone
       dns      Run the DNS server alone, fed by a store's API
       dev      Run a whole cluster on loopback, for a first look
+      init     Found a cluster: its authority, and this server as its first
+      invite   Make a token with which one more server joins
+      join     Join a cluster with a token, as one more server
       status   Show what a node knows: members, lag, digest, DNS, parts
       query    Read: one SELECT
       exec     Write: one statement, one transaction
@@ -85,6 +88,7 @@ fn help_is_what_it_was() {
 
     Start here:
       kith dev                                three servers on this machine, to look at
+      kith init                               the first server of a real cluster
       kith query 'SELECT * FROM services'
       kith resolve casa-api.internal --server 127.0.0.1:5302
     "#);
@@ -92,7 +96,10 @@ fn help_is_what_it_was() {
 
 #[test]
 fn every_command_shows_examples_and_the_same_flags() {
-    for command in ["agent", "gossip", "dns", "dev", "status", "query", "exec", "watch", "members", "resolve"] {
+    for command in [
+        "agent", "gossip", "dns", "dev", "status", "query", "exec", "watch", "members", "resolve", "init", "invite",
+        "join",
+    ] {
         let help = out(&kith(&[command, "--help"]));
         assert!(help.contains("Example") && help.contains(&format!("  kith {command}")), "{command}: {help}");
         assert!(help.contains("--log <LEVEL>"), "{command}: {help}");
@@ -117,6 +124,10 @@ fn wrong_usage_is_2() {
         &["resolve", "a", "NOTYPE"],
         &["resolve", "-x", "a"],
         &["resolve", "a", "--server", "b"],
+        &["invite", "Not a name"],
+        &["init", "--cidr", "10.210.0.0/24"],
+        &["join", "no token"],
+        &["join", "-"],
     ] {
         let output = kith(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", err(&output));

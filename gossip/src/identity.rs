@@ -36,6 +36,7 @@ pub(crate) mod desk;
 mod enrolment;
 pub mod invites;
 mod join;
+mod subnets;
 pub mod token;
 
 pub(crate) mod keeper;
@@ -43,13 +44,14 @@ pub(crate) mod standing;
 
 pub use authority::{Authority, AuthorityError};
 pub use clock::Clock;
-pub use desk::{Enrolment, Subnets};
+pub use desk::Enrolment;
 pub use dev::{DevAuthority, PemFiles};
 pub use enrolment::Grant;
 pub use error::IdentityError;
-pub use files::write_new;
+pub use files::{replace, write_new};
 pub use invites::{Invite, InviteError, Invites};
 pub use join::{JoinError, NewKey, join};
+pub use subnets::{Subnets, SubnetsError, number_of};
 pub use token::{Fingerprint, Token, TokenError};
 pub use validity::{Stage, Validity};
 

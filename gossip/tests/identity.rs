@@ -9,9 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use kith_gossip::api::ApiConfig;
-use kith_gossip::identity::{
-    Clock, Enrolment, Fingerprint, Grant, Identity, Invites, JoinError, NewKey, Subnets, Token, join,
-};
+use kith_gossip::identity::{Clock, Enrolment, Fingerprint, Grant, Identity, Invites, JoinError, NewKey, Token, join};
 use kith_gossip::store::{Durability, SchemaSource};
 use kith_gossip::{Config, DevAuthority, Gossip, RunError};
 use kith_gossip_proto::NodeId;
@@ -75,7 +73,7 @@ impl Cluster {
             authority: self.authority.authority(),
             invites: self.invites(),
             cluster: "test".into(),
-            subnets: Subnets([10, 210]),
+            subnets: "10.210.0.0/16".parse().unwrap(),
         };
         Node::start(Config { enrolment: Some(enrolment), ..config(identity, self.dir.path(), &[]) }).await
     }

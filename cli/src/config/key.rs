@@ -41,7 +41,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 24] = [
+pub(crate) const KEYS: [Key; 25] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -55,6 +55,7 @@ pub(crate) const KEYS: [Key; 24] = [
     key("gossip", "ca", Kind::Text),
     key("gossip", "cert", Kind::Text),
     key("gossip", "key", Kind::Text),
+    key("gossip", "authority", Kind::Text),
     key("gossip", "schema", Kind::Texts),
     key("gossip", "durability", Kind::Text),
     key("api", "listen", Kind::Texts),

@@ -45,6 +45,7 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     ca = "ca.pem"                              # kith.toml:2
     cert = "n.pem"                             # kith.toml:3
     key = "n.key"                              # kith.toml:4
+    # authority =                              # default
     schema = []                                # default
     durability = "full"                        # default
 

@@ -4,15 +4,18 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kith_gossip::api::{ApiConfig, BindError};
+use kith_gossip::identity::{Authority, Enrolment, Invites};
 use kith_gossip::store::{Durability, OpenError, SchemaSource};
 use kith_gossip::{BuildError, Config, Gossip, Identity};
 
 use super::{Built, Part, pin};
 use crate::config;
+use crate::enrol::{AUTHORITY_KEY, INVITES};
 use crate::exit::{Exit, Failure};
 
 /// Most bytes of a schema file, as of a migration over the API.
@@ -72,6 +75,7 @@ fn failure(error: BuildError) -> Failure {
 
 /// The store's configuration, with all that it names read from files.
 pub(crate) fn config(config: &config::Config) -> Result<Config, Failure> {
+    let enrolment = enrolment(config)?;
     let config::Config { node, cluster, gossip, api, .. } = config;
     let files = gossip.identity.as_ref().ok_or_else(|| Failure::message(Exit::Config, "there are no certificates"))?;
     let identity = Identity::from_files(&files.ca, &files.cert, &files.key)
@@ -90,7 +94,7 @@ pub(crate) fn config(config: &config::Config) -> Result<Config, Failure> {
         advertise: gossip.advertise.or_else(|| advertised(gossip.listen, &gossip.seeds)),
         seeds: gossip.seeds.iter().map(|seed| seed.as_str().to_owned()).collect(),
         identity,
-        enrolment: None,
+        enrolment,
         api: ApiConfig {
             listen: api.listen.clone(),
             unix: Some(api.unix.clone()),
@@ -98,6 +102,22 @@ pub(crate) fn config(config: &config::Config) -> Result<Config, Failure> {
         },
         boot_id: read(&node.boot_id_file, MAX_TOKEN)?.trim().to_owned(),
     })
+}
+
+/// What the authority's key is needed for, if it is on this server.
+pub(crate) fn enrolment(config: &config::Config) -> Result<Option<Enrolment>, Failure> {
+    let (Some(folder), Some(files)) = (&config.gossip.authority, &config.gossip.identity) else { return Ok(None) };
+    let subnets = config.cluster.subnets();
+    let subnets = subnets.ok_or_else(|| Failure::message(Exit::Config, "cluster.cidr is no range for 127 servers"))?;
+    let authority = Authority::open(&files.ca, &folder.join(AUTHORITY_KEY))
+        .map_err(|e| Failure::new(Exit::Config, e).context("cannot use the cluster's authority"))?;
+    let (invites, cluster) = (Invites::new(folder.join(INVITES)), config.cluster.id.as_str().to_owned());
+    Ok(Some(Enrolment { authority: Arc::new(authority), invites, cluster, subnets }))
+}
+
+/// Where other servers reach this one.
+pub(crate) fn reached_at(gossip: &config::Gossip) -> SocketAddr {
+    gossip.advertise.or_else(|| advertised(gossip.listen, &gossip.seeds)).unwrap_or(gossip.listen)
 }
 
 /// The token that a file holds: the server's, or a client's.

@@ -78,9 +78,7 @@ impl Authority {
     /// The authority whose certificate and private key these files hold. The key must be readable by its owner only.
     pub fn open(ca: &Path, key: &Path) -> Result<Self, AuthorityError> {
         let certificate = files::certificates(ca)?.swap_remove(0);
-        let pem = || IdentityError::Pem { path: key.to_owned(), kind: "private key" };
-        let text = String::from_utf8(files::secret(key)?).map_err(|_| pem())?;
-        let pair = KeyPair::from_pem(&text).map_err(|_| pem())?;
+        let pair = files::key_pair(key)?;
         let same = subject_key(&certificate).is_some_and(|public| public == pair.subject_public_key_info());
         if !same {
             return Err(AuthorityError::KeyMismatch { key: key.to_owned(), ca: ca.to_owned() });
@@ -114,6 +112,11 @@ impl Authority {
         let mut params = leaf(node)?;
         in_force(&mut params, now - BACKDATED, end.min(now + NODE_LASTS));
         self.sign(params, key)
+    }
+
+    /// The same in PEM form, for a key that was made here.
+    pub fn certify_pem(&self, node: &NodeId, key: &super::NewKey, now: SystemTime) -> Result<String, AuthorityError> {
+        self.certify(node, key.public(), now).map(|certificate| files::pem(&certificate))
     }
 
     /// The same node and key for another term: what renewing is.

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::attempts::Attempts;
 use super::enrolment::{Answer, Grant, WISH_MAX, Wish};
+use super::subnets::{NUMBER_MAX, Subnets};
 use super::token::Secret;
 use super::validity::BACKDATED;
 use super::{Authority, Identity, Invites, files};
@@ -37,22 +38,6 @@ pub struct Enrolment {
     pub cluster: String,
     /// The ranges of the servers.
     pub subnets: Subnets,
-}
-
-/// Where the servers' ranges come from: number N has `a.b.N.0/24` of the cluster's `a.b.0.0/16`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subnets(pub [u8; 2]);
-
-impl Subnets {
-    fn of(self, number: u8) -> String {
-        let Self([a, b]) = self;
-        format!("{a}.{b}.{number}.0/24")
-    }
-
-    fn whole(self) -> String {
-        let Self([a, b]) = self;
-        format!("{a}.{b}.0.0/16")
-    }
 }
 
 /// The desk at work.
@@ -127,7 +112,7 @@ impl Desk {
                 return;
             }
             let taken = |number: &u8| servers.values().any(|row| row.number == Some(*number));
-            (1..=super::invites::NUMBER_MAX).find(|number| !taken(number))
+            (1..=NUMBER_MAX).find(|number| !taken(number))
         };
         let Some(number) = number else { return };
         if let Err(error) = self.enter(self.identity.node(), number, "").await {
@@ -167,7 +152,7 @@ impl Desk {
             certificate: files::pem(&certificate),
             authority: self.enrolment.authority.certificate_pem(),
             cluster: self.enrolment.cluster.clone(),
-            cidr: self.enrolment.subnets.whole(),
+            cidr: self.enrolment.subnets.to_string(),
             number,
             seeds: self.seeds(&node),
         })

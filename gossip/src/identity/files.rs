@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rcgen::KeyPair;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -26,6 +27,13 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
     let text = secret(path)?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|_| IdentityError::Pem { path: path.to_owned(), kind: "private key" })
+}
+
+/// A private key to sign with.
+pub(super) fn key_pair(path: &Path) -> Result<KeyPair, IdentityError> {
+    let pem = || IdentityError::Pem { path: path.to_owned(), kind: "private key" };
+    let text = String::from_utf8(secret(path)?).map_err(|_| pem())?;
+    KeyPair::from_pem(&text).map_err(|_| pem())
 }
 
 /// The text of a file that only its owner may read. The mode is taken from the open file, so what is checked is what is
@@ -58,7 +66,7 @@ pub fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
 }
 
 /// Replaces a file whole, for its owner alone.
-pub(super) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".tmp");
     let beside = PathBuf::from(beside);

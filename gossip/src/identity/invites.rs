@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::files;
+use super::subnets::NUMBER_MAX;
 use super::token::Secret;
 
 /// How long an invitation holds: for walking from one terminal to another.
@@ -23,9 +24,6 @@ pub const LASTS: Duration = Duration::from_secs(15 * 60);
 
 /// How long one that is over is remembered, so that who comes late hears why.
 const REMEMBERED: Duration = Duration::from_secs(86_400);
-
-/// Numbers of servers are 1 to this: the third part of their ranges, below 128.
-pub const NUMBER_MAX: u8 = 127;
 
 /// The invitations of one authority.
 #[derive(Clone, Debug)]

@@ -1,6 +1,7 @@
 //! Joining, from the new node's side: a key that is made here and stays here, and a certificate for it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use tokio::time::timeout;
 
 use super::enrolment::{ANSWER_MAX, Answer, Grant, Wish};
 use super::token::{Fingerprint, Token};
-use super::{AuthorityError, Clock, Identity, IdentityError, certificate_of, provider};
+use super::{AuthorityError, Clock, Identity, IdentityError, certificate_of, files, provider};
 use crate::net::tls::{JOIN, SERVER_NAME};
 use crate::net::transport;
 
@@ -79,13 +80,18 @@ impl NewKey {
         Ok(Self(KeyPair::generate()?))
     }
 
+    /// The key in this file, which must be readable by its owner only.
+    pub fn read(path: &Path) -> Result<Self, AuthorityError> {
+        Ok(Self(files::key_pair(path)?))
+    }
+
     /// Its PEM form, for a file that only its owner may read.
     pub fn pem(&self) -> String {
         self.0.serialize_pem()
     }
 
     /// Its public half.
-    pub fn public(&self) -> &impl PublicKeyData {
+    pub(super) fn public(&self) -> &impl PublicKeyData {
         &self.0
     }
 

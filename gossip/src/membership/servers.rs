@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Belongs, ServerRow, Servers};
 use crate::chain::Chain;
+use crate::identity::number_of;
 use crate::store::{SchemaChange, Store};
 
 /// The rows as they are now. What cannot be read says nothing of anybody.
@@ -67,14 +68,7 @@ fn server(row: &Row<'_>) -> Option<(NodeId, ServerRow)> {
     let node = row.get_ref(0).ok()?.as_str().ok()?.parse().ok()?;
     let subnet = row.get_ref(1).ok().and_then(|value| value.as_str().ok()).unwrap_or_default();
     let belongs = if row.get(2) == Ok(true) { Belongs::Removed } else { Belongs::Yes };
-    Some((node, ServerRow { number: number(subnet), belongs }))
-}
-
-/// A server's number is the third part of its range, 10.210.N.0/24, with N below 128.
-fn number(subnet: &str) -> Option<u8> {
-    let (address, bits) = subnet.split_once('/')?;
-    let address: std::net::Ipv4Addr = address.parse().ok().filter(|_| bits == "24")?;
-    Some(address.octets()[2]).filter(|&number| number < 128)
+    Some((node, ServerRow { number: number_of(subnet), belongs }))
 }
 
 #[cfg(test)]

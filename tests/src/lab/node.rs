@@ -96,6 +96,33 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// The folder of the node called `name`.
+    #[must_use]
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The node whose configuration `kith init` or `kith join` has written into its folder, as `kith.toml`; not started.
+    /// Where it would serve this host, it is given addresses of its own, as a person would: in the file.
+    ///
+    /// # Panics
+    /// If there is no such file, or it does not offer these keys.
+    #[must_use]
+    pub fn made(&self, name: &str, at: Addresses) -> Node {
+        let folder = self.folder(name);
+        let path = folder.join("kith.toml");
+        let mut text = fs::read_to_string(&path).expect("a configuration was written");
+        for (offered, own) in [("127.0.0.1:31220", at.api), ("127.0.0.1:53", at.dns)] {
+            let line = format!("# listen = [\"{offered}\"]");
+            assert!(text.contains(&line), "no `{line}` in:\n{text}");
+            text = text.replace(&line, &format!("listen = [\"{own}\"]"));
+        }
+        fs::write(&path, text).expect("the lab's folder can be written");
+        Node { name: name.to_owned(), at, folder, process: None, api: Api::new(at.api) }
+    }
+}
+
 impl Addresses {
     /// Free ports on the loopback address of this process and `name`.
     ///
@@ -207,6 +234,15 @@ impl Node {
     #[must_use]
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    /// The id of its process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id()
     }
 
     /// The folder of its database.
