@@ -172,6 +172,33 @@ Examples:
   kith config check --config /etc/kith/kith.toml
   kith config show --config kith.toml --set dns.listen=127.0.0.1:5300")]
     Config(ConfigArgs),
+    /// The schema of a running node: what files would add to it, and adding it
+    #[command(after_help = "\
+A schema belongs to its node: apply the same files on each server, and name them in gossip.schema of its configuration,
+so that a new server has them from the start. Only additions can be made: tables, columns that may be NULL or have a
+DEFAULT, indexes.
+
+Examples:
+  kith schema diff /etc/kith/schema
+  kith schema apply /etc/kith/schema/orders.sql")]
+    Schema(SchemaArgs),
+    /// Print a script that completes this command line in your shell
+    #[command(after_help = "\
+Examples:
+  kith completions bash > /etc/bash_completion.d/kith
+  kith completions zsh > \"${fpath[1]}/_kith\"
+  kith completions fish > ~/.config/fish/completions/kith.fish")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages of all commands into a folder
+    #[command(after_help = "Example:\n  kith man /usr/local/share/man/man1")]
+    Man {
+        /// The folder; made if it is not there
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 /// Which configuration.
@@ -293,6 +320,36 @@ pub(crate) struct Dev {
     /// Say where everything listens in one line of JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// About the schema.
+#[derive(Debug, Args)]
+pub(crate) struct SchemaArgs {
+    #[command(subcommand)]
+    pub(crate) action: SchemaAction,
+}
+
+/// What about it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SchemaAction {
+    /// Say what would be added, or why it would be refused; nothing is changed
+    #[command(after_help = "Example:\n  kith schema diff orders.sql")]
+    Diff(SchemaFiles),
+    /// Add it, all or nothing
+    #[command(after_help = "Example:\n  kith schema apply orders.sql")]
+    Apply(SchemaFiles),
+}
+
+/// Which schema, and where.
+#[derive(Debug, Args)]
+pub(crate) struct SchemaFiles {
+    /// Files of CREATE TABLE and CREATE INDEX, or folders of *.sql
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) store: Store,
 }
 
 /// About the configuration.

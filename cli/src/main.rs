@@ -102,6 +102,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Members(args) => commands::members(&args.store.client()?, &args).await,
         Command::Resolve(args) => commands::resolve(&args).await,
         Command::Config(args) => commands::config(&args.action),
+        Command::Schema(args) => commands::schema(&args.action).await,
+        Command::Completions { shell } => commands::completions(shell),
+        Command::Man { folder } => commands::man(&folder),
     }
 }
 
@@ -149,7 +152,7 @@ impl Store {
     }
 
     /// A client of the node that was named, or of the one on this host.
-    fn client(&self) -> Result<Client, Failure> {
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
         let endpoint = match self.endpoint()? {
             Some(endpoint) => endpoint,
             None => args::DEFAULT_API.parse().expect("the default is an endpoint"),

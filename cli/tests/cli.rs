@@ -45,21 +45,24 @@ fn help_is_what_it_was() {
     Usage: kith [OPTIONS] <COMMAND>
 
     Commands:
-      agent    Run this server: the store and DNS, each restarted if it fails
-      gossip   Run the store alone
-      dns      Run the DNS server alone, fed by a store's API
-      dev      Run a whole cluster on loopback, for a first look
-      init     Found a cluster: its authority, and this server as its first
-      invite   Make a token with which one more server joins
-      join     Join a cluster with a token, as one more server
-      status   Show what a node knows: members, lag, digest, DNS, parts
-      query    Read: one SELECT
-      exec     Write: one statement, one transaction
-      watch    Follow a live query: its rows, then every change, as NDJSON
-      members  List the members of the cluster, as one node sees them
-      resolve  Ask a DNS server, as a container would
-      config   The configuration: what is in force, what is wrong
-      help     Print this message or the help of the given subcommand(s)
+      agent        Run this server: the store and DNS, each restarted if it fails
+      gossip       Run the store alone
+      dns          Run the DNS server alone, fed by a store's API
+      dev          Run a whole cluster on loopback, for a first look
+      init         Found a cluster: its authority, and this server as its first
+      invite       Make a token with which one more server joins
+      join         Join a cluster with a token, as one more server
+      status       Show what a node knows: members, lag, digest, DNS, parts
+      query        Read: one SELECT
+      exec         Write: one statement, one transaction
+      watch        Follow a live query: its rows, then every change, as NDJSON
+      members      List the members of the cluster, as one node sees them
+      resolve      Ask a DNS server, as a container would
+      config       The configuration: what is in force, what is wrong
+      schema       The schema of a running node: what files would add to it, and adding it
+      completions  Print a script that completes this command line in your shell
+      man          Write the man pages of all commands into a folder
+      help         Print this message or the help of the given subcommand(s)
 
     Options:
           --log <LEVEL>          What is logged: error, warn, info, debug, trace, or by module
@@ -97,12 +100,29 @@ fn help_is_what_it_was() {
 #[test]
 fn every_command_shows_examples_and_the_same_flags() {
     for command in [
-        "agent", "gossip", "dns", "dev", "status", "query", "exec", "watch", "members", "resolve", "init", "invite",
+        "agent",
+        "gossip",
+        "dns",
+        "dev",
+        "status",
+        "query",
+        "exec",
+        "watch",
+        "members",
+        "resolve",
+        "init",
+        "invite",
         "join",
+        "completions",
+        "man",
     ] {
         let help = out(&kith(&[command, "--help"]));
         assert!(help.contains("Example") && help.contains(&format!("  kith {command}")), "{command}: {help}");
         assert!(help.contains("--log <LEVEL>"), "{command}: {help}");
+    }
+    for action in ["diff", "apply"] {
+        let help = out(&kith(&["schema", action, "--help"]));
+        assert!(help.contains(&format!("  kith schema {action}")), "{action}: {help}");
     }
     for action in ["show", "check"] {
         let help = out(&kith(&["config", action, "--help"]));
@@ -284,6 +304,40 @@ fn head(query: &[u8], flags: u8) -> Vec<u8> {
     head[3] = 0;
     head[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
     head
+}
+
+#[test]
+fn shells_can_read_their_completions() {
+    for (shell, args) in [("bash", ["-n"]), ("zsh", ["-n"]), ("fish", ["--no-execute"])] {
+        let script = kith(&["completions", shell]);
+        assert_eq!(script.status.code(), Some(0), "{}", err(&script));
+        let text = out(&script);
+        assert!(text.contains("completions") && text.contains("token-file"), "{shell}: {text}");
+        let Ok(mut reader) = Command::new(shell).args(args).stdin(Stdio::piped()).spawn() else {
+            // Debian has bash alone.
+            assert_ne!(shell, "bash", "bash is there");
+            continue;
+        };
+        reader.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("it reads");
+        assert!(reader.wait().expect("it ends").success(), "{shell} cannot read:\n{text}");
+    }
+    let unknown = kith(&["completions", "ed"]);
+    assert_eq!(unknown.status.code(), Some(2), "{}", err(&unknown));
+}
+
+#[test]
+fn every_command_has_a_man_page() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let pages = folder.path().join("man1");
+    let written = kith(&["man", pages.to_str().expect("a path is text")]);
+    assert_eq!(written.status.code(), Some(0), "{}", err(&written));
+    for (page, word) in [("kith.1", "SUBCOMMANDS"), ("kith-schema-apply.1", "orders.sql"), ("kith-agent.1", "--config")]
+    {
+        let text = std::fs::read_to_string(pages.join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
+        assert!(text.replace("\\-", "-").contains(word), "{page}: {text}");
+    }
+    let refused = kith(&["man", "/dev/null/pages"]);
+    assert_eq!(refused.status.code(), Some(74), "{}", err(&refused));
 }
 
 #[test]

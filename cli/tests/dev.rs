@@ -247,3 +247,36 @@ fn a_port_that_is_taken_is_69_and_one_line() {
     assert!(matches!(errors[..], [line] if line.contains(&taken)), "{said}");
     assert!(output.stdout.is_empty());
 }
+
+#[test]
+fn a_schema_is_compared_then_applied_or_refused() {
+    let dev = Dev::start(&["--nodes", "1", "--empty"]);
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let file = |name: &str, sql: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, sql).expect("it can be written");
+        path.display().to_string()
+    };
+    let table = "CREATE TABLE orders (id TEXT NOT NULL PRIMARY KEY, state TEXT NOT NULL DEFAULT '');";
+    file("orders.sql", &format!("{table} CREATE INDEX by_state ON orders (state);"));
+    let all = folder.path().display().to_string();
+    let insert = ["exec", "INSERT INTO orders (id) VALUES ('a')"];
+    assert_eq!(dev.ok(&["schema", "diff", &all]), "+ table orders\n+ index by_state\n");
+    assert_eq!(dev.run(&insert).status.code(), Some(1), "a comparison changes nothing");
+    assert_eq!(dev.ok(&["schema", "apply", &all]), "+ table orders\n+ index by_state\n");
+    dev.ok(&insert);
+    assert_eq!(dev.ok(&["schema", "diff", &all]), "nothing to add\n");
+
+    let wider = file("orders.sql", &table.replace(");", ", note TEXT);"));
+    let told: Value = serde_json::from_str(&dev.ok(&["schema", "diff", &wider, "--json"])).expect("it is JSON");
+    assert_eq!(told, json!({ "tables": [], "columns": ["orders.note"], "indexes": [] }));
+
+    let narrower = file("worse.sql", "CREATE TABLE orders (id INTEGER NOT NULL PRIMARY KEY);");
+    let refused = dev.run(&["schema", "apply", &wider, &narrower]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{told}");
+    assert!(told.contains("statement 2: ") && told.contains("worse.sql"), "{told}");
+    assert_eq!(dev.ok(&["schema", "diff", &wider]), "+ column orders.note\n", "all or nothing");
+    let absent = dev.run(&["schema", "diff", "/nowhere.sql"]);
+    assert_eq!(absent.status.code(), Some(74), "{}", String::from_utf8_lossy(&absent.stderr));
+}

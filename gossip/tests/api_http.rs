@@ -659,8 +659,14 @@ async fn a_lone_node_is_healthy_and_ready() {
 async fn a_schema_is_migrated_or_refused() {
     let server = Server::start().await;
     let table = "CREATE TABLE more (id INTEGER NOT NULL PRIMARY KEY, v TEXT NOT NULL DEFAULT '')";
+    let tried = shown(server.post("/v1/migrations?dry_run=true", &json!([table])).await).await;
+    insta::assert_snapshot!(tried, @r#"200 {"results":[{"rows_affected":0,"time":~}],"time":~,"version":null,"actor_id":~,"migrated":{"tables":["more"],"columns":[],"indexes":[]}}"#);
+    let absent = server.post("/v1/transactions", &json!(["INSERT INTO more (id) VALUES (1)"])).await;
+    assert!(absent.text().await.unwrap().contains("no such table"), "a dry run changes nothing");
     let answer = shown(server.post("/v1/migrations", &json!([table])).await).await;
-    insta::assert_snapshot!(answer, @r#"200 {"results":[{"rows_affected":0,"time":~}],"time":~,"version":null,"actor_id":~}"#);
+    insta::assert_snapshot!(answer, @r#"200 {"results":[{"rows_affected":0,"time":~}],"time":~,"version":null,"actor_id":~,"migrated":{"tables":["more"],"columns":[],"indexes":[]}}"#);
+    let again = shown(server.post("/v1/migrations", &json!([table])).await).await;
+    assert!(again.contains(r#""migrated":{"tables":[],"columns":[],"indexes":[]}"#), "{again}");
     server.execute("INSERT INTO more (id) VALUES (1)").await;
     let unique = "CREATE TABLE worse (id INTEGER NOT NULL PRIMARY KEY, v TEXT UNIQUE)";
     let refused = server.post("/v1/migrations", &json!([unique])).await;

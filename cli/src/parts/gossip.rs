@@ -129,9 +129,16 @@ where
     text.trim().parse().map_err(|e| Failure::new(Exit::Config, e).context(format!("{} holds no token", path.display())))
 }
 
-/// Our own tables, then each file named, then the `*.sql` of each folder named, in the order of their names.
+/// Our own tables, then those of the files.
 fn schema(paths: &[PathBuf]) -> Result<Vec<SchemaSource>, Failure> {
     let mut sources = vec![SchemaSource::builtin()];
+    sources.extend(schema_files(paths)?);
+    Ok(sources)
+}
+
+/// Each file named, then the `*.sql` of each folder named, in the order of their names.
+pub(crate) fn schema_files(paths: &[PathBuf]) -> Result<Vec<SchemaSource>, Failure> {
+    let mut sources = Vec::new();
     for path in paths {
         let mut files = vec![path.clone()];
         if path.is_dir() {

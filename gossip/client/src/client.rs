@@ -73,6 +73,20 @@ pub struct StatementResult {
     pub time: Duration,
 }
 
+/// What a migration added.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Migrated {
+    /// Tables.
+    #[serde(default)]
+    pub tables: Vec<String>,
+    /// Columns, as `table.column`.
+    #[serde(default)]
+    pub columns: Vec<String>,
+    /// Indexes that were made, or made anew because their declaration changed.
+    #[serde(default)]
+    pub indexes: Vec<String>,
+}
+
 /// The store's health, as it judges itself.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Health {
@@ -179,10 +193,26 @@ impl Client {
         Follow::new(self.clone(), MembersSource::new(Watched::OnAndOn))
     }
 
-    /// Adds tables and columns by statements of schema.
-    pub async fn migrate(&self, schema: &[String]) -> Result<Executed, Error> {
-        let request = self.json(Method::POST, "v1/migrations", schema)?;
-        self.whole(async { body::read_json(&self.endpoint, self.send(request).await?).await }).await
+    /// Adds tables, columns and indexes by texts of schema, all or none.
+    pub async fn migrate(&self, schema: &[String]) -> Result<Migrated, Error> {
+        self.migration("v1/migrations", schema).await
+    }
+
+    /// What [`migrate`](Self::migrate) would add. Nothing is changed.
+    pub async fn try_migration(&self, schema: &[String]) -> Result<Migrated, Error> {
+        self.migration("v1/migrations?dry_run=true", schema).await
+    }
+
+    async fn migration(&self, path: &str, schema: &[String]) -> Result<Migrated, Error> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(default)]
+            migrated: Migrated,
+        }
+        let request = self.json(Method::POST, path, schema)?;
+        let answer: Answer =
+            self.whole(async { body::read_json(&self.endpoint, self.send(request).await?).await }).await?;
+        Ok(answer.migrated)
     }
 
     /// The store's own figures of health.

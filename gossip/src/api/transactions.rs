@@ -14,7 +14,7 @@ use super::metrics::Outcome;
 use super::request::{json, parameters, seconds};
 use super::routes::App;
 use super::statement::SentStatement;
-use crate::store::{ExecuteError, StatementResult};
+use crate::store::{ExecuteError, Migrated, StatementResult};
 
 /// A transaction that says nothing of its time may take this long. It holds the one writer, so everybody waits for it.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -33,6 +33,9 @@ pub(super) struct Envelope {
     time: f64,
     version: Option<u64>,
     actor_id: String,
+    /// Of a migration only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    migrated: Option<Migrated>,
 }
 
 #[derive(Serialize)]
@@ -87,12 +90,16 @@ impl Envelope {
             time: result.time.as_secs_f64(),
         };
         let results = results.iter().map(outcome).collect();
-        Self { results, time: time.as_secs_f64(), version, actor_id: site.to_string() }
+        Self { results, time: time.as_secs_f64(), version, actor_id: site.to_string(), migrated: None }
     }
 
     pub(super) fn failed(error: &impl ToString, time: Duration, site: SiteId) -> Self {
         let results = vec![StatementOutcome::Failed { error: error.to_string() }];
-        Self { results, time: time.as_secs_f64(), version: None, actor_id: site.to_string() }
+        Self { results, time: time.as_secs_f64(), version: None, actor_id: site.to_string(), migrated: None }
+    }
+
+    pub(super) fn with_migrated(self, migrated: Migrated) -> Self {
+        Self { migrated: Some(migrated), ..self }
     }
 
     pub(super) fn respond(self, status: StatusCode) -> Response {

@@ -12,8 +12,16 @@ use super::schema::{ColumnDef, Declared, InKey, Kind, TableDef, define};
 use super::stamps::COLUMNS_MAX;
 use super::table::{quote, rows_of, tombs_of};
 
+/// Whether a migration is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Migration {
+    Kept,
+    /// Run to see what it would do, and rolled back.
+    Tried,
+}
+
 /// What a migration did.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Migrated {
     /// Tables that were not there before.
     pub tables: Vec<String>,

@@ -66,6 +66,7 @@ pub use verify::Findings;
 
 use group::{Job, deadline};
 use guard::Switch;
+use migrate::Migration;
 use read::Pool;
 use shared::Shared;
 use writer::{Command, Core, QUEUE};
@@ -178,8 +179,17 @@ impl Store {
 
     /// Adds the tables, columns and indexes that the sources declare and the store lacks. All or nothing.
     pub async fn migrate(&self, sources: Vec<SchemaSource>) -> Result<Migrated, SchemaError> {
+        self.migration(sources, Migration::Kept).await
+    }
+
+    /// What [`migrate`](Self::migrate) would do, and what it would refuse; nothing is changed.
+    pub async fn try_migration(&self, sources: Vec<SchemaSource>) -> Result<Migrated, SchemaError> {
+        self.migration(sources, Migration::Tried).await
+    }
+
+    async fn migration(&self, sources: Vec<SchemaSource>, kind: Migration) -> Result<Migrated, SchemaError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Migrate { sources, reply }).await.map_err(|Closed| SchemaError::ShuttingDown)?;
+        self.send(Command::Migrate { sources, kind, reply }).await.map_err(|Closed| SchemaError::ShuttingDown)?;
         answer.await.unwrap_or(Err(SchemaError::ShuttingDown))
     }
 

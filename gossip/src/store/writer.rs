@@ -17,7 +17,7 @@ use super::error::{ExecuteError, SchemaError, Trouble};
 use super::group::{Broken, Job, Sum, run};
 use super::guard::{self, Switch};
 use super::ledger::{Ledger, signed};
-use super::migrate::{Migrated, migrate};
+use super::migrate::{Migrated, Migration, migrate};
 use super::open::{Durability, Opened, set_durability};
 use super::schema::{SchemaSource, read};
 use super::shared::Shared;
@@ -45,6 +45,7 @@ pub(crate) enum Command {
     Job(Job),
     Migrate {
         sources: Vec<SchemaSource>,
+        kind: Migration,
         reply: oneshot::Sender<Result<Migrated, SchemaError>>,
     },
     /// Finish: everything sent before is done already.
@@ -156,7 +157,10 @@ impl Core {
                     }
                     self.run_group(group);
                 }
-                Command::Migrate { sources, reply } => drop(reply.send(self.migrate(&sources))),
+                Command::Migrate { sources, kind: Migration::Kept, reply } => drop(reply.send(self.migrate(&sources))),
+                Command::Migrate { sources, kind: Migration::Tried, reply } => {
+                    drop(reply.send(self.try_migration(&sources)));
+                }
                 Command::Close => break,
             }
             if self.disk == Disk::Unknown {
@@ -249,14 +253,17 @@ impl Core {
             Err(error) => {
                 self.roll_back();
                 self.ledger = before;
-                Err(match error {
-                    SchemaError::Sqlite(error) if matches!(Trouble::of(&error), Trouble::DiskFull) => {
-                        SchemaError::DiskFull
-                    }
-                    other => other,
-                })
+                Err(full(error))
             }
         }
+    }
+
+    fn try_migration(&self, sources: &[SchemaSource]) -> Result<Migrated, SchemaError> {
+        let declared = read(sources, &self.conn)?;
+        run(&self.conn, "/*kith*/ BEGIN IMMEDIATE")?;
+        let done = migrate(&self.conn, &declared);
+        self.roll_back();
+        done.map_err(full)
     }
 
     fn migrated(
@@ -310,6 +317,14 @@ fn install(conn: &mut Connection, switch: &Arc<Switch>, capture: &SharedCapture)
     })?;
     let side = Arc::clone(switch);
     conn.progress_handler(LOOK_EVERY, Some(move || side.is_over()))
+}
+
+/// Names the full disk among SQLite's errors.
+fn full(error: SchemaError) -> SchemaError {
+    match error {
+        SchemaError::Sqlite(error) if matches!(Trouble::of(&error), Trouble::DiskFull) => SchemaError::DiskFull,
+        other => other,
+    }
 }
 
 /// Milliseconds since 1970 by this host's clock; 0 before that.

@@ -124,7 +124,9 @@ fn a_log_that_cannot_be_synced_ends_the_writer_before_anybody_is_told() {
         let job = Job::Execute { statements: vec![insert(id, 1)], deadline: None, reply };
         commands.blocking_send(Command::Job(job)).unwrap();
         // One group each.
-        commands.blocking_send(Command::Migrate { sources: Vec::new(), reply: oneshot::channel().0 }).unwrap();
+        commands
+            .blocking_send(Command::Migrate { sources: Vec::new(), kind: Migration::Kept, reply: oneshot::channel().0 })
+            .unwrap();
     }
     core.work(queue);
     assert!(commands.is_closed(), "whoever holds the store sees that it has ended");
