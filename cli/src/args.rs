@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 mod enrol;
+mod server;
 
 pub(crate) use enrol::{Init, Invite, Join, Place};
+pub(crate) use server::{Server, ServerAction};
 
 use clap::{Args, Parser, Subcommand};
 use kith_gossip_client::Endpoint;
@@ -128,6 +130,11 @@ Examples:
   kith join - < token
   kith join --again kith1.eyJub2RlIjoi…")]
     Join(Join),
+    /// The servers of the cluster: list them, remove one, take it back
+    #[command(
+        after_help = "Examples:\n  kith server ls\n  kith server remove fra-2\n  kith server remove fra-2 --undo"
+    )]
+    Server(Server),
     /// Show what a node knows: members, lag, digest, DNS, parts
     #[command(after_help = "Examples:\n  kith status\n  kith status --json --api http://127.0.0.1:31222")]
     Status(Status),

@@ -95,6 +95,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Init(args) => enrol::init(&args),
         Command::Invite(args) => enrol::invite(&args).await,
         Command::Join(args) => enrol::join(&args).await,
+        Command::Server(args) => commands::server(&args.action).await,
         Command::Status(args) => commands::status(&args.store.client()?, &args.output).await,
         Command::Query(args) => commands::query(&args.store.client()?, &args).await,
         Command::Exec(args) => commands::exec(&args.store.client()?, &args).await,

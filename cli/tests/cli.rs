@@ -52,6 +52,7 @@ fn help_is_what_it_was() {
       init         Found a cluster: its authority, and this server as its first
       invite       Make a token with which one more server joins
       join         Join a cluster with a token, as one more server
+      server       The servers of the cluster: list them, remove one, take it back
       status       Show what a node knows: members, lag, digest, DNS, parts
       query        Read: one SELECT
       exec         Write: one statement, one transaction
@@ -113,6 +114,7 @@ fn every_command_shows_examples_and_the_same_flags() {
         "init",
         "invite",
         "join",
+        "server",
         "completions",
         "man",
     ] {
@@ -127,6 +129,10 @@ fn every_command_shows_examples_and_the_same_flags() {
     for action in ["show", "check"] {
         let help = out(&kith(&["config", action, "--help"]));
         assert!(help.contains(&format!("  kith config {action}")), "{help}");
+    }
+    for action in ["ls", "remove"] {
+        let help = out(&kith(&["server", action, "--help"]));
+        assert!(help.contains(&format!("  kith server {action}")), "{help}");
     }
     let version = kith(&["--version"]);
     assert_eq!(out(&version), format!("kith {}\n", env!("CARGO_PKG_VERSION")));

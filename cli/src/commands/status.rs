@@ -22,9 +22,10 @@ pub(crate) async fn run(client: &Client, args: &Output) -> Result<(), Failure> {
         return out.json(&json!({ "status": status, "members": members }));
     }
     let mut take = |name: &str| status.as_object_mut().and_then(|map| map.remove(name)).unwrap_or(Value::Null);
-    let (node, parts, mut store) = (take("node"), take("parts"), take("store"));
+    let (node, parts, alarms, mut store) = (take("node"), take("parts"), take("alarms"), take("store"));
     let heads = store.as_object_mut().and_then(|map| map.remove("heads")).unwrap_or(Value::Null);
     let mut lines = vec![format!("{} at {}", leaf(&node).unwrap_or_default(), client.endpoint())];
+    lines.extend(alarm_lines(&alarms));
     lines.extend(group("store", &store, 1));
     lines.extend(groups(&status, 1));
     lines.extend([String::new(), "members".to_owned()]);
@@ -37,6 +38,15 @@ pub(crate) async fn run(client: &Client, args: &Output) -> Result<(), Failure> {
         lines.extend(groups(part, 1));
     }
     lines.into_iter().try_for_each(|line| out.line(line))
+}
+
+/// What somebody has to see to, before everything else.
+fn alarm_lines(alarms: &Value) -> Vec<String> {
+    let line = |alarm: &Value| {
+        let text = |key: &str| leaf(&alarm[key]).unwrap_or_default();
+        format!("  ALARM {}: {}", text("name"), text("text"))
+    };
+    alarms.as_array().into_iter().flatten().map(line).collect()
 }
 
 /// The last version applied of each site, with the member whose site it is.
@@ -100,6 +110,13 @@ fn leaf(value: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_alarm_is_a_line_of_its_own() {
+        let alarms = json!([{ "name": "certificate", "text": "the certificate ends in 6 days\u{1b}" }]);
+        assert_eq!(alarm_lines(&alarms), ["  ALARM certificate: the certificate ends in 6 days\\u{1b}"]);
+        assert!(alarm_lines(&json!([])).is_empty() && alarm_lines(&Value::Null).is_empty());
+    }
 
     #[test]
     fn any_status_is_laid_out() {

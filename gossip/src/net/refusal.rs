@@ -9,8 +9,8 @@ use quinn::ConnectionError;
 
 use super::{Close, Net};
 
-/// For how long somebody's word that we were removed is shown. Dialling goes on every three seconds.
-const EXPELLED_FOR: Duration = Duration::from_secs(30);
+/// For how long somebody's word that we were removed is shown: three dials, which are three seconds apart.
+const EXPELLED_FOR: Duration = Duration::from_secs(10);
 
 /// The lowest QUIC error code that carries a TLS alert (RFC 9001 §4.8).
 const ALERT: u64 = 0x100;
