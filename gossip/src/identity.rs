@@ -11,7 +11,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kith_gossip_proto::NodeId;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -58,8 +58,11 @@ pub use validity::{Stage, Validity};
 pub(crate) use authority::subject_key;
 pub(crate) use error::NodeNameError;
 
-/// A node's proof of who it is, checked: the key fits, the authority issued the certificate, both are in force. Clones
-/// share the certificate, so that all of them have the renewed one.
+/// The grain of a certificate's time.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A node's proof of who it is, checked: the key fits, the authority issued the certificate and is in force. Clones share
+/// the certificate, so that all of them have the renewed one.
 #[derive(Clone)]
 pub struct Identity {
     node: NodeId,
@@ -121,7 +124,11 @@ impl Identity {
             in_force(authority, from.ca, clock.now())?;
             roots.add(authority.clone()).map_err(|error| unusable(from.ca, &error))?;
         }
-        let (node, validity) = vouched(&chain, &roots, from, clock.now())?;
+        // An end that has passed is an alarm and no reason to stay down: names are answered, what is written is kept, and
+        // the authority's own node renews itself. Nobody else's handshake takes the certificate.
+        let last = chain.first().and_then(Validity::of).map(|own| own.until - SECOND);
+        let at = last.map_or(clock.now(), |last| last.min(clock.now()));
+        let (node, validity) = vouched(&chain, &roots, from, at)?;
         let key = CertifiedKey::from_der(chain, private, &provider()).map_err(|error| mismatch(&error, from))?;
         let authority = authorities.first().cloned().ok_or_else(|| no_certificate(from.ca))?;
         let current = watch::Sender::new(Arc::new(Current { key: Arc::new(key), validity }));

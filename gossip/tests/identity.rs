@@ -4,8 +4,8 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use kith_gossip::api::ApiConfig;
@@ -15,6 +15,7 @@ use kith_gossip::{Config, DevAuthority, Gossip, RunError};
 use kith_gossip_proto::NodeId;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -68,7 +69,10 @@ impl Cluster {
     }
 
     async fn founder(&self) -> Node {
-        let identity = self.authority.issue(&id("one")).unwrap();
+        self.founder_as(self.authority.issue(&id("one")).unwrap()).await
+    }
+
+    async fn founder_as(&self, identity: Identity) -> Node {
         let enrolment = Enrolment {
             authority: self.authority.authority(),
             invites: self.invites(),
@@ -356,6 +360,94 @@ async fn a_certificate_is_renewed_before_its_end_without_a_new_connection() {
     two.says("SELECT value FROM cluster_metadata WHERE key = 'm'", &json!("1")).await;
     one.stop().await;
     two.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_renewed_is_alarmed_until_it_can() {
+    let cluster = Cluster::found();
+    let [first, identity] = ["one", "two"].map(|name| cluster.authority.issue(&id(name)).unwrap());
+    let mut days = 0;
+    for (day, said) in [(61, "ends in 28 days"), (84, "ends in 5 days"), (89, "less than a day"), (91, "is over")] {
+        cluster.wall.forward((day - days) * DAY);
+        days = day;
+        let two = Node::start(config(identity.clone(), cluster.dir.path(), &[])).await;
+        let text = two.alarm("certificate").await;
+        assert!(text.contains(said), "after {day} days: {text}");
+        assert!(two.counts("gossip_renewals_failed_total").await > 0);
+        two.stop().await;
+    }
+    // The same age, and with the authority's key: that node renews itself, whatever the time away.
+    let one = cluster.founder_as(first).await;
+    eventually(async || {
+        let days = one.status().await["certificate"]["days_left"].as_u64();
+        if days == Some(89) { Ok(()) } else { Err(days) }
+    })
+    .await;
+    assert_eq!(one.status().await["alarms"], json!([]));
+    one.stop().await;
+}
+
+/// Passes datagrams between one dialler and a node, and keeps what the dialler sent.
+async fn recorder(target: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>, JoinSet<()>) {
+    let (front, back) = (UdpSocket::bind(LOOPBACK).await.unwrap(), UdpSocket::bind(LOOPBACK).await.unwrap());
+    back.connect(target).await.unwrap();
+    let (address, kept) = (front.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
+    let (record, mut task) = (Arc::clone(&kept), JoinSet::new());
+    task.spawn(async move {
+        let (mut dialler, mut there, mut back_buffer) = (None, [0; 2_048], [0; 2_048]);
+        loop {
+            // Cancel-safe: a datagram that is not taken stays in its socket.
+            tokio::select! {
+                Ok((size, from)) = front.recv_from(&mut there) => {
+                    dialler = Some(from);
+                    record.lock().unwrap().push(there[..size].to_vec());
+                    back.send(&there[..size]).await.unwrap();
+                }
+                Ok(size) = back.recv(&mut back_buffer) => {
+                    if let Some(dialler) = dialler {
+                        front.send_to(&back_buffer[..size], dialler).await.unwrap();
+                    }
+                }
+            }
+        }
+    });
+    (address, kept, task)
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_sent_again_lets_nobody_in() {
+    let cluster = Cluster::found();
+    let one = cluster.founder().await;
+    let (address, kept, _passing) = recorder(one.gossip).await;
+    let two = cluster.node("two", &[address]).await;
+    eventually(async || match one.counts("gossip_connections_total").await {
+        0 => Err("nobody came"),
+        _ => Ok(()),
+    })
+    .await;
+    two.stop().await;
+    let before = one.counts("gossip_connections_total").await;
+    let recorded = kept.lock().unwrap().clone();
+    assert!(recorded.len() >= 3 && recorded[0].len() >= 1_200, "no handshake was recorded");
+    let socket = UdpSocket::bind(LOOPBACK).await.unwrap();
+    // Until it answers, as it would anybody who begins a handshake: once it has forgotten the first one.
+    eventually(async || {
+        for datagram in &recorded {
+            socket.send_to(datagram, one.gossip).await.unwrap();
+        }
+        timeout(Duration::from_millis(100), socket.recv(&mut [0; 2_048])).await
+    })
+    .await
+    .unwrap();
+    let three = cluster.node("three", &[one.gossip]).await;
+    eventually(async || match one.counts("gossip_connections_total").await {
+        seen if seen > before => Ok(()),
+        seen => Err(seen),
+    })
+    .await;
+    assert_eq!(one.counts("gossip_connections_total").await, before + 1);
+    one.stop().await;
+    three.stop().await;
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ pub enum IdentityError {
         ca: PathBuf,
     },
     /// The certificate is no longer in force.
-    #[error("the certificate {path} expired {} days ago: ask for an invitation at the authority's node (kith invite NAME), then kith join --again TOKEN", .ago.as_secs() / 86_400)]
+    #[error("the certificate {path} expired {} days ago", .ago.as_secs() / 86_400)]
     Expired {
         /// The certificate's file.
         path: PathBuf,

@@ -49,7 +49,11 @@ impl Standing {
                 Some(format!("the certificate ends in {days} days: see that the authority's node is reached"))
             }
             Stage::Now => Some("the certificate ends in less than a day".to_owned()),
-            Stage::Over => Some("the certificate is over: this node connects to nobody anew".to_owned()),
+            Stage::Over => Some(format!(
+                "the certificate is over: this node connects to nobody anew. On the authority's server: kith invite {}. Here: \
+                 kith join --again TOKEN, then restart Kith",
+                self.identity.node()
+            )),
         }
     }
 

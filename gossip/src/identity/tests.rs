@@ -54,12 +54,15 @@ fn another_certificates_key_is_refused() {
 }
 
 #[test]
-fn what_is_not_in_force_is_refused() {
+fn what_is_not_in_force_yet_is_refused_and_what_is_over_is_known_to_be() {
     let dir = tempfile::tempdir().unwrap();
     let authority = DevAuthority::new("test").unwrap();
     let mut params = leaf(&node("a")).unwrap();
     params.not_after = date_time_ymd(2020, 1, 1);
-    let error = load(&authority.write_leaf(params, "old", dir.path()).unwrap()).unwrap_err();
+    let lapsed = load(&authority.write_leaf(params, "old", dir.path()).unwrap()).unwrap();
+    assert_eq!(lapsed.validity().stage(SystemTime::now()), Stage::Over);
+    // For another term only what is in force is taken.
+    let error = lapsed.renew(lapsed.certificate()).unwrap_err();
     assert!(matches!(error, IdentityError::Expired { .. }), "{error}");
     let mut params = leaf(&node("a")).unwrap();
     params.not_before = date_time_ymd(3000, 1, 1);
