@@ -18,6 +18,7 @@ mod dev;
 
 mod exit;
 mod log;
+mod modes;
 mod out;
 mod retry;
 mod stop;

@@ -8,8 +8,10 @@
 //! A part that ends by itself ends the whole, with its error: half a node is worse than none. Whoever runs it starts it
 //! anew.
 
+use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -313,7 +315,9 @@ async fn open(config: &Config) -> Result<Store, BuildError> {
     let dir = config.dir.clone();
     let store = StoreConfig { path: dir.join("kith.db"), schema: config.schema.clone(), durability: config.durability };
     let opening = move || {
-        std::fs::create_dir_all(&dir).map_err(|source| BuildError::Dir { path: dir, source })?;
+        // Its group may reach the API's socket in it.
+        let made = DirBuilder::new().recursive(true).mode(0o750).create(&dir);
+        made.map_err(|source| BuildError::Dir { path: dir, source })?;
         Ok(Store::open(store)?)
     };
     tokio::task::spawn_blocking(opening).await?

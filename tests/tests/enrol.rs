@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kith_tests::lab::{Addresses, Lab, Node, Run, eventually};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use serde_json::{Value, json};
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -150,6 +151,83 @@ async fn what_goes_wrong_while_joining_is_said_and_leaves_nothing_behind() {
     assert!(lost.contains(&one.at.gossip.to_string()) && lost.contains("firewalls"), "{lost}");
     assert!(!lab.folder("three").exists());
     assert_eq!(fs::read(lab.folder("one").join("data/authority/ca.key")).expect("the authority's key"), before);
+}
+
+#[tokio::test]
+async fn files_that_are_too_open_are_named_with_their_remedy_and_nothing_starts() {
+    let lab = Lab::new("casa");
+    let (mut one, flags) = found(&lab).await;
+    one.stop().await;
+    let token = lab.folder("one").join("token");
+    fs::write(&token, "a-token-of-more-than-16-letters\n").expect("it can be written");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o640)).expect("our own file");
+    let [flag, file] = flags.config();
+    let set = format!("api.token_file={}", token.display());
+    for (path, good, bad) in [
+        ("data/identity/node.key", 0o600, 0o640),
+        ("data/authority/ca.key", 0o600, 0o604),
+        ("data/authority", 0o700, 0o750),
+        ("data", 0o700, 0o777),
+        ("token", 0o640, 0o644),
+    ] {
+        let path = lab.folder("one").join(path);
+        let mode = |mode: u32| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("our own file");
+        mode(bad);
+        let said = refused(78, &["agent", flag, file, "--set", &set]).await;
+        let (path, wanted) = (path.display(), format!("has mode {bad:04o}"));
+        assert!(said.contains(&wanted) && said.contains("chmod ") && said.contains(&path.to_string()), "{said}");
+        mode(good);
+    }
+}
+
+/// Puts a certificate in the place of a node's, for its key and by its authority, of which this many days are left.
+fn shorten(lab: &Lab, name: &str, days: u64) {
+    let read = |path: &str| fs::read_to_string(lab.folder(path)).expect("a file of the cluster");
+    let authority = KeyPair::from_pem(&read("one/data/authority/ca.key")).expect("a key");
+    let issuer = Issuer::from_ca_cert_pem(&read("one/data/identity/ca.pem"), authority).expect("an authority");
+    let key = KeyPair::from_pem(&read(&format!("{name}/data/identity/node.key"))).expect("a key");
+    let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_after = (std::time::SystemTime::now() + Duration::from_secs(days * 86_400)).into();
+    let certificate = params.signed_by(&key, &issuer).expect("the authority signs");
+    fs::write(lab.folder(name).join("data/identity/node.pem"), certificate.pem()).expect("our own file");
+}
+
+#[tokio::test]
+async fn a_server_renews_its_certificate_by_itself_and_keeps_it_over_a_restart() {
+    let lab = Lab::new("casa");
+    let (mut one, founder) = found(&lab).await;
+    let at = Addresses::choose("two");
+    let token = invite(&founder, "two").await;
+    said(&Flags::of(&lab, "two", at).with(&["join", &token, "--json"])).await;
+    let mut two = lab.made("two", at);
+    shorten(&lab, "two", 20);
+    // Nobody there to renew it: an alarm, and it works on.
+    one.stop().await;
+    two.launch();
+    let days = async |node: &Node, alarm: &str, wanted: u64| {
+        eventually(&format!("{wanted} days, alarm {alarm:?}"), BOUND, async || {
+            let status = node.api().get("/v1/status").await?.json();
+            let text = status["alarms"][0]["text"].as_str().unwrap_or_default();
+            let seen = status["certificate"]["days_left"].as_u64() == Some(wanted);
+            if seen && text.contains(alarm) && text.is_empty() == alarm.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{} {}", status["certificate"], status["alarms"]))
+            }
+        })
+        .await;
+    };
+    days(&two, "ends in 19 days and could not be renewed", 19).await;
+    one.start().await;
+    days(&two, "", 89).await;
+    two.stop().await;
+    two.start().await;
+    days(&two, "", 89).await;
+    let log = two.log();
+    let once = |what: &str| assert_eq!(log.matches(what).count(), 1, "{what}: {log}");
+    once("the certificate cannot be renewed yet");
+    once("the certificate is renewed");
 }
 
 /// Every file below `folder`.

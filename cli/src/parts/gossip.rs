@@ -17,6 +17,7 @@ use super::{Built, Part, pin};
 use crate::config;
 use crate::enrol::{AUTHORITY_KEY, INVITES};
 use crate::exit::{Exit, Failure};
+use crate::modes::{self, Wanted};
 
 /// Most bytes of a schema file, as of a migration over the API.
 const MAX_SCHEMA: u64 = 1024 * 1024;
@@ -75,6 +76,7 @@ fn failure(error: BuildError) -> Failure {
 
 /// The store's configuration, with all that it names read from files.
 pub(crate) fn config(config: &config::Config) -> Result<Config, Failure> {
+    modes::check(&config.node.data_dir, Wanted::NotEverybodys)?;
     let enrolment = enrolment(config)?;
     let config::Config { node, cluster, gossip, api, .. } = config;
     let files = gossip.identity.as_ref().ok_or_else(|| Failure::message(Exit::Config, "there are no certificates"))?;
@@ -109,6 +111,7 @@ pub(crate) fn enrolment(config: &config::Config) -> Result<Option<Enrolment>, Fa
     let (Some(folder), Some(files)) = (&config.gossip.authority, &config.gossip.identity) else { return Ok(None) };
     let subnets = config.cluster.subnets();
     let subnets = subnets.ok_or_else(|| Failure::message(Exit::Config, "cluster.cidr is no range for 127 servers"))?;
+    modes::check(folder, Wanted::Owner)?;
     let authority = Authority::open(&files.ca, &folder.join(AUTHORITY_KEY))
         .map_err(|e| Failure::new(Exit::Config, e).context("cannot use the cluster's authority"))?;
     let (invites, cluster) = (Invites::new(folder.join(INVITES)), config.cluster.id.as_str().to_owned());
@@ -125,6 +128,7 @@ pub(crate) fn token<T>(path: &Path) -> Result<T, Failure>
 where
     T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
 {
+    modes::check(path, Wanted::GroupReads)?;
     let text = read(path, MAX_TOKEN)?;
     text.trim().parse().map_err(|e| Failure::new(Exit::Config, e).context(format!("{} holds no token", path.display())))
 }
