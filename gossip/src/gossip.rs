@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use kith_gossip_proto::NodeId;
@@ -30,6 +30,7 @@ use crate::api::{
 };
 use crate::chain::Chain;
 use crate::config::Config;
+use crate::identity::Identity;
 use crate::identity::desk::Desk;
 use crate::identity::keeper::Keeper;
 use crate::identity::standing::Standing;
@@ -202,7 +203,7 @@ impl Gossip {
         let advertise = advertised(config.advertise, net.local_addr())?;
         let membership = MembershipConfig {
             cluster_id: cluster_id.clone(),
-            boot: store.boot(),
+            generation: generation(identity, store.boot()),
             advertise,
             boot_id: config.boot_id.clone(),
             seeds: seeds.clone(),
@@ -321,6 +322,15 @@ async fn open(config: &Config) -> Result<Store, BuildError> {
         Ok(Store::open(store)?)
     };
     tokio::task::spawn_blocking(opening).await?
+}
+
+/// What tells this start of a node from its earlier ones: the beginning of its certificate, then the boot of its store. The
+/// boots alone begin anew when a node has lost its disk and has joined again, and then what it says would count as old. By
+/// the authority's clock, which gives each certificate of a node a later beginning; this host's may go back.
+fn generation(identity: &Identity, boot: u64) -> u64 {
+    const BOOTS: u64 = 1 << 20;
+    let issued = identity.validity().from.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    issued * BOOTS + boot.min(BOOTS - 1)
 }
 
 /// The address that other nodes dial, if they can.

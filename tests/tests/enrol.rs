@@ -230,6 +230,43 @@ async fn a_server_renews_its_certificate_by_itself_and_keeps_it_over_a_restart()
     once("the certificate is renewed");
 }
 
+#[tokio::test]
+async fn a_server_that_lost_its_disk_joins_again_under_its_name() {
+    let lab = Lab::new("casa");
+    let (one, founder) = found(&lab).await;
+    let at = Addresses::choose("two");
+    let flags = Flags::of(&lab, "two", at);
+    for life in 0..2 {
+        let token = invite(&founder, "two").await;
+        assert_eq!(said(&flags.with(&["join", &token, "--json"])).await["number"], json!(2));
+        let mut two = lab.made("two", at);
+        // Started more often in its first life than in its second.
+        for start in life..3 {
+            two.start().await;
+            let key = format!("start {start} of life {life}");
+            let sql = "INSERT INTO cluster_metadata (key, value) VALUES (?, '')";
+            two.api().execute(sql, &json!([key])).await.expect("it is written");
+            eventually(&format!("{key} is on one"), BOUND, async || {
+                let rows = one.api().query("SELECT key FROM cluster_metadata").await?;
+                if rows.contains(&json!([key])) { Ok(()) } else { Err(format!("{rows:?}")) }
+            })
+            .await;
+            // By its store of today, not by what was known of the one before.
+            eventually("two is up, with its own store", BOUND, async || {
+                let own = two.api().get("/v1/status").await?.json()["store"]["site"].clone();
+                let members = one.api().get("/v1/members").await?.lines();
+                let two = members.iter().map(|line| &line["member"]).find(|member| member["server"] == "two");
+                let seen = two.map(|member| (&member["state"], &member["site"]));
+                if seen == Some((&json!("up"), &own)) { Ok(()) } else { Err(format!("{seen:?}, not {own}")) }
+            })
+            .await;
+            two.stop().await;
+        }
+        drop(two);
+        fs::remove_dir_all(lab.folder("two")).expect("the disk can be lost");
+    }
+}
+
 /// Every file below `folder`.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

@@ -83,8 +83,8 @@ pub(crate) struct StoreFacts {
 /// What membership is made of.
 pub(crate) struct MembershipConfig {
     pub(crate) cluster_id: String,
-    /// The generation: persisted, one more at each start. Never the clock, which may go back.
-    pub(crate) boot: u64,
+    /// Greater than that of any earlier start of this node.
+    pub(crate) generation: u64,
     pub(crate) advertise: SocketAddr,
     pub(crate) boot_id: String,
     pub(crate) seeds: Vec<String>,
@@ -145,7 +145,7 @@ impl Membership {
         };
         let (transport, carriers) = socket::open(net.clone(), received).await.map_err(MembershipError::Start)?;
         let keys = own.keys().into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        let chitchat = chitchat_config(net.node(), config.boot, config.cluster_id);
+        let chitchat = chitchat_config(net.node(), config.generation, config.cluster_id);
         let chitchat = spawn_chitchat(chitchat, keys, &transport).await.map_err(MembershipError::Start)?;
         let watcher = Watcher::new(net, chitchat, config.store, config.servers, own);
         let members = watcher.members();
@@ -173,10 +173,10 @@ impl Membership {
     }
 }
 
-fn chitchat_config(node: &NodeId, boot: u64, cluster_id: String) -> ChitchatConfig {
+fn chitchat_config(node: &NodeId, generation: u64, cluster_id: String) -> ChitchatConfig {
     let label = label(node);
     ChitchatConfig {
-        chitchat_id: ChitchatId::new(node.as_str(), boot, label),
+        chitchat_id: ChitchatId::new(node.as_str(), generation, label),
         cluster_id,
         gossip_interval: INTERVAL,
         listen_addr: label,

@@ -155,7 +155,7 @@ impl TestNode {
         let (servers, rows) = watch::channel(Servers::default());
         let config = MembershipConfig {
             cluster_id: "test".into(),
-            boot,
+            generation: boot,
             advertise: net.local_addr(),
             boot_id: format!("{node}-{boot}"),
             seeds: seeds.iter().map(ToString::to_string).collect(),

@@ -200,7 +200,7 @@ impl TestNode {
         };
         let config = MembershipConfig {
             cluster_id: "test".into(),
-            boot: store.who().boot,
+            generation: store.who().boot,
             advertise: net.local_addr(),
             boot_id: "boot".into(),
             seeds: seeds.iter().map(|seed| seed.net.local_addr().to_string()).collect(),
