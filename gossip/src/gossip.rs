@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{
-    self, Alarm, Api, Certificate, Count, Member, Membership as ShownMembership, Parts, ReplicationFigures,
+    self, Alarm, Api, Certificate, Count, Member, Membership as ShownMembership, Parts, PeerFigures, ReplicationFigures,
 };
 use crate::chain::Chain;
 use crate::config::Config;
@@ -37,7 +37,7 @@ use crate::identity::standing::Standing;
 use crate::membership::facts::StoreHash;
 use crate::membership::{Members, Membership, MembershipConfig, MembershipError, Servers, StoreFacts, servers};
 use crate::net::{self, Counters, Driver, Net, NetConfig, Newcomers, Released, Removed};
-use crate::replication::{CaughtUp, Open, Replication, ReplicationError, ReplicationStatus};
+use crate::replication::{CaughtUp, Open, PeerStatus, Replication, ReplicationError, ReplicationStatus};
 use crate::store::{OpenError, Store, StoreConfig};
 use crate::subscriptions::{StartError, Subscriptions};
 
@@ -459,6 +459,17 @@ impl ShownMembership for View {
             pulls: self.counters.pulls.get(),
             pulls_failed: self.counters.pulls_failed.get(),
         }
+    }
+
+    fn peers(&self) -> Vec<PeerFigures> {
+        let status = self.status.borrow();
+        let figures = |(server, peer): (&NodeId, &PeerStatus)| PeerFigures {
+            server: server.clone(),
+            behind: peer.behind,
+            ahead: peer.ahead,
+            queued_bytes: peer.queued_bytes,
+        };
+        status.peers.iter().map(figures).collect()
     }
 
     fn waiting(&self) -> Vec<String> {

@@ -224,6 +224,11 @@ async fn a_token_brings_a_node_in_with_its_number_and_nobody_sees_its_key() {
     let two = Node::start(config(identity, dir, &[one.gossip])).await;
     one.execute("INSERT INTO cluster_metadata (key, value) VALUES ('a', 'b')").await;
     two.says("SELECT value FROM cluster_metadata WHERE key = 'a'", &json!("b")).await;
+    eventually(async || {
+        let peer = one.status().await["replication"]["peers"]["two"].clone();
+        if peer == json!({ "behind": 0, "ahead": 0, "queued_bytes": 0 }) { Ok(()) } else { Err(peer) }
+    })
+    .await;
     assert_eq!((one.counts("gossip_joins_total").await, one.counts("gossip_joins_refused_total").await), (1, 0));
     one.stop().await;
     two.stop().await;

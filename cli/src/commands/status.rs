@@ -3,6 +3,8 @@
 //! What a part says of itself is printed as the part shapes it, a line for each group of figures, so that a figure added
 //! there shows here without a change. Only members and heads are laid out by hand.
 
+use std::collections::BTreeSet;
+
 use kith_gossip_client::Client;
 use kith_gossip_client::members::Member;
 use serde_json::{Value, json};
@@ -23,6 +25,7 @@ pub(crate) async fn run(client: &Client, args: &Output) -> Result<(), Failure> {
     }
     let mut take = |name: &str| status.as_object_mut().and_then(|map| map.remove(name)).unwrap_or(Value::Null);
     let (node, parts, alarms, mut store) = (take("node"), take("parts"), take("alarms"), take("store"));
+    let peers = status["replication"].as_object_mut().and_then(|map| map.remove("peers")).unwrap_or(Value::Null);
     let heads = store.as_object_mut().and_then(|map| map.remove("heads")).unwrap_or(Value::Null);
     let mut lines = vec![format!("{} at {}", leaf(&node).unwrap_or_default(), client.endpoint())];
     lines.extend(alarm_lines(&alarms));
@@ -31,6 +34,7 @@ pub(crate) async fn run(client: &Client, args: &Output) -> Result<(), Failure> {
     lines.extend([String::new(), "members".to_owned()]);
     let rows: Vec<Vec<String>> = members.iter().map(members::row).collect();
     lines.extend(table::render(&members::HEAD, &rows).into_iter().map(|line| format!("  {line}")));
+    lines.extend(peer_lines(&peers));
     lines.extend([String::new(), "heads".to_owned()]);
     lines.extend(head_lines(&heads, &members));
     for (name, part) in parts.as_object().into_iter().flatten() {
@@ -47,6 +51,25 @@ fn alarm_lines(alarms: &Value) -> Vec<String> {
         format!("  ALARM {}: {}", text("name"), text("text"))
     };
     alarms.as_array().into_iter().flatten().map(line).collect()
+}
+
+/// How far each peer and this node are apart: a column for each figure that any of them has.
+fn peer_lines(peers: &Value) -> Vec<String> {
+    let peers: Vec<_> = peers.as_object().into_iter().flatten().collect();
+    let figures = || peers.iter().filter_map(|(_, peer)| peer.as_object()).flatten().map(|(name, _)| name);
+    let names: BTreeSet<&String> = figures().collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let heads: Vec<String> = names.iter().map(|name| printable(name).to_uppercase()).collect();
+    let head: Vec<&str> = std::iter::once("SERVER").chain(heads.iter().map(String::as_str)).collect();
+    let row = |(server, peer): &(&String, &Value)| {
+        let figure = |name: &&String| leaf(&peer[name.as_str()]).unwrap_or_else(|| "…".to_owned());
+        std::iter::once(printable(server)).chain(names.iter().map(figure)).collect()
+    };
+    let rows: Vec<Vec<String>> = peers.iter().map(row).collect();
+    let table = table::render(&head, &rows).into_iter().map(|line| format!("  {line}"));
+    [String::new(), "peers".to_owned()].into_iter().chain(table).collect()
 }
 
 /// The last version applied of each site, with the member whose site it is.
@@ -110,6 +133,24 @@ fn leaf(value: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_peer_is_a_row_whatever_is_told_of_it() {
+        let peers =
+            json!({ "n2": { "behind": 3, "ahead": null }, "n3": { "behind": 0, "ahead": 1, "digest": "equal" } });
+        let lines = peer_lines(&peers);
+        assert_eq!(
+            lines,
+            [
+                "",
+                "peers",
+                "  SERVER  AHEAD  BEHIND  DIGEST",
+                "  n2      -      3       -",
+                "  n3      1      0       equal",
+            ]
+        );
+        assert!(peer_lines(&json!({})).is_empty());
+    }
 
     #[test]
     fn an_alarm_is_a_line_of_its_own() {

@@ -72,6 +72,19 @@ pub struct ReplicationFigures {
     pub pulls_failed: u64,
 }
 
+/// How far one peer and this node are apart, by what the peer told last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerFigures {
+    /// Which one.
+    pub server: NodeId,
+    /// Versions that it has and this node has not.
+    pub behind: u64,
+    /// Versions that this node has and it has not. `None`: it has not told yet.
+    pub ahead: Option<u64>,
+    /// Bytes that wait to be sent to it.
+    pub queued_bytes: usize,
+}
+
 /// What keeps the members. All methods are cheap and do not wait.
 pub trait Membership: Debug + Send + Sync + 'static {
     /// The members, in order of their ids. The receiver is told whenever one comes, goes or changes.
@@ -79,6 +92,11 @@ pub trait Membership: Debug + Send + Sync + 'static {
 
     /// How replication is doing.
     fn figures(&self) -> ReplicationFigures;
+
+    /// The peers that versions are exchanged with, by name.
+    fn peers(&self) -> Vec<PeerFigures> {
+        Vec::new()
+    }
 
     /// What this node still waits for before its answers are complete, in words; empty when ready.
     fn waiting(&self) -> Vec<String>;

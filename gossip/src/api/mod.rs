@@ -48,5 +48,7 @@ mod routes;
 
 pub use config::{ApiConfig, Token, TokenError};
 pub use listen::BindError;
-pub use membership::{Alarm, Alone, Certificate, Count, Member, MemberState, Membership, ReplicationFigures};
+pub use membership::{
+    Alarm, Alone, Certificate, Count, Member, MemberState, Membership, PeerFigures, ReplicationFigures,
+};
 pub use server::{Addrs, Api, Parts};

@@ -123,6 +123,11 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "pushed": figures.pushed,
             "pulls": figures.pulls,
             "pulls_failed": figures.pulls_failed,
+            "peers": app.membership.peers().iter().map(|peer| (peer.server.to_string(), json!({
+                "behind": peer.behind,
+                "ahead": peer.ahead,
+                "queued_bytes": peer.queued_bytes,
+            }))).collect::<serde_json::Map<_, _>>(),
         },
         "members": {
             "up": count(MemberState::Up),
