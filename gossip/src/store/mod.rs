@@ -28,7 +28,6 @@ mod sites;
 mod stamps;
 
 mod group;
-mod publish;
 mod writer;
 
 mod apply;
@@ -111,11 +110,10 @@ impl Store {
             set_aside: opened.ledger.aside.values().sum(),
         };
         let shared = Arc::new(Shared::new(state, Arc::clone(&tables)));
-        let mut core = Core::new(opened, &path, durability, Arc::clone(&shared))
+        let core = Core::new(opened, &path, durability, Arc::clone(&shared))
             .map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
         let switch = Arc::clone(&core.switch);
         let (commands, queue) = mpsc::channel(QUEUE);
-        core.sync_apart(commands.downgrade()).map_err(OpenError::Thread)?;
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .stack_size(WRITER_STACK)
