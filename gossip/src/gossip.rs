@@ -8,6 +8,7 @@
 //! A part that ends by itself ends the whole, with its error: half a node is worse than none. Whoever runs it starts it
 //! anew.
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
@@ -37,7 +38,7 @@ use crate::identity::standing::Standing;
 use crate::membership::facts::StoreHash;
 use crate::membership::{Members, Membership, MembershipConfig, MembershipError, Servers, StoreFacts, servers};
 use crate::net::{self, Counters, Driver, Net, NetConfig, Newcomers, Released, Removed};
-use crate::replication::{CaughtUp, Open, PeerStatus, Replication, ReplicationError, ReplicationStatus};
+use crate::replication::{CaughtUp, Open, PeerStatus, Published, Replication, ReplicationError, ReplicationStatus};
 use crate::store::{OpenError, Store, StoreConfig};
 use crate::subscriptions::{StartError, Subscriptions};
 
@@ -211,7 +212,7 @@ impl Gossip {
             servers: rows.clone(),
         };
         let (membership, members) = Membership::start(membership, net.clone(), inbound.gossip).await?;
-        let (replication, status) =
+        let (replication, published) =
             Replication::start(net.clone(), store.clone(), members.clone(), inbound.streams, store.nonce());
         let desk = config.enrolment.clone().map(|enrolment| {
             Desk::new(enrolment, identity.clone(), net.clone(), store.clone(), rows.clone(), members.clone())
@@ -220,7 +221,7 @@ impl Gossip {
         let counters = net.counters().clone();
         let seeds = if seeds.is_empty() { Seeds::None } else { Seeds::Some };
         let standing = Standing::new(identity.clone(), keeper.alarm(), net.clone(), rows);
-        let view = View { members, status, counters, seeds, started: Instant::now(), standing };
+        let view = View { members, replication: published, counters, seeds, started: Instant::now(), standing };
 
         // The API is joined here: it sees the node through `View`, and nothing else of this crate but the store.
         let subscriptions = Background { tasks: TaskTracker::new(), token: CancellationToken::new() };
@@ -428,7 +429,7 @@ impl Running {
 #[derive(Clone, Debug)]
 struct View {
     members: Members,
-    status: watch::Receiver<Arc<ReplicationStatus>>,
+    replication: Published,
     counters: Counters,
     seeds: Seeds,
     started: Instant,
@@ -447,8 +448,12 @@ impl ShownMembership for View {
         self.members.list.clone()
     }
 
+    fn acknowledged(&self) -> watch::Receiver<BTreeMap<NodeId, u64>> {
+        self.replication.acknowledged.clone()
+    }
+
     fn figures(&self) -> ReplicationFigures {
-        let status = self.status.borrow();
+        let status = self.replication.status.borrow();
         ReplicationFigures {
             // The greatest, not the sum: what one peer has and we lack, the others mostly have too.
             behind: status.peers.values().map(|peer| peer.behind).max().unwrap_or(0),
@@ -462,7 +467,7 @@ impl ShownMembership for View {
     }
 
     fn peers(&self) -> Vec<PeerFigures> {
-        let status = self.status.borrow();
+        let status = self.replication.status.borrow();
         let figures = |(server, peer): (&NodeId, &PeerStatus)| PeerFigures {
             server: server.clone(),
             behind: peer.behind,
@@ -473,7 +478,7 @@ impl ShownMembership for View {
     }
 
     fn waiting(&self) -> Vec<String> {
-        let status = self.status.borrow();
+        let status = self.replication.status.borrow();
         let linked = status.peers.values().any(|peer| peer.pushing == Open::Yes);
         match status.caught_up {
             CaughtUp::Once => Vec::new(),
@@ -506,7 +511,7 @@ impl StatusHandle {
             region: region.clone(),
             boot: self.store.boot(),
             members: self.view.members.list.borrow().to_vec(),
-            replication: ReplicationStatus::clone(&self.view.status.borrow()),
+            replication: ReplicationStatus::clone(&self.view.replication.status.borrow()),
             counts: self.view.counts(),
             waiting: self.view.waiting(),
         }

@@ -1,6 +1,7 @@
 //! The HTTP API over real sockets, as its clients meet it: bodies, status codes, streams, limits, shutdown.
 #![allow(clippy::unwrap_used, reason = "the lint knows test functions, not what they call")]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +13,7 @@ use futures_util::StreamExt;
 use kith_gossip::api::{Alone, Api, ApiConfig, BindError, Member, MemberState, Membership, Parts, ReplicationFigures};
 use kith_gossip::store::{Durability, SchemaSource, Store, StoreConfig};
 use kith_gossip::subscriptions::Subscriptions;
-use kith_gossip_proto::SiteId;
+use kith_gossip_proto::{NodeId, SiteId};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -261,7 +262,7 @@ async fn bad_input_gets_its_status_and_one_line() {
     /v1/transactions [["DELETE FROM svc WHERE id = ?", []]] -> 500 {"results":[{"error":"the statement has 1 parameters, and 0 were given"}],"time":~,"version":null,"actor_id":~}
     /v1/transactions [["DELETE FROM svc WHERE id = :a", {":b": 1}]] -> 500 {"results":[{"error":"the statement has no parameter :b"}],"time":~,"version":null,"actor_id":~}
     /v1/transactions?timeout=-1 ["DELETE FROM svc"] -> 400 {"error":"timeout must be a number of seconds, 0 for none"}
-    /v1/transactions?replicas=1 ["DELETE FROM svc"] -> 501 {"error":"waiting for replicas is not available: leave it out"}
+    /v1/transactions?replicas=1 ["DELETE FROM svc"] -> 400 {"error":"replicas=1: there are 0 other nodes, so nothing was done"}
     /v1/queries "DELETE FROM svc" -> 400 {"error":"the statement is not a read-only query"}
     /v1/queries "SELECT * FROM nowhere" -> 400 {"error":"no such table: nowhere"}
     /v1/queries ["SELECT ?", []] -> 500 {"error":"the statement has 1 parameters, and 0 were given"}
@@ -536,11 +537,26 @@ async fn a_slow_reader_is_cut_with_a_line_and_others_are_not() {
 
 /// Members that a test changes.
 #[derive(Debug)]
-struct TestMembers(watch::Sender<Arc<Vec<Member>>>, Vec<String>);
+struct TestMembers {
+    members: watch::Sender<Arc<Vec<Member>>>,
+    acknowledged: watch::Sender<BTreeMap<NodeId, u64>>,
+    waiting: Vec<String>,
+}
+
+impl TestMembers {
+    fn new(members: &watch::Sender<Arc<Vec<Member>>>, waiting: &[&str]) -> Self {
+        let waiting = waiting.iter().map(|text| (*text).to_owned()).collect();
+        Self { members: members.clone(), acknowledged: watch::Sender::default(), waiting }
+    }
+}
 
 impl Membership for TestMembers {
     fn members(&self) -> watch::Receiver<Arc<Vec<Member>>> {
-        self.0.subscribe()
+        self.members.subscribe()
+    }
+
+    fn acknowledged(&self) -> watch::Receiver<BTreeMap<NodeId, u64>> {
+        self.acknowledged.subscribe()
     }
 
     fn figures(&self) -> ReplicationFigures {
@@ -549,7 +565,7 @@ impl Membership for TestMembers {
     }
 
     fn waiting(&self) -> Vec<String> {
-        self.1.clone()
+        self.waiting.clone()
     }
 }
 
@@ -571,7 +587,7 @@ fn member(server: &str, state: MemberState) -> Member {
 async fn members_are_listed_and_watched() {
     let up = |server| member(server, MemberState::Up);
     let (members, _) = watch::channel(Arc::new(vec![up("a"), up("b")]));
-    let server = Server::start_with(ApiConfig::default(), Arc::new(TestMembers(members.clone(), Vec::new()))).await;
+    let server = Server::start_with(ApiConfig::default(), Arc::new(TestMembers::new(&members, &[]))).await;
     insta::assert_snapshot!(shown(server.get("/v1/members").await).await, @r#"
     200 {"member":{"server":"a","number":2,"addr":"10.0.0.2:31280","site":"abababababababababababababababab","boot_id":"b0","state":"up","heard_ms_ago":120,"rtt_us":350,"release":"0.1.0"}}
     {"member":{"server":"b","number":2,"addr":"10.0.0.2:31280","site":"abababababababababababababababab","boot_id":"b0","state":"up","heard_ms_ago":120,"rtt_us":350,"release":"0.1.0"}}
@@ -598,8 +614,11 @@ async fn members_are_listed_and_watched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_readiness_and_figures_are_told() {
     let (members, _) = watch::channel(Arc::new(vec![member("fra-1", MemberState::Up), member("b", MemberState::Up)]));
-    let waiting = vec!["replication: 3 versions behind".to_owned()];
-    let server = Server::start_with(ApiConfig::default(), Arc::new(TestMembers(members, waiting))).await;
+    let server = Server::start_with(
+        ApiConfig::default(),
+        Arc::new(TestMembers::new(&members, &["replication: 3 versions behind"])),
+    )
+    .await;
     server.execute("INSERT INTO svc (id) VALUES ('a'), ('b')").await;
     let mut answers = String::new();
     for path in [
@@ -672,6 +691,39 @@ async fn a_schema_is_migrated_or_refused() {
     let refused = server.post("/v1/migrations", &json!([unique])).await;
     assert_eq!(refused.status(), 400);
     assert!(refused.text().await.unwrap().contains("UNIQUE"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_waits_until_other_nodes_hold_it() {
+    let up = |server| member(server, MemberState::Up);
+    let removed = member("d", MemberState::Removed);
+    let (members, _) = watch::channel(Arc::new(vec![up("fra-1"), up("b"), up("c"), removed]));
+    let membership = TestMembers::new(&members, &[]);
+    let acknowledged = membership.acknowledged.clone();
+    let server = Server::start_with(ApiConfig::default(), Arc::new(membership)).await;
+    let insert = |id: &str| json!([format!("INSERT INTO svc (id) VALUES ('{id}')")]);
+    let tell = |heads: &[(&str, u64)]| {
+        acknowledged.send_replace(heads.iter().map(|(node, head)| (node.parse().unwrap(), *head)).collect());
+    };
+
+    let many = shown(server.post("/v1/transactions?replicas=3", &insert("a")).await).await;
+    assert_eq!(many, r#"400 {"error":"replicas=3: there are 2 other nodes, so nothing was done"}"#);
+    tell(&[("b", 1)]);
+    let late = server.post("/v1/transactions?replicas=2&timeout=0.2", &insert("a")).await;
+    insta::assert_snapshot!(shown(late).await, @r#"504 {"results":[{"rows_affected":1,"time":~}],"time":~,"version":1,"actor_id":~,"error":"held by 1 of 2 other nodes in time: the transaction stands, and goes on to the others"}"#);
+    // The second version: one node tells of it after the other, and only then comes the answer.
+    let second = insert("b");
+    let mut answer = Box::pin(server.post("/v1/transactions?replicas=2", &second));
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut answer).await;
+    assert!(early.is_err(), "nobody holds it yet");
+    tell(&[("b", 2), ("c", 1)]);
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut answer).await;
+    assert!(early.is_err(), "one of two");
+    tell(&[("b", 2), ("c", 7)]);
+    assert_eq!(tokio::time::timeout(BOUND, answer).await.expect("both hold it").status(), 200);
+    let nothing = server.post("/v1/transactions?replicas=2", &json!(["DELETE FROM svc WHERE id = 'z'"])).await;
+    assert_eq!(nothing.status(), 200, "a transaction that changed nothing is everywhere");
     server.stop().await;
 }
 

@@ -71,6 +71,15 @@ async fn a_fact_written_on_one_server_is_answered_by_all_and_stops_with_them() {
     write("INSERT INTO services (project, name) VALUES ('casa', 'api')", json!([])).await;
     let insert = "INSERT INTO containers (id, project, service, server_id, ip, instance_id, started_at) VALUES (?, 'casa', 'api', 'n1', '10.210.128.7', 'a', 1)";
     write(insert, json!([CONTAINER])).await;
+    // What is answered for two replicas is on all three: nothing is waited for.
+    let sql = json!(["INSERT INTO cluster_metadata (key, value) VALUES ('held', 'by all')"]);
+    let held = nodes[0].api().post("/v1/transactions?replicas=2", &sql).await.expect("an answer");
+    assert_eq!(held.status, 200, "{}", held.body);
+    for node in &nodes {
+        let rows = node.api().query("SELECT value FROM cluster_metadata WHERE key = 'held'").await.expect("rows");
+        assert_eq!(rows, [json!(["by all"])], "{}", node.name);
+    }
+
     for node in &nodes {
         let what = format!("{} reads the container", node.name);
         let rows = eventually(&what, EVERYWHERE, async || {

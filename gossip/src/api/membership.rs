@@ -1,5 +1,6 @@
 //! What the API shows of the other nodes: given by whoever keeps it, defined here so that nothing here depends on how.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -90,6 +91,9 @@ pub trait Membership: Debug + Send + Sync + 'static {
     /// The members, in order of their ids. The receiver is told whenever one comes, goes or changes.
     fn members(&self) -> watch::Receiver<Arc<Vec<Member>>>;
 
+    /// By node, the last version of this node's site that is stored and synced there, as it told.
+    fn acknowledged(&self) -> watch::Receiver<BTreeMap<NodeId, u64>>;
+
     /// How replication is doing.
     fn figures(&self) -> ReplicationFigures;
 
@@ -159,6 +163,10 @@ impl Default for Alone {
 impl Membership for Alone {
     fn members(&self) -> watch::Receiver<Arc<Vec<Member>>> {
         self.0.subscribe()
+    }
+
+    fn acknowledged(&self) -> watch::Receiver<BTreeMap<NodeId, u64>> {
+        watch::Sender::default().subscribe()
     }
 
     fn figures(&self) -> ReplicationFigures {

@@ -4,7 +4,7 @@
 //! TCP ports and Unix socket. Every route:
 //!
 //! ```text
-//! POST /v1/transactions[?timeout=S]            a list of statements, one transaction
+//! POST /v1/transactions[?timeout=S&replicas=N] a list of statements, one transaction
 //! POST /v1/queries[?timeout=S]                 one read-only statement, NDJSON
 //! POST /v1/subscriptions[?from=N&skip_rows=B]  a live query, NDJSON
 //! GET  /v1/subscriptions/{uuid}                the same, attached to again
@@ -39,6 +39,7 @@ mod stream;
 mod metrics;
 mod migrations;
 mod queries;
+mod replicas;
 mod reports;
 mod status;
 mod subscribe;

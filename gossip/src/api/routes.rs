@@ -36,6 +36,13 @@ pub(super) struct App {
 }
 
 impl App {
+    /// How many other nodes belong to the cluster, up or silent.
+    pub(super) fn others(&self) -> usize {
+        let members = self.membership.members();
+        let members = members.borrow();
+        members.iter().filter(|member| member.state != MemberState::Removed && member.server != self.node).count()
+    }
+
     /// How many other nodes are up.
     pub(super) fn others_up(&self) -> usize {
         let members = self.membership.members();

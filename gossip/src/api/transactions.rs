@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ApiError, JSON};
 use super::metrics::Outcome;
+use super::replicas;
 use super::request::{json, parameters, seconds};
 use super::routes::App;
 use super::statement::SentStatement;
@@ -22,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Deserialize)]
 struct Parameters {
     timeout: Option<f64>,
-    replicas: Option<u64>,
+    replicas: Option<usize>,
 }
 
 /// What is answered, also to migrations: one result per statement, or exactly one error.
@@ -33,6 +34,9 @@ pub(super) struct Envelope {
     time: f64,
     version: Option<u64>,
     actor_id: String,
+    /// The transaction stands, and something else that was asked for failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
     /// Of a migration only.
     #[serde(skip_serializing_if = "Option::is_none")]
     migrated: Option<Migrated>,
@@ -48,11 +52,9 @@ enum StatementOutcome {
 pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let started = Instant::now();
     let parameters: Parameters = parameters(request.uri())?;
-    if parameters.replicas.is_some_and(|replicas| replicas > 0) {
-        // Answering without having waited would be a promise not kept.
-        return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "waiting for replicas is not available: leave it out"));
-    }
     let timeout = if parameters.timeout.is_some() { seconds(parameters.timeout)? } else { Some(TIMEOUT) };
+    let replicas = parameters.replicas.unwrap_or(0);
+    replicas::check(&app, replicas)?;
     let statements: Vec<SentStatement> = json(request).await?;
     let statements = statements.into_iter().map(|SentStatement(statement)| statement).collect();
     let executed = app.store.execute(statements, timeout).await;
@@ -60,7 +62,15 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Resul
     app.metrics.transaction(if executed.is_ok() { Outcome::Done } else { Outcome::Failed });
     Ok(match executed {
         Ok(executed) => {
-            Envelope::done(&executed.results, executed.version, started.elapsed(), site).respond(StatusCode::OK)
+            let left = timeout.map(|timeout| timeout.saturating_sub(started.elapsed()));
+            let held = replicas::wait(&app, executed.version, replicas, left).await;
+            let envelope = Envelope::done(&executed.results, executed.version, started.elapsed(), site);
+            match held {
+                Ok(()) => envelope.respond(StatusCode::OK),
+                Err(too_few) => {
+                    Envelope { error: Some(too_few.to_string()), ..envelope }.respond(StatusCode::GATEWAY_TIMEOUT)
+                }
+            }
         }
         Err(error) => {
             let time = if error == ExecuteError::Empty { Duration::ZERO } else { started.elapsed() };
@@ -90,12 +100,19 @@ impl Envelope {
             time: result.time.as_secs_f64(),
         };
         let results = results.iter().map(outcome).collect();
-        Self { results, time: time.as_secs_f64(), version, actor_id: site.to_string(), migrated: None }
+        Self { results, time: time.as_secs_f64(), version, actor_id: site.to_string(), error: None, migrated: None }
     }
 
     pub(super) fn failed(error: &impl ToString, time: Duration, site: SiteId) -> Self {
         let results = vec![StatementOutcome::Failed { error: error.to_string() }];
-        Self { results, time: time.as_secs_f64(), version: None, actor_id: site.to_string(), migrated: None }
+        Self {
+            results,
+            time: time.as_secs_f64(),
+            version: None,
+            actor_id: site.to_string(),
+            error: None,
+            migrated: None,
+        }
     }
 
     pub(super) fn with_migrated(self, migrated: Migrated) -> Self {

@@ -82,6 +82,16 @@ pub struct ReplicationStatus {
     pub peers: BTreeMap<NodeId, PeerStatus>,
 }
 
+/// By node, the last version of this site that it has told to be stored and synced there.
+pub(crate) type Acknowledged = BTreeMap<NodeId, u64>;
+
+/// What others see of replication.
+#[derive(Clone, Debug)]
+pub(crate) struct Published {
+    pub(crate) status: watch::Receiver<Arc<ReplicationStatus>>,
+    pub(crate) acknowledged: watch::Receiver<Acknowledged>,
+}
+
 /// What joins us with a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerStatus {
@@ -151,6 +161,7 @@ pub(crate) struct Replication<S: Storage> {
     lag: Lag,
     caught_up: CaughtUp,
     status: watch::Sender<Arc<ReplicationStatus>>,
+    acknowledged: watch::Sender<Acknowledged>,
     /// When to publish the status next, if anything has happened since.
     publish: Option<Duration>,
     tasks: JoinSet<()>,
@@ -172,9 +183,11 @@ impl<S: Storage> Replication<S> {
         members: Members,
         streams: mpsc::Receiver<PeerStream>,
         seed: u64,
-    ) -> (Self, watch::Receiver<Arc<ReplicationStatus>>) {
+    ) -> (Self, Published) {
         let (sender, events) = mpsc::channel(EVENTS);
         let (status, published) = watch::channel(Arc::default());
+        let (acknowledged, heads) = watch::channel(Acknowledged::new());
+        let published = Published { status: published, acknowledged: heads };
         let started = Instant::now();
         // The commits first: what is committed in between is in both.
         let commits = store.commits();
@@ -201,6 +214,7 @@ impl<S: Storage> Replication<S> {
             lag: Lag::default(),
             caught_up: CaughtUp::NotYet,
             status,
+            acknowledged,
             publish: None,
             tasks,
         };
@@ -294,7 +308,9 @@ impl<S: Storage> Replication<S> {
                     new.for_each(|version| self.lag.arrived(version.site, version.version, now));
                 }
                 if self.is_current(&node, stream, id) {
+                    let told = (!matches!(frame, Frame::Versions(_))).then(|| node.clone());
                     self.feed(Input::Received(node, frame));
+                    told.into_iter().for_each(|node| self.acknowledge(node));
                 }
             }
             Event::Closed { node, stream, id } => {
@@ -317,6 +333,14 @@ impl<S: Storage> Replication<S> {
                 self.feed(Input::Pulled(node, outcome));
             }
         }
+    }
+
+    /// Whoever waits for replicas of a transaction looks here.
+    fn acknowledge(&self, node: NodeId) {
+        let Some(stored) = self.replica.heads_of(&node).map(|heads| heads.head(self.links.store.who().site)) else {
+            return;
+        };
+        self.acknowledged.send_if_modified(|all| all.insert(node, stored) != Some(stored));
     }
 
     /// A stream that follows one which is not known to have ended yet replaces it.

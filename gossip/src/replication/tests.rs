@@ -210,14 +210,14 @@ impl TestNode {
         let received = std::mem::replace(&mut rest.inbound.gossip, mpsc::channel(1).1);
         let streams = std::mem::replace(&mut rest.inbound.streams, mpsc::channel(1).1);
         let (membership, members) = Membership::start(config, net.clone(), received).await.unwrap();
-        let (replication, status) = Replication::start(net.clone(), store.clone(), members, streams, number.into());
+        let (replication, published) = Replication::start(net.clone(), store.clone(), members, streams, number.into());
         let token = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let stop = token.clone();
         tasks.spawn(async move { membership.run(stop).await.unwrap() });
         let stop = token.clone();
         tasks.spawn(async move { replication.run(stop).await.unwrap() });
-        Self { store, net, status, token, tasks, rest }
+        Self { store, net, status: published.status, token, tasks, rest }
     }
 
     async fn stop(mut self) -> MemoryStore {
