@@ -214,9 +214,10 @@ impl Gossip {
         let (membership, members) = Membership::start(membership, net.clone(), inbound.gossip).await?;
         let (replication, published) =
             Replication::start(net.clone(), store.clone(), members.clone(), inbound.streams, store.nonce());
-        let desk = config.enrolment.clone().map(|enrolment| {
-            Desk::new(enrolment, identity.clone(), net.clone(), store.clone(), rows.clone(), members.clone())
-        });
+        let desk = config
+            .enrolment
+            .clone()
+            .map(|enrolment| Desk::new(enrolment, identity.clone(), net.clone(), store.clone(), members.clone()));
         let keeper = Keeper::new(identity.clone(), net.clone(), desk, inbound.asks);
         let counters = net.counters().clone();
         let seeds = if seeds.is_empty() { Seeds::None } else { Seeds::Some };

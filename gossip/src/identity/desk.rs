@@ -17,8 +17,8 @@ use super::token::Secret;
 use super::validity::BACKDATED;
 use super::{Authority, Identity, Invites, files};
 use crate::chain::Chain;
-use crate::membership::{Members, Servers};
-use crate::net::{Ask, Asker, Close, Net, Removed};
+use crate::membership::{Belongs, Members, servers};
+use crate::net::{Ask, Asker, Close, Net};
 use crate::store::{Statement, Store};
 
 /// How long a newcomer may take to say what it wants, and again to take the answer.
@@ -47,21 +47,13 @@ pub(crate) struct Desk {
     identity: Identity,
     net: Net,
     store: Store,
-    servers: tokio::sync::watch::Receiver<Servers>,
     members: Members,
     attempts: Arc<Mutex<Attempts>>,
 }
 
 impl Desk {
-    pub(crate) fn new(
-        enrolment: Enrolment,
-        identity: Identity,
-        net: Net,
-        store: Store,
-        servers: tokio::sync::watch::Receiver<Servers>,
-        members: Members,
-    ) -> Self {
-        Self { enrolment, identity, net, store, servers, members, attempts: Arc::default() }
+    pub(crate) fn new(enrolment: Enrolment, identity: Identity, net: Net, store: Store, members: Members) -> Self {
+        Self { enrolment, identity, net, store, members, attempts: Arc::default() }
     }
 
     /// Serves one wish to its end.
@@ -106,14 +98,13 @@ impl Desk {
 
     /// Gives this node its own row and number, if it has none: the founder has nobody to invite it.
     pub(crate) async fn enter_ourselves(&self) {
-        let number = {
-            let servers = self.servers.borrow();
-            if servers.get(self.identity.node()).is_some_and(|row| row.number.is_some()) {
-                return;
-            }
-            let taken = |number: &u8| servers.values().any(|row| row.number == Some(*number));
-            (1..=NUMBER_MAX).find(|number| !taken(number))
-        };
+        // What cannot be read is in the log, and is tried again at the next start.
+        let Some(servers) = servers::observe(&self.store).await else { return };
+        if servers.get(self.identity.node()).is_some_and(|row| row.number.is_some()) {
+            return;
+        }
+        let taken = |number: &u8| servers.values().any(|row| row.number == Some(*number));
+        let number = (1..=NUMBER_MAX).find(|number| !taken(number));
         let Some(number) = number else { return };
         if let Err(error) = self.enter(self.identity.node(), number, "").await {
             tracing::warn!(error, "this server's own row cannot be written");
@@ -135,7 +126,9 @@ impl Desk {
         let number = self.check(&node, &secret).await?;
         // The token is good, so what is wrong with the clock may be told, and can be put right before it is used up.
         compare_clocks(wish.wall_ms, self.identity.clock().unix())?;
-        if Removed::new(self.servers.clone()).holds(&node) {
+        // From the store itself: what follows its commits is behind them, and a certificate is not taken back.
+        let servers = servers::observe(&self.store).await.ok_or("the servers' rows cannot be read here")?;
+        if servers.get(&node).is_some_and(|row| row.belongs == Belongs::Removed) {
             return Err(format!("{node} was removed from the cluster: first `kith server remove {node} --undo`"));
         }
         let request = CertificateSigningRequestParams::from_pem(&wish.request)

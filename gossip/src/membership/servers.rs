@@ -42,7 +42,7 @@ pub(crate) async fn follow(store: Store, servers: watch::Sender<Servers>, token:
 }
 
 /// The rows, or the log's word on why there are none.
-async fn observe(store: &Store) -> Option<Servers> {
+pub(crate) async fn observe(store: &Store) -> Option<Servers> {
     let error = match store.read(|connection| read(connection)).await {
         Ok(Ok(rows)) => return Some(rows),
         Ok(Err(error)) => error.to_string(),
