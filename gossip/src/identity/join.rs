@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kith_gossip_proto::NodeId;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
@@ -23,7 +23,7 @@ use super::enrolment::{ANSWER_MAX, Answer, Grant, Wish};
 use super::token::{Fingerprint, Token};
 use super::{AuthorityError, Clock, Identity, IdentityError, certificate_of, files, provider};
 use crate::net::tls::{JOIN, SERVER_NAME};
-use crate::net::transport;
+use crate::net::{Close, transport};
 
 /// How long an address may take to answer at all, and then to decide. It signs and writes a row, so the second is longer.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -155,11 +155,11 @@ async fn ask(address: SocketAddr, token: &Token, wish: &[u8], clock: &Clock) -> 
         Err(_) => return Err(Failed::Unreachable(format!("no answer within {} s", CONNECT.as_secs()))),
     };
     let answer = timeout(DECIDE, talk(&connection, wish)).await;
-    connection.close(crate::net::Close::Done.into(), b"");
+    connection.close(Close::Done.into(), b"");
     // So that the other end hears of it; it waits for nothing else.
     drop(timeout(Duration::from_millis(500), endpoint.wait_idle()).await);
-    let lost = |why: String| Failed::Told(JoinError::Lost(why));
-    let answer = answer.map_err(|_| lost(format!("nothing within {} s", DECIDE.as_secs())))?.map_err(lost)?;
+    let late = |_| JoinError::Lost(format!("nothing within {} s", DECIDE.as_secs()));
+    let answer = answer.map_err(late).flatten().map_err(Failed::Told)?;
     match serde_json::from_slice(&answer) {
         Ok(Answer::Granted(grant)) => Ok(grant),
         Ok(Answer::Refused(reason)) => Err(Failed::Told(JoinError::Refused(reason))),
@@ -167,21 +167,27 @@ async fn ask(address: SocketAddr, token: &Token, wish: &[u8], clock: &Clock) -> 
     }
 }
 
-async fn talk(connection: &Connection, wish: &[u8]) -> Result<Vec<u8>, String> {
-    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| error.to_string())?;
-    send.write_all(wish).await.map_err(|error| error.to_string())?;
-    send.finish().map_err(|error| error.to_string())?;
-    recv.read_to_end(ANSWER_MAX).await.map_err(|error| match connection.close_reason() {
-        Some(reason) => reason.to_string(),
-        None => error.to_string(),
-    })
+/// The answer, or why there is none.
+async fn talk(connection: &Connection, wish: &[u8]) -> Result<Vec<u8>, JoinError> {
+    let lost = |error: &dyn ToString| match connection.close_reason() {
+        // Before the wish was looked at, or it would have an answer.
+        Some(ConnectionError::ApplicationClosed(close)) if close.error_code == Close::Done.into() => {
+            JoinError::Refused(String::from_utf8_lossy(&close.reason).into_owned())
+        }
+        Some(reason) => JoinError::Lost(reason.to_string()),
+        None => JoinError::Lost(error.to_string()),
+    };
+    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| lost(&error))?;
+    send.write_all(wish).await.map_err(|error| lost(&error))?;
+    send.finish().map_err(|error| lost(&error))?;
+    recv.read_to_end(ANSWER_MAX).await.map_err(|error| lost(&error))
 }
 
 /// By the TLS alert, which our verifier below has raised.
-fn sorted(address: SocketAddr, error: &quinn::ConnectionError) -> Failed {
+fn sorted(address: SocketAddr, error: &ConnectionError) -> Failed {
     let code = match error {
-        quinn::ConnectionError::TransportError(error) => u64::from(error.code),
-        quinn::ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
+        ConnectionError::TransportError(error) => u64::from(error.code),
+        ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
         other => return Failed::Unreachable(other.to_string()),
     };
     match code.checked_sub(0x100) {

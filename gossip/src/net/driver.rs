@@ -1,11 +1,12 @@
 //! The tasks of the endpoint: accepting connections, and serving each until it ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kith_gossip_proto::NodeId;
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,14 @@ use super::{Ask, Asker, Close, Counters, DialError, HANDSHAKE, Kind, Net, PeerSt
 /// Handshakes of strangers under way. A cluster of a hundred nodes that all come at once fits; beyond it newcomers are
 /// not answered, and dial again.
 const HANDSHAKES: usize = 128;
+
+/// From this many on, an address that is not known to receive what we send it has to prove that first (RFC 9000 §8.1.2), so
+/// that a flood of invented addresses holds nothing here.
+const BUSY: usize = 32;
+
+/// Newcomers who may take their time to say what they want. They are strangers and a person waits for each, so few; others
+/// are told to come again, and the places of nodes' handshakes stay free.
+pub(super) const NEWCOMERS: usize = 16;
 
 /// The most bytes of a chitchat message: what fits in the UDP datagram chitchat thinks it is.
 pub(crate) const GOSSIP_MAX: usize = 65_507;
@@ -41,6 +50,8 @@ pub(super) struct Inlets {
     pub(super) gossip: mpsc::Sender<(NodeId, Bytes)>,
     pub(super) streams: mpsc::Sender<PeerStream>,
     pub(super) asks: mpsc::Sender<Ask>,
+    /// Places for newcomers.
+    pub(super) newcomers: Arc<Semaphore>,
     pub(super) counters: Counters,
 }
 
@@ -61,6 +72,11 @@ impl Driver {
                 () = token.cancelled() => break,
                 () = removed.changed() => self.net.expel(),
                 incoming = self.endpoint.accept() => match incoming {
+                    Some(incoming) if handshakes.len() >= BUSY && !incoming.remote_address_validated() => {
+                        self.inlets.counters.addresses_doubted.inc();
+                        // Fails only for an address that has proven itself.
+                        drop(incoming.retry());
+                    }
                     Some(incoming) if handshakes.len() < HANDSHAKES => {
                         handshakes.spawn(answer(self.net.clone(), incoming, self.inlets.clone()));
                     }
@@ -129,6 +145,12 @@ async fn answer(net: Net, incoming: Incoming, inlets: Inlets) {
 
 /// Takes the one stream of a newcomer. It counts as a handshake until then, so that many who say nothing are few.
 async fn welcome(connection: Connection, inlets: Inlets) {
+    const FULL: &[u8] = b"too many wish to join at once: try again in a minute";
+    let Ok(_place) = inlets.newcomers.try_acquire() else {
+        inlets.counters.joins_refused.inc();
+        connection.close(Close::Done.into(), FULL);
+        return;
+    };
     let Ok(Ok((send, recv))) = timeout(FIRST_BYTE, connection.accept_bi()).await else {
         connection.close(Close::Done.into(), b"nothing was asked");
         return;
@@ -136,7 +158,7 @@ async fn welcome(connection: Connection, inlets: Inlets) {
     let ask = Ask { who: Asker::Newcomer, send, recv, connection: connection.clone() };
     if inlets.asks.try_send(ask).is_err() {
         inlets.counters.joins_refused.inc();
-        connection.close(Close::Done.into(), b"too many wish to join at once: try again in a minute");
+        connection.close(Close::Done.into(), FULL);
     }
 }
 

@@ -26,7 +26,7 @@ use kith_gossip_proto::NodeId;
 use quinn::{AsyncUdpSocket, Connection, Endpoint, EndpointConfig, RecvStream, Runtime, SendStream, TokioRuntime};
 use rustls::pki_types::CertificateDer;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use crate::identity::{Identity, subject_key};
@@ -251,7 +251,13 @@ impl Net {
             arrivals,
         };
         let net = Self { shared: Arc::new(shared) };
-        let inlets = Inlets { gossip: to_gossip, streams: to_streams, asks: to_asks, counters: net.counters().clone() };
+        let inlets = Inlets {
+            gossip: to_gossip,
+            streams: to_streams,
+            asks: to_asks,
+            newcomers: Arc::new(Semaphore::new(driver::NEWCOMERS)),
+            counters: net.counters().clone(),
+        };
         let driver = Driver::new(net.clone(), endpoint, arrived, inlets);
         Ok((net, driver, Inbound { gossip, streams, asks }, released))
     }

@@ -252,10 +252,53 @@ async fn newcomers_who_say_nothing_do_not_keep_others_out() {
         _ => Ok(()),
     })
     .await;
+    // Sixteen have a place for a while; the others are sent away at once, and counted.
+    assert_eq!(one.counts("gossip_joins_refused_total").await, 8);
+    let error = cluster.join(&cluster.invite("three", one.gossip)).await.map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("too many wish to join at once"), "{error}");
     for (_, connection, _) in &silent {
         timeout(Duration::from_secs(15), connection.closed()).await.unwrap();
     }
     cluster.join(&cluster.invite("three", one.gossip)).await.unwrap();
+    one.stop().await;
+    two.stop().await;
+}
+
+/// A port that passes datagrams on and brings nothing back: to whoever is behind it, an address that was invented.
+async fn one_way(target: SocketAddr) -> (SocketAddr, JoinSet<()>) {
+    let (front, back) = (UdpSocket::bind(LOOPBACK).await.unwrap(), UdpSocket::bind(LOOPBACK).await.unwrap());
+    let (address, mut task) = (front.local_addr().unwrap(), JoinSet::new());
+    task.spawn(async move {
+        let mut datagram = [0; 2_048];
+        while let Ok((size, _)) = front.recv_from(&mut datagram).await {
+            drop(back.send_to(&datagram[..size], target).await);
+        }
+    });
+    (address, task)
+}
+
+#[tokio::test]
+async fn a_flood_of_handshakes_from_invented_addresses_keeps_no_node_out() {
+    let cluster = Cluster::found();
+    let one = cluster.founder().await;
+    let mut flood = JoinSet::new();
+    let mut passing = Vec::new();
+    for _ in 0..64 {
+        let (address, task) = one_way(one.gossip).await;
+        passing.push(task);
+        flood.spawn(async move { drop(stranger(address, "kith/1/test").await) });
+    }
+    eventually(async || match one.counts("gossip_addresses_doubted_total").await {
+        0 => Err("no address is doubted"),
+        _ => Ok(()),
+    })
+    .await;
+    let two = cluster.node("two", &[one.gossip]).await;
+    eventually(async || match one.counts("gossip_connections_total").await {
+        0 => Err("two is kept out"),
+        _ => Ok(()),
+    })
+    .await;
     one.stop().await;
     two.stop().await;
 }
