@@ -45,7 +45,7 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let schema = vec![SchemaSource { name: "test".to_owned(), sql: SCHEMA.to_owned() }];
         let path = dir.path().join("kith.db");
-        let store = Store::open(StoreConfig { path, schema, durability: Durability::Normal }).unwrap();
+        let store = Store::open(StoreConfig { path, schema, durability: Durability::Full }).unwrap();
         let (tasks, token) = (TaskTracker::new(), CancellationToken::new());
         let subscriptions = Subscriptions::start(store.clone(), tasks.clone(), token.clone()).await.unwrap();
         let (node, release) = ("fra-1".parse().unwrap(), "0.1.0".to_owned());
@@ -381,7 +381,7 @@ async fn the_unix_socket_is_for_its_group_and_a_stale_one_is_replaced() {
 async fn bind(config: ApiConfig) -> Result<PathBuf, BindError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("kith.db");
-    let store = Store::open(StoreConfig { path, schema: Vec::new(), durability: Durability::Normal }).unwrap();
+    let store = Store::open(StoreConfig { path, schema: Vec::new(), durability: Durability::Full }).unwrap();
     let (tasks, token) = (TaskTracker::new(), CancellationToken::new());
     let subscriptions = Subscriptions::start(store.clone(), tasks.clone(), token.clone()).await.unwrap();
     let (membership, node) = (Arc::new(Alone::default()), "fra-1".parse().unwrap());
@@ -497,6 +497,40 @@ async fn streams_end_with_a_line_at_shutdown_and_the_port_is_free() {
     assert_eq!(subscription.next().await, None);
     std::net::TcpListener::bind(addr).expect("the port is free");
     drop((deaf, silent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_changed_rows_are_told() {
+    let server = Server::start().await;
+    let table = "CREATE TABLE \"two parts\" (a TEXT NOT NULL, b INTEGER NOT NULL, v, PRIMARY KEY (b, a))";
+    assert_eq!(server.post("/v1/migrations", &json!([table])).await.status(), 200);
+    server.execute("INSERT INTO svc (id) VALUES ('before')").await;
+    let response = server.post_raw("/v1/updates/svc", String::new()).await;
+    let id = response.headers()["corro-query-id"].to_str().unwrap();
+    assert_eq!(id.len(), 36);
+    let mut lines = Lines::of(response);
+    let mut others = Lines::of(server.post_raw("/v1/updates/two%20parts", String::new()).await);
+    for (sql, told) in [
+        (
+            "INSERT INTO svc (id) VALUES ('a'), ('b')",
+            "{\"notify\":[\"update\",[\"a\"]]}\n{\"notify\":[\"update\",[\"b\"]]}",
+        ),
+        ("UPDATE svc SET port = 1 WHERE id = 'a'", "{\"notify\":[\"update\",[\"a\"]]}"),
+        ("DELETE FROM svc WHERE id = 'before'", "{\"notify\":[\"delete\",[\"before\"]]}"),
+    ] {
+        server.execute("INSERT INTO \"two parts\" VALUES ('x', 7, 1) ON CONFLICT DO UPDATE SET v = v + 1").await;
+        assert_eq!(others.take(1).await, "{\"notify\":[\"update\",[7,\"x\"]]}", "by the key's order");
+        server.execute(sql).await;
+        assert_eq!(lines.take(told.lines().count()).await, told, "{sql}");
+    }
+    // What is too much to be listed is not left out in silence.
+    let many = "INSERT INTO svc (id) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2000) SELECT i FROM n";
+    server.execute(many).await;
+    assert_eq!(lines.take(1).await, r#"{"error":"more rows changed at once than are listed: read anew"}"#);
+    assert_eq!(lines.next().await, None);
+    let unknown = shown(server.post_raw("/v1/updates/nothing", String::new()).await).await;
+    assert_eq!(unknown, r#"400 {"error":"there is no table nothing"}"#);
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

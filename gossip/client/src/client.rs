@@ -5,6 +5,7 @@
 //! | POST /v1/transactions | [`Client::execute`] |
 //! | POST /v1/queries | [`Client::query`] |
 //! | POST and GET /v1/subscriptions | [`Client::subscribe`], [`Client::follow`] |
+//! | POST /v1/updates/{table} | [`Client::updates`] |
 //! | GET /v1/members | [`Client::members`], [`Client::watch_members`] |
 //! | POST /v1/migrations | [`Client::migrate`] |
 //! | GET /v1/health, /v1/status, /v1/digest | [`Client::health`], [`Client::status`], [`Client::digest`] |
@@ -26,6 +27,7 @@ use crate::ndjson::Lines;
 use crate::query::Query;
 use crate::statement::Statement;
 use crate::subscription::{Subscription, SubscriptionSource};
+use crate::updates::Updates;
 
 /// How long a connection may take to be made. The API is on this host or on the next.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -187,6 +189,12 @@ impl Client {
         .await
     }
 
+    /// The rows of a table that change, by their keys, from now on.
+    pub async fn updates(&self, table: &str) -> Result<Updates, Error> {
+        let request = self.bare(Method::POST, &format!("v1/updates/{}", segment(table)));
+        Ok(Updates::of(Lines::of(&self.endpoint, self.send(request).await?)))
+    }
+
     /// The members, and each change of one from then on. The stream makes its first connection itself and goes on
     /// trying.
     pub fn watch_members(&self) -> Follow<MemberEvent> {
@@ -331,4 +339,16 @@ impl Client {
 fn seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let seconds = f64::deserialize(deserializer)?;
     Ok(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
+/// One segment of a path: what is not unreserved is escaped (RFC 3986 §2.3).
+fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }

@@ -20,6 +20,7 @@ pub mod members;
 pub mod query;
 pub mod statement;
 pub mod subscription;
+pub mod updates;
 pub mod value;
 
 mod body;

@@ -8,6 +8,7 @@
 //! POST /v1/queries[?timeout=S]                 one read-only statement, NDJSON
 //! POST /v1/subscriptions[?from=N&skip_rows=B]  a live query, NDJSON
 //! GET  /v1/subscriptions/{uuid}                the same, attached to again
+//! POST /v1/updates/{table}                     keys of rows that change, NDJSON
 //! POST /v1/migrations                          a list of schema texts
 //! POST /v1/table_stats                         row counts
 //! GET  /v1/health[?gaps=&p99_lag=&max_queue=&failure_status=]
@@ -44,6 +45,7 @@ mod reports;
 mod status;
 mod subscribe;
 mod transactions;
+mod updates;
 
 mod routes;
 

@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::gate::{RouteLimit, check_token, limit};
 use super::membership::{MemberState, Membership};
 use super::metrics::Metrics;
-use super::{migrations, queries, reports, status, subscribe, transactions};
+use super::{migrations, queries, reports, status, subscribe, transactions, updates};
 use crate::store::Store;
 use crate::subscriptions::Subscriptions;
 
@@ -54,11 +54,12 @@ impl App {
 /// All routes, behind the token and each behind its limit.
 pub(super) fn router(app: Arc<App>, token: Option<Token>) -> Router {
     let metrics = Arc::clone(&app.metrics);
-    let routes: [(&'static str, MethodRouter<Arc<App>>); 15] = [
+    let routes: [(&'static str, MethodRouter<Arc<App>>); 16] = [
         ("/v1/transactions", post(transactions::post)),
         ("/v1/queries", post(queries::post)),
         ("/v1/subscriptions", post(subscribe::post)),
         ("/v1/subscriptions/{id}", get(subscribe::get)),
+        ("/v1/updates/{table}", post(updates::post)),
         ("/v1/migrations", post(migrations::post)),
         ("/v1/table_stats", post(status::table_stats)),
         ("/v1/health", get(status::health)),

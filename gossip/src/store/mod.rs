@@ -34,6 +34,7 @@ mod apply;
 mod collect;
 mod merge;
 mod outlet;
+mod presence;
 mod read;
 mod snapshot;
 mod verify;
@@ -47,7 +48,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kith_gossip_proto::frame::PulledRow;
-use kith_gossip_proto::{SiteId, Vector, Version};
+use kith_gossip_proto::{Key, SiteId, Vector, Version};
 use rusqlite::Connection;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -58,6 +59,7 @@ pub use error::{ApplyError, ExecuteError, OpenError, QueryError, SchemaError};
 pub use guard::Used;
 pub use migrate::Migrated;
 pub use open::{Durability, StoreConfig};
+pub use presence::Presence;
 pub use read::{Examined, Rows};
 pub use schema::SchemaSource;
 pub use statement::{Executed, Params, Statement, StatementResult};
@@ -231,6 +233,11 @@ impl Store {
         work: impl FnOnce(&mut Connection) -> T + Send + 'static,
     ) -> Result<T, QueryError> {
         self.inner.pool.run(work).await
+    }
+
+    /// Which of these rows there are, in the order given. A key that the table could not hold is of none.
+    pub async fn there(&self, table: Arc<Table>, keys: Vec<Key>) -> Result<Vec<(Key, Presence)>, QueryError> {
+        self.inner.pool.run(move |conn| presence::of(conn, &table, keys).map_err(|error| read::trouble(&error))).await?
     }
 
     /// Recomputes the log and the digest from the rows, and compares.

@@ -151,6 +151,8 @@ pub(crate) struct Texts {
     pub(crate) all: String,
     /// Place (0 for WITHOUT ROWID), stamps and all columns of the row with key `?1…`.
     pub(crate) find: String,
+    /// Whether there is a row with key `?1…`.
+    pub(crate) there: String,
     /// Deletes the row at a place, which is bound as for `read`.
     pub(crate) delete: String,
     /// Stamps at `?1` (a rowid, or encoded key).
@@ -341,9 +343,36 @@ pub(crate) fn quote(name: &str) -> String {
 
 impl Default for Texts {
     fn default() -> Self {
-        let [quoted, insert, read, all, find, delete, stamps, put_stamps, drop_stamps, tomb, put_tomb, drop_tomb] =
-            std::array::from_fn(|_| String::new());
-        Self { quoted, insert, read, all, find, delete, stamps, put_stamps, drop_stamps, tomb, put_tomb, drop_tomb }
+        let [
+            quoted,
+            insert,
+            read,
+            all,
+            find,
+            there,
+            delete,
+            stamps,
+            put_stamps,
+            drop_stamps,
+            tomb,
+            put_tomb,
+            drop_tomb,
+        ] = std::array::from_fn(|_| String::new());
+        Self {
+            quoted,
+            insert,
+            read,
+            all,
+            find,
+            there,
+            delete,
+            stamps,
+            put_stamps,
+            drop_stamps,
+            tomb,
+            put_tomb,
+            drop_tomb,
+        }
     }
 }
 
@@ -371,6 +400,7 @@ impl Texts {
             )
         };
         Self {
+            there: format!("{OWN} SELECT EXISTS (SELECT 1 FROM {quoted} WHERE {})", table.key_condition(1)),
             insert: table.insert(&(0..table.columns.len()).collect::<Vec<_>>()),
             read: format!("{OWN} SELECT {columns} FROM {quoted} WHERE {here}"),
             all: format!("{OWN} SELECT {}, {columns} FROM {quoted}", if table.by_key() { "0" } else { table.rowid() }),

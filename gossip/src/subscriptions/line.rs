@@ -1,4 +1,4 @@
-//! The lines of an NDJSON answer: values as JSON, and the five kinds of events.
+//! The lines of an NDJSON answer: values as JSON, and the kinds of events.
 //!
 //! Cells are rendered once, when a row is read from SQLite, and everything after works on those bytes: two rows are the
 //! same to a client exactly if their bytes are.
@@ -95,6 +95,16 @@ pub(crate) fn push_change(out: &mut Vec<u8>, kind: ChangeKind, row: u64, cells: 
     out.extend_from_slice(cells);
     out.push(b',');
     push_json(out, &change);
+    out.extend_from_slice(b"]}\n");
+}
+
+/// Appends `{"notify":[kind,key]}`: a row of a table, not of a result.
+pub(crate) fn push_notice<'a>(out: &mut Vec<u8>, kind: ChangeKind, key: impl IntoIterator<Item = ValueRef<'a>>) {
+    out.extend_from_slice(match kind {
+        ChangeKind::Insert | ChangeKind::Update => b"{\"notify\":[\"update\",",
+        ChangeKind::Delete => b"{\"notify\":[\"delete\",",
+    });
+    push_cells(out, key);
     out.extend_from_slice(b"]}\n");
 }
 

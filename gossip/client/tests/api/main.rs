@@ -12,6 +12,7 @@ use kith_gossip_client::client::Readiness;
 use kith_gossip_client::error::Chain;
 use kith_gossip_client::members::{MemberEvent, MemberState};
 use kith_gossip_client::subscription::ChangeKind;
+use kith_gossip_client::updates::{RowState, Update};
 use kith_gossip_client::{Client, Endpoint, Error, Event, Statement, Value};
 use server::{End, Reply, Server};
 
@@ -284,6 +285,21 @@ async fn members_are_listed_and_watched() {
         .collect();
     assert_eq!(words, "reset n1 synced n2 lost reset n2 synced ");
     assert!(matches!(server.client.members().await, Err(Error::Incomplete)));
+}
+
+#[tokio::test]
+async fn keys_of_changed_rows_are_read_until_some_are_missed() {
+    let lines = "{\"notify\":[\"update\",[\"a\",1]]}\n{\"notify\":[\"delete\",[\"b\",2]]}\n{\"error\":\"read anew\"}\n";
+    let server = Server::tcp(vec![Reply::new(200, lines), Reply::new(200, "")]).await;
+    let mut updates = server.client.updates("two parts").await.unwrap();
+    let update = |state, name: &str, number: i64| Update { state, key: vec![name.into(), number.into()] };
+    let told = take(2, &mut updates).await;
+    assert_eq!(told, [update(RowState::Here, "a", 1), update(RowState::Gone, "b", 2)]);
+    assert!(matches!(next(&mut updates).await, Err(Error::Stopped(why)) if why == "read anew"));
+    assert!(updates.next().await.is_none());
+    let mut cut = server.client.updates("t").await.unwrap();
+    assert!(matches!(next(&mut cut).await, Err(Error::Incomplete)), "a feed has no orderly end");
+    assert_eq!(server.seen()[0], "Bearer t0ken POST /v1/updates/two%20parts");
 }
 
 #[tokio::test]
