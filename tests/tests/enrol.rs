@@ -284,7 +284,7 @@ fn secret_lines(key: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn no_private_key_and_no_token_is_in_the_store_in_logs_in_arguments_or_in_what_is_served() {
+async fn g16_no_private_key_and_no_token_is_in_the_store_in_logs_in_arguments_or_in_what_is_served() {
     let lab = Lab::new("casa");
     let (one, founder) = found(&lab).await;
     let at = Addresses::choose("two");

@@ -24,7 +24,7 @@ counters! {
     refusals: "Handshakes that failed for lack of trust, on either side",
     refusals_removed: "Of these, because an operator removed the node",
     refusals_not_in_force: "Of these, because a certificate has expired or is not in force yet",
-    refusals_stranger: "Of these, because of another authority, another cluster, or no certificate",
+    refusals_stranger: "Of these, because of another authority, another cluster, no certificate, or one that names no node",
     addresses_doubted: "Handshakes whose address had to prove itself first, because many were under way",
     joins: "Certificates given to new nodes",
     joins_refused: "Wishes to join that were refused",

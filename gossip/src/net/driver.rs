@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::refusal::{By, Refusal, Why};
 use super::registry::Arrival;
 use super::{Ask, Asker, Close, Counters, DialError, HANDSHAKE, Kind, Net, PeerStream, tls};
+use crate::chain::Chain;
 
 /// Handshakes of strangers under way. A cluster of a hundred nodes that all come at once fits; beyond it newcomers are
 /// not answered, and dial again.
@@ -127,20 +128,15 @@ async fn answer(net: Net, incoming: Incoming, inlets: Inlets) {
     if tls::is_newcomer(&connection) {
         return welcome(connection, inlets).await;
     }
-    match net.admit(connection).await {
-        Ok(_) | Err(DialError::Ourselves | DialError::Closed) => {}
-        Err(error @ DialError::NoCertificate) => {
-            net.refused(Refusal { by: By::Us, why: Why::NoCertificate }, address, &error);
-        }
-        Err(error @ DialError::Removed(_)) => {
-            net.refused(Refusal { by: By::Us, why: Why::Removed }, address, &error);
-        }
-        Err(error) => {
-            if net.shared.complaints.due(address) {
-                tracing::warn!(%address, %error, "connection refused");
-            }
-        }
-    }
+    let (why, error) = match net.admit(connection).await {
+        Ok(_) | Err(DialError::Ourselves | DialError::Closed) => return,
+        Err(error @ DialError::NoCertificate) => (Why::NoCertificate, error),
+        Err(error @ DialError::Removed(_)) => (Why::Removed, error),
+        Err(error @ DialError::Name(_)) => (Why::NoName, error),
+        // Of dialling, which was done by the other side.
+        Err(DialError::Address(_) | DialError::Timeout | DialError::Connection(_)) => return,
+    };
+    net.refused(Refusal { by: By::Us, why }, address, &Chain(&error));
 }
 
 /// Takes the one stream of a newcomer. It counts as a handshake until then, so that many who say nothing are few.

@@ -40,6 +40,8 @@ pub(super) enum Why {
     OtherCluster,
     /// There was none.
     NoCertificate,
+    /// Ours, but it names no node, or several.
+    NoName,
     /// Another alert: its code.
     Alert(u8),
 }
@@ -56,6 +58,9 @@ impl Refusal {
             // What was established and then found removed is told in our own words.
             ConnectionError::ApplicationClosed(close) if close.error_code == Close::Removed.into() => {
                 Some(Self { by: By::Peer, why: Why::Removed })
+            }
+            ConnectionError::ApplicationClosed(close) if close.error_code == Close::Name.into() => {
+                Some(Self { by: By::Peer, why: Why::NoName })
             }
             ConnectionError::ApplicationClosed(close) if close.error_code == Close::NoCertificate.into() => {
                 Some(Self { by: By::Peer, why: Why::NoCertificate })
@@ -96,6 +101,7 @@ impl std::fmt::Display for Why {
             Self::OtherAuthority => "not of our cluster: another authority",
             Self::OtherCluster => "not of our cluster: another name",
             Self::NoCertificate => "no certificate",
+            Self::NoName => "the certificate does not name one node",
             Self::Alert(code) => return write!(f, "TLS alert {code}"),
         })
     }
@@ -116,7 +122,9 @@ impl Net {
         let kind = match why {
             Why::Removed => Some(&counters.refusals_removed),
             Why::NotInForce => Some(&counters.refusals_not_in_force),
-            Why::OtherAuthority | Why::OtherCluster | Why::NoCertificate => Some(&counters.refusals_stranger),
+            Why::OtherAuthority | Why::OtherCluster | Why::NoCertificate | Why::NoName => {
+                Some(&counters.refusals_stranger)
+            }
             Why::Alert(_) => None,
         };
         if let Some(kind) = kind {

@@ -8,7 +8,7 @@ use kith_gossip::identity::{NewKey, Token};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, Endpoint};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use serde_json::{Value, json};
 use tokio::net::UdpSocket;
@@ -45,7 +45,7 @@ async fn recorder(target: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>, 
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_sent_again_lets_nobody_in() {
+async fn g16_a_handshake_that_is_sent_again_lets_nobody_in() {
     let cluster = Cluster::found();
     let one = cluster.founder().await;
     let (address, kept, _passing) = recorder(one.gossip).await;
@@ -121,12 +121,26 @@ impl ServerCertVerifier for Credulous {
 
 /// A stranger without a certificate, who speaks this protocol.
 async fn stranger(address: SocketAddr, protocol: &str) -> Result<(Endpoint, Connection), quinn::ConnectionError> {
-    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    dial(address, protocol, None).await
+}
+
+type Shown = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// Dials as this protocol, with what is to be shown.
+async fn dial(
+    address: SocketAddr,
+    protocol: &str,
+    shown: Option<Shown>,
+) -> Result<(Endpoint, Connection), quinn::ConnectionError> {
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Credulous))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(Credulous));
+    let mut tls = match shown {
+        Some((chain, key)) => tls.with_client_auth_cert(chain, key).unwrap(),
+        None => tls.with_no_client_auth(),
+    };
     tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let mut endpoint = Endpoint::client(LOOPBACK).unwrap();
     let quic = QuicClientConfig::try_from(tls).unwrap();
@@ -162,7 +176,7 @@ fn said(token: &Token, request: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_stranger_without_a_certificate_gets_nowhere_whatever_it_speaks() {
+async fn g16_a_stranger_without_a_certificate_gets_nowhere_whatever_it_speaks() {
     let cluster = Cluster::found();
     let (one, two) = (cluster.founder().await, cluster.node("two", &[]).await);
     for node in [&one, &two] {
@@ -185,8 +199,34 @@ async fn a_stranger_without_a_certificate_gets_nowhere_whatever_it_speaks() {
     two.stop().await;
 }
 
+/// A certificate by the cluster's own authority, with these names.
+fn certificate(cluster: &Cluster, names: &[&str]) -> Shown {
+    let authority = cluster.authority.authority();
+    let key = rcgen::KeyPair::from_pem(&authority.key_pem()).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_der(authority.certificate(), key).unwrap();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let (params, key) = (rcgen::CertificateParams::new(names).unwrap(), rcgen::KeyPair::generate().unwrap());
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    (vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
+}
+
 #[tokio::test]
-async fn what_is_no_wish_is_refused_counted_and_uses_no_token_up() {
+async fn g16_a_certificate_that_does_not_name_one_node_is_refused_though_it_is_ours() {
+    let cluster = Cluster::found();
+    let one = cluster.founder().await;
+    for (n, names) in [&[][..], &["two", "three"], &["Not.A.Node"]].into_iter().enumerate() {
+        let shown = certificate(&cluster, names);
+        let (_endpoint, connection) = dial(one.gossip, "kith/1/test", Some(shown)).await.unwrap();
+        let end = timeout(Duration::from_secs(5), connection.closed()).await.unwrap();
+        assert!(end.to_string().contains("names no node"), "{names:?}: {end}");
+        assert_eq!(one.counts("gossip_refusals_stranger_total").await, n as u64 + 1);
+    }
+    assert_eq!(one.counts("gossip_connections_total").await, 0);
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn g16_what_is_no_wish_is_refused_counted_and_uses_no_token_up() {
     let cluster = Cluster::found();
     let one = cluster.founder().await;
     let token = cluster.invite("two", one.gossip);
@@ -236,7 +276,7 @@ async fn what_is_no_wish_is_refused_counted_and_uses_no_token_up() {
 }
 
 #[tokio::test]
-async fn newcomers_who_say_nothing_do_not_keep_others_out() {
+async fn g16_newcomers_who_say_nothing_do_not_keep_others_out() {
     let cluster = Cluster::found();
     let one = cluster.founder().await;
     let mut silent = Vec::new();
@@ -278,7 +318,7 @@ async fn one_way(target: SocketAddr) -> (SocketAddr, JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn a_flood_of_handshakes_from_invented_addresses_keeps_no_node_out() {
+async fn g16_a_flood_of_handshakes_from_invented_addresses_keeps_no_node_out() {
     let cluster = Cluster::found();
     let one = cluster.founder().await;
     let mut flood = JoinSet::new();

@@ -38,7 +38,7 @@ async fn a_token_brings_a_node_in_with_its_number_and_nobody_sees_its_key() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_used_late_or_by_another_name_is_refused_on_both_sides() {
+async fn g16_a_token_that_is_used_late_or_by_another_name_is_refused_on_both_sides() {
     let cluster = Cluster::found();
     let one = cluster.founder().await;
     let refused = |token: Token| {
