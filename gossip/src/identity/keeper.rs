@@ -32,8 +32,9 @@ const SAY_EVERY: Duration = Duration::from_secs(86_400);
 /// Wishes that are served at once; each takes a signature and, of newcomers, a commit. Further ones are turned away.
 const AT_ONCE: usize = 8;
 
-/// How long a peer may take to renew.
+/// How long a peer may take to renew, and all of them together: those who cannot say so at once.
 const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_WITH_ALL: Duration = Duration::from_secs(30);
 
 /// The most bytes of a certificate.
 const CERTIFICATE_MAX: usize = 16 << 10;
@@ -80,7 +81,14 @@ impl Keeper {
                     (None, _) => break,
                 },
                 Some(joined) = serving.join_next(), if !serving.is_empty() => driver::report(joined),
-                () = sleep_until(next) => next = Instant::now() + self.tend().await,
+                () = sleep_until(next) => {
+                    // Cancel-safe: a renewal that is dropped has either replaced the certificate or not begun to.
+                    let again = tokio::select! {
+                        () = token.cancelled() => break,
+                        again = self.tend() => again,
+                    };
+                    next = Instant::now() + again;
+                }
             }
         }
         serving.shutdown().await;
@@ -128,7 +136,8 @@ impl Keeper {
             return self.identity.renew(renewed).map_err(|error| Chain(&error).to_string());
         }
         let mut reason = "no other node is connected".to_owned();
-        for node in self.net.nodes() {
+        let until = Instant::now() + PATIENCE_WITH_ALL;
+        for node in self.net.nodes().into_iter().take_while(|_| Instant::now() < until) {
             match timeout(PATIENCE, self.ask(&node)).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(Refused::NotThere)) => reason = "no connected node has the authority's key".to_owned(),
