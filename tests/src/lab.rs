@@ -5,13 +5,14 @@
 //! [`Run`] is any other command that ends by itself.
 //!
 //! Rules of the house: every process is ended by its own id when its value is dropped; files live in a temporary folder;
-//! nothing but loopback is touched; waiting is for a condition, with a bound that says what was last seen ([`eventually`]).
+//! nothing but loopback, and the namespaces of a [`Links`], is touched; waiting is for a condition, with a bound that says what was last seen ([`eventually`]).
 //! A failed test prints the end of every node's log.
 
 mod authority;
 mod binary;
 mod dev;
 mod http;
+mod links;
 mod node;
 mod process;
 mod resolve;
@@ -21,6 +22,7 @@ pub use authority::Authority;
 pub use binary::{Run, kith};
 pub use dev::Dev;
 pub use http::{Api, Reply};
+pub use links::Links;
 pub use node::{Addresses, Lab, Node};
 pub use process::Process;
 pub use resolve::{Answer, exchange, resolve};

@@ -1,6 +1,7 @@
 //! The HTTP API, spoken plainly: the lab sees bytes and status codes, not what a client makes of them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -43,9 +44,17 @@ impl Api {
     /// If the HTTP client cannot be made.
     #[must_use]
     pub fn new(address: SocketAddr) -> Api {
-        let client =
-            reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a plain client can be made");
-        Api { base: format!("http://{address}"), client }
+        Api { base: format!("http://{address}"), client: client().build().expect("a plain client can be made") }
+    }
+
+    /// By its Unix socket, which is reached from any network namespace.
+    ///
+    /// # Panics
+    /// If the HTTP client cannot be made.
+    #[must_use]
+    pub fn unix(socket: &Path) -> Api {
+        let client = client().unix_socket(socket).build().expect("a plain client can be made");
+        Api { base: "http://localhost".to_owned(), client }
     }
 
     /// GET of `path`.
@@ -125,6 +134,10 @@ impl Api {
         let body = answer.text().await.map_err(|e| chain(&e))?;
         Ok(Reply { status, body })
     }
+}
+
+fn client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_proxy().timeout(PATIENCE)
 }
 
 /// An error with all its sources: reqwest's own words leave out why.

@@ -15,12 +15,15 @@ use tempfile::TempDir;
 use super::authority::{Authority, Files};
 use super::binary::{clear_environment, kith};
 use super::http::Api;
+use super::links::Links;
 use super::process::Process;
 use super::resolve::{Answer, resolve};
 use super::wait::eventually;
 
 /// From start to ready, with other tests beside it on a small machine.
 const STARTING: Duration = Duration::from_secs(30);
+/// The API's Unix socket in the folder of a node.
+const SOCKET: &str = "api.sock";
 /// Lines of its log that a failed test shows of each node.
 const SHOWN: usize = 40;
 
@@ -52,6 +55,8 @@ pub struct Node {
     folder: PathBuf,
     process: Option<Process>,
     api: Api,
+    /// Where it runs, if not on this host's own network.
+    namespace: Option<String>,
 }
 
 impl Lab {
@@ -92,7 +97,24 @@ impl Lab {
         fs::write(folder.join("boot_id"), format!("boot-{name}\n")).expect("the lab's folder can be written");
         fs::write(folder.join("kith.toml"), configuration(&self.cluster, name, at, seeds, &folder, &files))
             .expect("the lab's folder can be written");
-        Node { name: name.to_owned(), at, folder, process: None, api: Api::new(at.api) }
+        Node { name: name.to_owned(), at, folder, process: None, api: Api::new(at.api), namespace: None }
+    }
+
+    /// Nodes of `names`, each in the namespace of its number, with all others as seeds; not started.
+    ///
+    /// # Panics
+    /// If their files cannot be written.
+    #[must_use]
+    pub fn nodes_apart(&self, authority: &Authority, names: &[&str], links: &Links) -> Vec<Node> {
+        let places: Vec<_> = (1..).zip(names).map(|(number, name)| (number, *name, links.addresses(number))).collect();
+        let node = |&(number, name, at): &(u8, &str, Addresses)| {
+            let seeds: Vec<_> = places.iter().filter(|place| place.0 != number).map(|place| place.2.gossip).collect();
+            let mut node = self.node(authority, name, at, &seeds);
+            node.api = Api::unix(&node.folder.join(SOCKET));
+            node.namespace = Some(links.namespace(number));
+            node
+        };
+        places.iter().map(node).collect()
     }
 }
 
@@ -119,7 +141,7 @@ impl Lab {
             text = text.replace(&line, &format!("listen = [\"{own}\"]"));
         }
         fs::write(&path, text).expect("the lab's folder can be written");
-        Node { name: name.to_owned(), at, folder, process: None, api: Api::new(at.api) }
+        Node { name: name.to_owned(), at, folder, process: None, api: Api::new(at.api), namespace: None }
     }
 }
 
@@ -177,7 +199,15 @@ impl Node {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let log = fs::File::options().create(true).append(true).open(self.log_file()).expect("its log can be written");
         let out = log.try_clone().expect("a file can be shared");
-        let mut command = Command::new(kith());
+        let mut command = match &self.namespace {
+            None => Command::new(kith()),
+            Some(namespace) => {
+                let mut inside = Command::new("ip");
+                // It becomes the program, so that signals reach it.
+                inside.args(["netns", "exec", namespace]).arg(kith());
+                inside
+            }
+        };
         command.args(["agent", "--config"]).arg(self.folder.join("kith.toml"));
         command.stdin(Stdio::null()).stdout(out).stderr(log);
         clear_environment(&mut command);
@@ -292,7 +322,7 @@ fn configuration(
     line(format!("ca = {}\ncert = {}\nkey = {}", quoted(&files.ca), quoted(&files.cert), quoted(&files.key)));
     line("[api]".to_owned());
     line(format!("listen = [\"{}\"]", at.api));
-    line(format!("unix = {}", quoted(&folder.join("api.sock"))));
+    line(format!("unix = {}", quoted(&folder.join(SOCKET))));
     line("[dns]".to_owned());
     line(format!("listen = [\"{}\"]", at.dns));
     text

@@ -53,11 +53,13 @@ fn statement_end(code: &str, from: usize) -> usize {
 }
 
 /// Sleeps in test code. In a file whose every `#[tokio::test]` starts with the clock paused they are jumps of virtual time
-/// and allowed. A benchmark may pace itself.
+/// and allowed. A benchmark may pace itself, and so may a fault.
 #[must_use]
 pub fn sleeping_tests(tree: &Tree) -> Vec<Breach> {
     let mut breaches = Vec::new();
-    let waits = |file: &&Rust| !is_in_virtual_time(file) && !file.path.contains("/benches/");
+    let waits = |file: &&Rust| {
+        !is_in_virtual_time(file) && !["/benches/", "/tools/"].iter().any(|folder| file.path.contains(folder))
+    };
     for file in tree.rust.iter().filter(waits) {
         for at in SLEEPS.iter().flat_map(|call| file.words(call)).filter(|at| file.is_test(*at)) {
             let message = "a test does not sleep: await a condition with a bound that says what was last seen, \
