@@ -138,6 +138,31 @@ async fn the_commands_of_the_manual_do_what_it_says() {
     }
 }
 
+/// Each `Alarm { name: "…" }` in the store's sources.
+fn alarms(folder: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            names.extend(alarms(&path));
+        } else {
+            let text = fs::read_to_string(&path).expect("a source");
+            let made = text.split("Alarm { name: \"").skip(1);
+            names.extend(made.filter_map(|rest| rest.split('"').next().map(str::to_owned)));
+        }
+    }
+    names
+}
+
+#[test]
+fn each_alarm_has_its_paragraph() {
+    let (names, page) = (alarms(&folder().join("../gossip/src")), text("operating.md"));
+    assert!(names.iter().any(|name| name == "certificate"), "{names:?}");
+    for name in names {
+        assert!(page.contains(&format!("\n**{name}.** ")), "operating.md does not say what the alarm {name} means");
+    }
+}
+
 #[test]
 fn the_pages_link_to_what_is_there() {
     for page in ["README.md", "first-cluster.md", "certificates.md", "operating.md"] {

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::desk::Desk;
 use super::{Identity, Stage, certificate_of};
 use crate::chain::Chain;
-use crate::net::{Ask, Close, Kind, Net, driver};
+use crate::net::driver::{self, BUSY};
+use crate::net::{Ask, Asker, Close, Kind, Net};
 use crate::retry::Retry;
 
 /// How often the certificate's end is looked at. A clock that jumps is noticed within this.
@@ -76,7 +77,7 @@ impl Keeper {
                 () = token.cancelled() => break,
                 ask = self.asks.recv() => match (ask, &self.desk) {
                     (Some(ask), Some(desk)) if serving.len() < AT_ONCE => drop(serving.spawn(desk.clone().serve(ask))),
-                    (Some(ask), _) => turn_away(ask),
+                    (Some(ask), _) => self.turn_away(ask),
                     // The network has ended, and with it the node.
                     (None, _) => break,
                 },
@@ -125,6 +126,19 @@ impl Keeper {
         self.retry.delay().min(LONGEST)
     }
 
+    /// Here is no authority, or there is too much to do.
+    fn turn_away(&self, ask: Ask) {
+        let Ask { who, mut send, mut recv, connection } = ask;
+        match who {
+            Asker::Newcomer => {
+                self.net.counters().joins_refused.inc();
+                connection.close(Close::Done.into(), BUSY);
+            }
+            // Both fail only for a stream that is already closed.
+            Asker::Node(_) => drop((send.reset(Close::Unwanted.into()), recv.stop(Close::Unwanted.into()))),
+        }
+    }
+
     fn days_left(&self) -> u64 {
         self.identity.validity().left(self.identity.clock().now()).as_secs() / 86_400
     }
@@ -169,11 +183,4 @@ impl Keeper {
 enum Refused {
     NotThere,
     Unusable(String),
-}
-
-/// Here is no authority, or there is too much to do.
-fn turn_away(ask: Ask) {
-    let Ask { mut send, mut recv, .. } = ask;
-    // Both fail only for a stream that is already closed.
-    drop((send.reset(Close::Unwanted.into()), recv.stop(Close::Unwanted.into())));
 }

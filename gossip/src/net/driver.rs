@@ -22,11 +22,14 @@ const HANDSHAKES: usize = 128;
 
 /// From this many on, an address that is not known to receive what we send it has to prove that first (RFC 9000 §8.1.2), so
 /// that a flood of invented addresses holds nothing here.
-const BUSY: usize = 32;
+const MANY: usize = 32;
 
 /// Newcomers who may take their time to say what they want. They are strangers and a person waits for each, so few; others
 /// are told to come again, and the places of nodes' handshakes stay free.
 pub(super) const NEWCOMERS: usize = 16;
+
+/// What a newcomer is told for whom there is no place.
+pub(crate) const BUSY: &[u8] = b"too many wish to join at once: try again in a minute";
 
 /// The most bytes of a chitchat message: what fits in the UDP datagram chitchat thinks it is.
 pub(crate) const GOSSIP_MAX: usize = 65_507;
@@ -73,7 +76,7 @@ impl Driver {
                 () = token.cancelled() => break,
                 () = removed.changed() => self.net.expel(),
                 incoming = self.endpoint.accept() => match incoming {
-                    Some(incoming) if handshakes.len() >= BUSY && !incoming.remote_address_validated() => {
+                    Some(incoming) if handshakes.len() >= MANY && !incoming.remote_address_validated() => {
                         self.inlets.counters.addresses_doubted.inc();
                         // Fails only for an address that has proven itself.
                         drop(incoming.retry());
@@ -141,10 +144,9 @@ async fn answer(net: Net, incoming: Incoming, inlets: Inlets) {
 
 /// Takes the one stream of a newcomer. It counts as a handshake until then, so that many who say nothing are few.
 async fn welcome(connection: Connection, inlets: Inlets) {
-    const FULL: &[u8] = b"too many wish to join at once: try again in a minute";
     let Ok(_place) = inlets.newcomers.try_acquire() else {
         inlets.counters.joins_refused.inc();
-        connection.close(Close::Done.into(), FULL);
+        connection.close(Close::Done.into(), BUSY);
         return;
     };
     let Ok(Ok((send, recv))) = timeout(FIRST_BYTE, connection.accept_bi()).await else {
@@ -154,7 +156,7 @@ async fn welcome(connection: Connection, inlets: Inlets) {
     let ask = Ask { who: Asker::Newcomer, send, recv, connection: connection.clone() };
     if inlets.asks.try_send(ask).is_err() {
         inlets.counters.joins_refused.inc();
-        connection.close(Close::Done.into(), FULL);
+        connection.close(Close::Done.into(), BUSY);
     }
 }
 
