@@ -6,8 +6,8 @@
 //! chain, the key. Name, key and authority stay; the certificate is replaced before its end, while everybody uses it.
 //!
 //! How a node comes by one: somebody at the authority's node makes an invitation ([`Invites`]), whose secret is a
-//! [`Token`]; the new node makes its key and shows the token ([`join`]); the authority's node signs ([`desk`]). How it keeps
-//! it: [`keeper`]. How it stands with the others: [`standing`].
+//! [`Token`]; the new node makes its key and shows the token ([`join()`]); the authority's node signs (`desk`). How it keeps
+//! it: `keeper`. How it stands with the others: `standing`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
