@@ -151,7 +151,7 @@ async fn build(
         advertise: None,
         seeds,
         identity,
-        api: ApiConfig { listen: vec![nth(args.api, i)?], unix: Some(socket.clone()), token: None },
+        api: ApiConfig { listen: vec![nth(args.api, i)?], unix: Some(socket.clone()), tokens: None },
         boot_id: format!("dev-{}", std::process::id()),
     };
     let client = Client::new(Endpoint::unix(&socket), None)?;

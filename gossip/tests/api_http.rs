@@ -402,8 +402,8 @@ async fn an_open_address_needs_a_token_and_a_taken_one_is_named() {
         error,
         "the API would be open to the network at 0.0.0.0:0 without a token: set one, or listen on loopback"
     );
-    let token = Some("0123456789abcdef".parse().unwrap());
-    assert!(bind(ApiConfig { token, ..open }).await.is_ok());
+    let tokens = Some("0123456789abcdef".parse().unwrap());
+    assert!(bind(ApiConfig { tokens, ..open }).await.is_ok());
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = vec![taken.local_addr().unwrap()];
@@ -413,8 +413,8 @@ async fn an_open_address_needs_a_token_and_a_taken_one_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_wants_the_token() {
-    let token = Some("0123456789abcdef".parse().unwrap());
-    let config = ApiConfig { token, ..ApiConfig::default() };
+    let tokens = Some("0123456789abcdef".parse().unwrap());
+    let config = ApiConfig { tokens, ..ApiConfig::default() };
     let server = Server::start_with(config, Arc::new(Alone::default())).await;
     for (authorization, status) in [
         (None, 401),
@@ -433,6 +433,77 @@ async fn every_route_wants_the_token() {
         assert_eq!(response.text().await.unwrap().is_empty(), status == 401);
     }
     assert_eq!(server.get("/nowhere").await.status(), 401);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_opens_what_its_scope_says() {
+    let [read, write, admin] = ["read-aaaaaaaaaaaa", "write-bbbbbbbbbbb", "admin-ccccccccccc"];
+    let tokens = Some(format!("read {read}\nwrite {write}\nadmin {admin}").parse().unwrap());
+    let server = Server::start_with(ApiConfig { tokens, ..ApiConfig::default() }, Arc::new(Alone::default())).await;
+    let post = async |token: &str, path: &str, body: Value| {
+        let request = server.client.post(server.url(path)).bearer_auth(token);
+        let request = request.header("content-type", "application/json").body(body.to_string());
+        shown(request.send().await.unwrap()).await
+    };
+    let (insert, table) =
+        (json!(["INSERT INTO svc (id) VALUES ('a')"]), json!(["CREATE TABLE m (id TEXT NOT NULL PRIMARY KEY)"]));
+    assert!(post(read, "/v1/queries", json!("SELECT 1")).await.starts_with("200"));
+    let refused = post(read, "/v1/transactions", insert.clone()).await;
+    assert_eq!(refused, r#"403 {"error":"this token may read, and write is needed"}"#);
+    assert!(post(write, "/v1/transactions", insert).await.starts_with("200"));
+    let refused = post(write, "/v1/migrations", table.clone()).await;
+    assert_eq!(refused, r#"403 {"error":"this token may write, and admin is needed"}"#);
+    assert!(post(admin, "/v1/migrations", table).await.starts_with("200"));
+    assert!(post(admin, "/v1/queries", json!("SELECT * FROM m")).await.starts_with("200"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_description_is_of_what_is_there() {
+    let server = Server::start().await;
+    let document: Value = server.get("/openapi.json").await.text().await.unwrap().parse().unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    let paths = document["paths"].as_object().unwrap();
+    for (path, methods) in paths {
+        let real = path
+            .replace("{id}", "ba247cbc-2a7f-486b-873c-8a9620e72182")
+            .replace("{table}", "svc")
+            .replace("{part}", "x");
+        for (method, described) in methods.as_object().unwrap() {
+            // Without a body, so that nothing is done; a stream that begins is dropped.
+            let request = server.client.request(method.to_uppercase().parse().unwrap(), server.url(&real));
+            let status = request.send().await.unwrap().status().as_u16();
+            assert!(
+                described["responses"][status.to_string()].is_object(),
+                "{method} {path}: {status} is not described"
+            );
+            assert_ne!(status, 405, "{method} {path}");
+        }
+        let other = if methods.get("get").is_some() { "DELETE" } else { "GET" };
+        let request = server.client.request(other.parse().unwrap(), server.url(&real));
+        assert_eq!(request.send().await.unwrap().status(), 405, "{other} {path} is not described");
+    }
+    // Whatever a route answers is described.
+    for (path, body, query) in [
+        ("/v1/transactions", "[[", ""),
+        ("/v1/transactions", "{}", ""),
+        ("/v1/transactions", "[]", ""),
+        ("/v1/transactions", "[\"SELECT 1\"]", ""),
+        ("/v1/transactions", "[\"DELETE FROM svc\"]", "?replicas=1"),
+        ("/v1/queries", "\"SELECT\"", ""),
+        ("/v1/queries", "\"SELECT 1\"", "?timeout=x"),
+        ("/v1/subscriptions", "\"SELECT random()\"", ""),
+        ("/v1/migrations", "[\"CREATE TABLE u (id TEXT NOT NULL PRIMARY KEY, v UNIQUE)\"]", ""),
+        ("/v1/table_stats", "[]", ""),
+    ] {
+        let status = server.post_raw(&format!("{path}{query}"), body.to_owned()).await.status().as_u16();
+        let described = &paths[path]["post"]["responses"][status.to_string()];
+        assert!(described.is_object(), "{path}{query} {body}: {status} is not described");
+    }
+    let named: Vec<_> =
+        paths["/v1/transactions"]["post"]["parameters"].as_array().unwrap().iter().map(|p| &p["name"]).collect();
+    assert_eq!(named, ["timeout", "replicas"]);
     server.stop().await;
 }
 

@@ -40,7 +40,7 @@ fn config(authority: &DevAuthority, name: &str, dir: &Path, seeds: &[SocketAddr]
         listen: LOOPBACK,
         advertise: None,
         seeds: seeds.iter().map(ToString::to_string).collect(),
-        api: ApiConfig { listen: vec![LOOPBACK], unix: None, token: None },
+        api: ApiConfig { listen: vec![LOOPBACK], unix: None, tokens: None },
         boot_id: format!("boot-of-{name}"),
     }
 }

@@ -3,12 +3,11 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use kith_gossip::api::{ApiConfig, BindError};
+use kith_gossip::api::{ApiConfig, BindError, Tokens, TokensError};
 use kith_gossip::identity::{Authority, Enrolment, Invites};
 use kith_gossip::store::{Durability, OpenError, SchemaSource};
 use kith_gossip::{BuildError, Config, Gossip, Identity};
@@ -21,8 +20,10 @@ use crate::modes::{self, Wanted};
 
 /// Most bytes of a schema file, as of a migration over the API.
 const MAX_SCHEMA: u64 = 1024 * 1024;
-/// Most bytes of a token's file.
-const MAX_TOKEN: u64 = 4096;
+/// Most bytes of the file that holds the boot's id.
+const MAX_BOOT_ID: u64 = 4096;
+/// Most bytes of a file of tokens.
+const MAX_TOKENS: u64 = 16 << 10;
 
 /// The store, buildable again and again.
 pub(crate) struct GossipPart {
@@ -100,9 +101,9 @@ pub(crate) fn config(config: &config::Config) -> Result<Config, Failure> {
         api: ApiConfig {
             listen: api.listen.clone(),
             unix: Some(api.unix.clone()),
-            token: api.token_file.as_deref().map(token).transpose()?,
+            tokens: api.token_file.as_deref().map(tokens).transpose()?,
         },
-        boot_id: read(&node.boot_id_file, MAX_TOKEN)?.trim().to_owned(),
+        boot_id: read(&node.boot_id_file, MAX_BOOT_ID)?.trim().to_owned(),
     })
 }
 
@@ -123,14 +124,20 @@ pub(crate) fn reached_at(gossip: &config::Gossip) -> SocketAddr {
     gossip.advertise.or_else(|| advertised(gossip.listen, &gossip.seeds)).unwrap_or(gossip.listen)
 }
 
-/// The token that a file holds: the server's, or a client's.
-pub(crate) fn token<T>(path: &Path) -> Result<T, Failure>
-where
-    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
-{
+/// The token that a client shows: of those that a file holds, the one that may do most.
+pub(crate) fn token(path: &Path) -> Result<kith_gossip_client::Token, Failure> {
+    let parsed = tokens(path)?.widest().parse();
+    parsed.map_err(|e: kith_gossip_client::endpoint::BadToken| no_token(path, e))
+}
+
+/// The tokens that a file holds.
+fn tokens(path: &Path) -> Result<Tokens, Failure> {
     modes::check(path, Wanted::GroupReads)?;
-    let text = read(path, MAX_TOKEN)?;
-    text.trim().parse().map_err(|e| Failure::new(Exit::Config, e).context(format!("{} holds no token", path.display())))
+    read(path, MAX_TOKENS)?.parse().map_err(|e: TokensError| no_token(path, e))
+}
+
+fn no_token(path: &Path, error: impl Into<anyhow::Error>) -> Failure {
+    Failure::new(Exit::Config, error).context(format!("{} holds no token", path.display()))
 }
 
 /// Our own tables, then those of the files.

@@ -15,8 +15,91 @@ pub struct ApiConfig {
     pub listen: Vec<SocketAddr>,
     /// A Unix socket, made with mode 0660: who may open it may speak.
     pub unix: Option<PathBuf>,
-    /// What every request must carry, on every listener: `Authorization: Bearer TOKEN`.
-    pub token: Option<Token>,
+    /// One of these must be in every request, on every listener: `Authorization: Bearer TOKEN`. None: whoever reaches a
+    /// listener may do everything.
+    pub tokens: Option<Tokens>,
+}
+
+/// What a token lets its holder do. Each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Queries, subscriptions, status, metrics.
+    Read,
+    /// Also transactions, and what parts say of themselves.
+    Write,
+    /// Also the schema.
+    Admin,
+}
+
+impl Scope {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Tokens as a file holds them: one that may do everything; or one a line, each behind its scope.
+///
+/// ```text
+/// # what a dashboard has
+/// read  kWq8…
+/// admin 5hX2…
+/// ```
+#[derive(Clone, Debug)]
+pub struct Tokens(Vec<(Scope, Token)>);
+
+/// A compare takes as long as there are tokens, so there are not many.
+const TOKENS_MAX: usize = 64;
+
+/// Why a text holds no tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TokensError {
+    /// A line of another form.
+    #[error("line {0}: neither a token alone nor `read`, `write` or `admin` and a token")]
+    Line(usize),
+    /// A secret that is none.
+    #[error("line {0}: {1}")]
+    Token(usize, #[source] TokenError),
+    /// None at all, or too many.
+    #[error("1 to {TOKENS_MAX} tokens are wanted, and {0} are there")]
+    Count(usize),
+}
+
+impl FromStr for Tokens {
+    type Err = TokensError;
+
+    fn from_str(text: &str) -> Result<Self, TokensError> {
+        let mut tokens = Vec::new();
+        for (line, number) in text.lines().map(str::trim).zip(1..) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let (scope, secret) = match *words {
+                [] => continue,
+                [first, ..] if first.starts_with('#') => continue,
+                [secret] | ["admin", secret] => (Scope::Admin, secret),
+                ["read", secret] => (Scope::Read, secret),
+                ["write", secret] => (Scope::Write, secret),
+                _ => return Err(TokensError::Line(number)),
+            };
+            tokens.push((scope, secret.parse().map_err(|error| TokensError::Token(number, error))?));
+        }
+        if (1..=TOKENS_MAX).contains(&tokens.len()) { Ok(Self(tokens)) } else { Err(TokensError::Count(tokens.len())) }
+    }
+}
+
+impl Tokens {
+    /// What the holder of this secret may do. Takes as long whichever it is.
+    pub(super) fn scope(&self, presented: &[u8]) -> Option<Scope> {
+        self.0.iter().filter(|(_, token)| token.is(presented)).map(|(scope, _)| *scope).max()
+    }
+
+    /// The secret that may do most, for this node's own clients.
+    pub fn widest(&self) -> &str {
+        self.0.iter().max_by_key(|(scope, _)| *scope).map_or("", |(_, token)| &token.0)
+    }
 }
 
 /// A secret that clients show. Not printed anywhere.
@@ -67,6 +150,27 @@ mod tests {
             assert!(!token.is(wrong), "{wrong:?}");
         }
         assert_eq!(format!("{token:?}"), "Token(…)");
+    }
+
+    #[test]
+    fn a_file_holds_one_token_or_one_a_line_behind_its_scope() {
+        let alone: Tokens = "  0123456789abcdef\n".parse().unwrap();
+        assert_eq!((alone.scope(b"0123456789abcdef"), alone.scope(b"x")), (Some(Scope::Admin), None));
+        let text = "# shown to all\n\nread aaaaaaaaaaaaaaaa\nwrite\tbbbbbbbbbbbbbbbb\nadmin cccccccccccccccc\nread cccccccccccccccc";
+        let tokens: Tokens = text.parse().unwrap();
+        let scopes = [b"aaaaaaaaaaaaaaaa", b"bbbbbbbbbbbbbbbb", b"cccccccccccccccc", b"dddddddddddddddd"];
+        let scopes = scopes.map(|secret| tokens.scope(secret));
+        assert_eq!(scopes, [Some(Scope::Read), Some(Scope::Write), Some(Scope::Admin), None]);
+        assert_eq!(tokens.widest(), "cccccccccccccccc");
+        assert!(!format!("{tokens:?}").contains("aaaa"));
+        for (bad, error) in [
+            ("", TokensError::Count(0)),
+            ("# nothing\n", TokensError::Count(0)),
+            ("root aaaaaaaaaaaaaaaa", TokensError::Line(1)),
+            ("\nread short", TokensError::Token(2, TokenError)),
+        ] {
+            assert_eq!(bad.parse::<Tokens>().map(|_| ()), Err(error), "{bad:?}");
+        }
     }
 
     #[test]

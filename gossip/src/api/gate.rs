@@ -1,4 +1,4 @@
-//! What every request passes: the token, then the limit of its route.
+//! What every request passes: the token, its scope, then the limit of its route.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use tokio::sync::Semaphore;
 
-use super::config::Token;
+use super::config::{Scope, Tokens};
 use super::error::ApiError;
 use super::metrics::Metrics;
 
@@ -17,13 +17,29 @@ use super::metrics::Metrics;
 /// done soon is better tried again, or elsewhere, than queued here.
 const IN_FLIGHT: usize = 128;
 
-/// Refuses requests without the token. The body of the refusal is empty.
-pub(super) async fn check_token(State(token): State<Option<Token>>, request: Request, next: Next) -> Response {
-    let Some(token) = token else { return next.run(request).await };
+/// Refuses requests without a token, and notes what the others may do. The body of the refusal is empty.
+pub(super) async fn check_token(State(tokens): State<Option<Tokens>>, mut request: Request, next: Next) -> Response {
     let presented = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    match presented {
-        Some(presented) if token.is(presented) => next.run(request).await,
-        Some(_) | None => StatusCode::UNAUTHORIZED.into_response(),
+    let scope = match (tokens, presented) {
+        (None, _) => Some(Scope::Admin),
+        (Some(tokens), Some(presented)) => tokens.scope(presented),
+        (Some(_), None) => None,
+    };
+    let Some(scope) = scope else { return StatusCode::UNAUTHORIZED.into_response() };
+    request.extensions_mut().insert(scope);
+    next.run(request).await
+}
+
+/// Refuses those whose token may do less than the route needs.
+pub(super) async fn check_scope(State(needed): State<Scope>, request: Request, next: Next) -> Response {
+    match request.extensions().get::<Scope>() {
+        Some(scope) if *scope >= needed => next.run(request).await,
+        Some(scope) => {
+            let message = format!("this token may {}, and {} is needed", scope.as_str(), needed.as_str());
+            ApiError::new(StatusCode::FORBIDDEN, message).into_response()
+        }
+        // Nobody has asked for the token: a fault of ours, and not the client's to be let in by.
+        None => StatusCode::UNAUTHORIZED.into_response(),
     }
 }
 

@@ -66,7 +66,7 @@ pub(super) struct SocketFile(PathBuf);
 impl Listeners {
     pub(super) async fn bind(config: &ApiConfig) -> Result<Self, BindError> {
         let open = config.listen.iter().find(|addr| !addr.ip().is_loopback());
-        if let (Some(addr), None) = (open, &config.token) {
+        if let (Some(addr), None) = (open, &config.tokens) {
             return Err(BindError::NoToken(*addr));
         }
         let mut tcp = Vec::with_capacity(config.listen.len());

@@ -14,7 +14,7 @@
 //! GET  /v1/health[?gaps=&p99_lag=&max_queue=&failure_status=]
 //! GET  /v1/members[?watch=true]                NDJSON
 //! PUT  /v1/status/{part}                       what a part says of itself, shown by GET /v1/status
-//! GET  /v1/digest   GET /v1/status   GET /live   GET /ready   GET /metrics
+//! GET  /v1/digest   GET /v1/status   GET /live   GET /ready   GET /metrics   GET /openapi.json
 //! ```
 //! Errors are `{"error":"…"}` (in the envelope of transactions where there is one); a stream that fails ends with that
 //! line.
@@ -47,9 +47,10 @@ mod subscribe;
 mod transactions;
 mod updates;
 
+mod openapi;
 mod routes;
 
-pub use config::{ApiConfig, Token, TokenError};
+pub use config::{ApiConfig, Scope, Token, TokenError, Tokens, TokensError};
 pub use listen::BindError;
 pub use membership::{
     Alarm, Alone, Certificate, Count, Member, MemberState, Membership, PeerFigures, ReplicationFigures,

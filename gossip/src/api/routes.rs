@@ -11,12 +11,12 @@ use http::StatusCode;
 use kith_gossip_proto::NodeId;
 use tokio_util::sync::CancellationToken;
 
-use super::config::Token;
+use super::config::Tokens;
 use super::error::ApiError;
-use super::gate::{RouteLimit, check_token, limit};
+use super::gate::{RouteLimit, check_scope, check_token, limit};
 use super::membership::{MemberState, Membership};
 use super::metrics::Metrics;
-use super::{migrations, queries, reports, status, subscribe, transactions, updates};
+use super::{migrations, openapi, queries, reports, status, subscribe, transactions, updates};
 use crate::store::Store;
 use crate::subscriptions::Subscriptions;
 
@@ -51,31 +51,13 @@ impl App {
     }
 }
 
-/// All routes, behind the token and each behind its limit.
-pub(super) fn router(app: Arc<App>, token: Option<Token>) -> Router {
+/// All routes, behind the token, and each behind its scope and its limit.
+pub(super) fn router(app: Arc<App>, tokens: Option<Tokens>) -> Router {
     let metrics = Arc::clone(&app.metrics);
-    let routes: [(&'static str, MethodRouter<Arc<App>>); 16] = [
-        ("/v1/transactions", post(transactions::post)),
-        ("/v1/queries", post(queries::post)),
-        ("/v1/subscriptions", post(subscribe::post)),
-        ("/v1/subscriptions/{id}", get(subscribe::get)),
-        ("/v1/updates/{table}", post(updates::post)),
-        ("/v1/migrations", post(migrations::post)),
-        ("/v1/table_stats", post(status::table_stats)),
-        ("/v1/health", get(status::health)),
-        ("/v1/members", get(status::members)),
-        ("/v1/digest", get(status::digest)),
-        ("/v1/status", get(status::status)),
-        ("/v1/status/{part}", put(reports::put)),
-        ("/live", get(status::live)),
-        ("/ready", get(status::ready)),
-        ("/metrics", get(status::metrics)),
-        ("/", get(async || ApiError::new(StatusCode::NOT_FOUND, "this is kith: see /v1/status"))),
-    ];
     let mut router = Router::new();
-    for (path, methods) in routes {
-        let limited = methods.layer(from_fn_with_state(RouteLimit::new(path, &metrics), limit));
-        router = router.route(path, limited);
+    for (path, route) in openapi::ROUTES.iter().map(|route| (route.path, route)) {
+        let limited = handler(path).layer(from_fn_with_state(RouteLimit::new(path, &metrics), limit));
+        router = router.route(path, limited.layer(from_fn_with_state(route.scope, check_scope)));
     }
     router
         .fallback(async |request: Request| {
@@ -85,6 +67,29 @@ pub(super) fn router(app: Arc<App>, token: Option<Token>) -> Router {
             let message = format!("{} is not for {}", request.uri().path(), request.method());
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
         })
-        .layer(from_fn_with_state(token, check_token))
+        .layer(from_fn_with_state(tokens, check_token))
         .with_state(app)
+}
+
+/// Who answers. The table of `openapi` says everything else of a route.
+fn handler(path: &str) -> MethodRouter<Arc<App>> {
+    match path {
+        "/v1/transactions" => post(transactions::post),
+        "/v1/queries" => post(queries::post),
+        "/v1/subscriptions" => post(subscribe::post),
+        "/v1/subscriptions/{id}" => get(subscribe::get),
+        "/v1/updates/{table}" => post(updates::post),
+        "/v1/migrations" => post(migrations::post),
+        "/v1/table_stats" => post(status::table_stats),
+        "/v1/health" => get(status::health),
+        "/v1/members" => get(status::members),
+        "/v1/digest" => get(status::digest),
+        "/v1/status" => get(status::status),
+        "/v1/status/{part}" => put(reports::put),
+        "/live" => get(status::live),
+        "/ready" => get(status::ready),
+        "/metrics" => get(status::metrics),
+        "/openapi.json" => get(openapi::get),
+        _ => get(async || ApiError::new(StatusCode::NOT_FOUND, "this is kith: see /openapi.json")),
+    }
 }

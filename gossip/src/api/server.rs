@@ -104,7 +104,7 @@ impl Api {
             started: Instant::now(),
             stopping: stopping.clone(),
         };
-        Ok(Self { listeners, addrs, router: router(Arc::new(app), config.token), stopping })
+        Ok(Self { listeners, addrs, router: router(Arc::new(app), config.tokens), stopping })
     }
 
     /// Where it listens.
