@@ -200,6 +200,46 @@ async fn a_node_that_was_away_catches_up_with_a_new_boot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_takes_a_snapshot_where_a_pull_would_be_large() {
+    let (authority, [first, second]) = (DevAuthority::new("test").unwrap(), dirs());
+    let old = Node::start(config(&authority, "node-1", first.path(), &[])).await;
+    for batch in 0..24 {
+        let rows = format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+             INSERT INTO containers (id, ip) SELECT printf('{batch}-%d', i), '10.0.0.1' FROM n"
+        );
+        old.post("/v1/transactions", &json!([rows])).await;
+    }
+    old.post("/v1/transactions", &json!(["DELETE FROM containers WHERE id = '0-1'"])).await;
+    let new = Node::start(config(&authority, "node-2", second.path(), &[old.gossip])).await;
+    new.reads("23-500", "10.0.0.1").await;
+    assert_eq!(new.read("0-1").await, None);
+    let count =
+        |node: &Node, name: &str| node.status.get().counts.iter().find(|count| count.name == name).unwrap().value;
+    assert_eq!((count(&new, "gossip_snapshots"), count(&new, "gossip_snapshots_failed")), (1, 0));
+    assert_eq!(count(&new, "gossip_rows_pulled"), 0);
+    assert_eq!(count(&old, "gossip_snapshots_sent"), 1);
+    // It is itself, not a second node-1: what both write from here on reaches the other.
+    new.write("from-2", "10.0.0.2").await;
+    old.reads("from-2", "10.0.0.2").await;
+    old.write("from-1", "10.0.0.3").await;
+    new.reads("from-1", "10.0.0.3").await;
+    eventually(|| async {
+        let digests = (old.get("/v1/digest").await, new.get("/v1/digest").await);
+        if digests.0 == digests.1 { Ok(()) } else { Err(digests) }
+    })
+    .await;
+    let left: Vec<_> = std::fs::read_dir(second.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains("coming")), "{left:?}");
+    new.stop().await;
+    let again = Node::start(config(&authority, "node-2", second.path(), &[old.gossip])).await;
+    assert_eq!(again.status.get().boot, 2);
+    again.reads("from-1", "10.0.0.3").await;
+    again.stop().await;
+    old.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_removes_a_server_by_its_row() {
     let (authority, dirs) = (DevAuthority::new("test").unwrap(), dirs::<2>());
     let nodes = cluster(&authority, &dirs).await;

@@ -12,7 +12,11 @@
 //! | 5 | rows | the answer, in parts |
 //! | 6 | pulled | the end of the answer: without it the parts are thrown away |
 //! | 7 | refused | instead of any answer, with a reason for people |
-//! | 8-31 | | kept for ids of versions and grafts (Plumtree), store snapshots, key ranges of a repair |
+//! | 18 | needs snapshot | instead of an answer: too much is missing for one, take a snapshot |
+//! | 19 | snapshot | a store snapshot begins: how many bytes come |
+//! | 20 | chunk | some of these, in order; without any, before it begins: the sender is still copying its store |
+//! | 21 | snapshot end | the hash of all of them: without it they are thrown away |
+//! | 8-17, 22-31 | | kept for clocks, ids of versions and grafts (Plumtree), key ranges of a repair |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,6 +49,14 @@ pub enum Frame {
     Pulled(Vector),
     /// What was asked is refused, with the reason.
     Refused(String),
+    /// So much is missing that the asker had better take a snapshot of the whole store.
+    NeedsSnapshot,
+    /// A snapshot of the sender's store begins; it has so many bytes.
+    Snapshot(u64),
+    /// The next bytes of a snapshot.
+    Chunk(Arc<[u8]>),
+    /// The end of a snapshot: xxh3-128 of all its bytes. It guards against faults of memory and disks on the way.
+    SnapshotEnd(u128),
     /// A kind of a later release. Skipped.
     Unknown(u8),
 }
@@ -154,6 +166,10 @@ impl Frame {
             Self::Rows(_) => 5,
             Self::Pulled(_) => 6,
             Self::Refused(_) => 7,
+            Self::NeedsSnapshot => 18,
+            Self::Snapshot(_) => 19,
+            Self::Chunk(_) => 20,
+            Self::SnapshotEnd(_) => 21,
             Self::Unknown(kind) => *kind,
         }
     }
@@ -174,7 +190,13 @@ impl Frame {
                 rows.iter().for_each(|row| out.record(|out| put_row(out, row)));
             }
             Self::Refused(reason) => out.bytes(reason.as_bytes()),
-            Self::Unknown(_) => {}
+            Self::Snapshot(bytes) => out.varint(*bytes),
+            Self::Chunk(bytes) => out.bytes(bytes),
+            Self::SnapshotEnd(hash) => {
+                out.u64(*hash as u64);
+                out.u64((*hash >> 64) as u64);
+            }
+            Self::NeedsSnapshot | Self::Unknown(_) => {}
         }
         out.finish()
     }
@@ -193,6 +215,10 @@ impl Frame {
             5 => Self::Rows(body.list(ROW_LEAST, |item| item.record(get_row))?),
             6 => Self::Pulled(get_vector(&mut body)?),
             7 => Self::Refused(body.text("reason")?.to_owned()),
+            18 => Self::NeedsSnapshot,
+            19 => Self::Snapshot(body.varint()?),
+            20 => Self::Chunk(body.bytes()?.into()),
+            21 => Self::SnapshotEnd(u128::from(body.u64()?) | u128::from(body.u64()?) << 64),
             kind => Self::Unknown(kind),
         })
     }

@@ -6,7 +6,7 @@
 //! - `Apply` goes to the store, in order; late is fine. What the store did not apply of it is answered with
 //!   [`Input::ApplyFailed`].
 //! - `Send` may be lost: whoever misses a version sees it in a vector and pulls.
-//! - `Pull` is answered with exactly one [`Input::Pulled`].
+//! - `Pull` and `Snapshot` are answered with exactly one [`Input::Pulled`].
 //! - Nothing is sent before it is synced: heads rise only by [`Input::Stored`] and [`Input::Committed`], which the store
 //!   says after its sync.
 //!
@@ -34,7 +34,7 @@ mod pull;
 mod telling;
 
 use handed::Handed;
-use member::Member;
+use member::{Member, Way};
 use parked::Parked;
 use pull::Pulls;
 use telling::Telling;
@@ -87,6 +87,8 @@ pub enum PullOutcome {
     Joined,
     /// Refused, broken off, stalled or not stored. Nothing changed.
     Failed,
+    /// So much is missing that the peer would rather send its whole store. Nothing changed.
+    NeedsSnapshot,
 }
 
 /// What to do.
@@ -103,6 +105,8 @@ pub enum Output {
     /// Ask the node for all that is above these heads, over the connection that its streams are on, and join the answer.
     /// One is out at a time, so fail it as soon as the connection ends or nothing came for [`PULL_STALL`].
     Pull(NodeId, Vector),
+    /// Take a snapshot of the node's whole store instead, in the same way and under the same bounds.
+    Snapshot(NodeId),
 }
 
 /// Replication of one node. Reads no clock; its only randomness is the seed.
@@ -167,7 +171,10 @@ impl Replica {
         }
         self.tell_heads(now, &mut out);
         if let Some(node) = self.pulls.due(&self.members, now) {
-            out.push(Output::Pull(node, self.heads.clone()));
+            out.push(match self.members.get_mut(&node).map_or(Way::Rows, Member::begin_pull) {
+                Way::Rows => Output::Pull(node, self.heads.clone()),
+                Way::Snapshot => Output::Snapshot(node),
+            });
         }
         out
     }
@@ -241,6 +248,10 @@ impl Replica {
             | Frame::Rows(_)
             | Frame::Pulled(_)
             | Frame::Refused(_)
+            | Frame::NeedsSnapshot
+            | Frame::Snapshot(_)
+            | Frame::Chunk(_)
+            | Frame::SnapshotEnd(_)
             | Frame::Unknown(_) => {}
         }
     }
@@ -283,6 +294,7 @@ impl Replica {
             match outcome {
                 PullOutcome::Joined => member.pull_joined(&pull, &self.heads, now),
                 PullOutcome::Failed => member.pull_failed(now),
+                PullOutcome::NeedsSnapshot => member.needs_snapshot(),
             }
         }
     }

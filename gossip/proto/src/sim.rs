@@ -81,6 +81,8 @@ pub struct Report {
     pub pulls: u64,
     /// Of these, how many while the cluster was at rest.
     pub pulls_at_rest: u64,
+    /// Snapshots that arrived whole.
+    pub snapshots: u64,
     /// Nodes that went down.
     pub crashes: u64,
     /// Streams that broke.

@@ -45,5 +45,8 @@ counters! {
     pulls: "Pulls asked for",
     pulls_failed: "Pulls that were refused, broken off, too large, or not stored",
     pulls_answered: "Pulls answered for peers",
+    snapshots: "Snapshots of a peer's store asked for",
+    snapshots_failed: "Snapshots that were refused, broken off, damaged, or not stored",
+    snapshots_sent: "Snapshots of this node's store sent to peers",
     rows_pulled: "Rows that pulls brought",
 }

@@ -9,6 +9,7 @@
 //! uni   1 gossip     one chitchat message, whole          ─► membership
 //! bidi  2 versions   hello, then versions ─► and heads ◄─ ─► replication
 //! bidi  3 pull       pull ─►, then rows, pulled ◄─        ─► replication
+//! bidi  4 snapshot   nothing ─►, then the store ◄─       ─► replication
 //! bidi  8 renewal    nothing ─►, certificate ◄─           ─► identity
 //! ```
 //! A connection with a newcomer, who has no certificate yet, has one stream, for its wish to join (`Ask`).
@@ -61,12 +62,15 @@ pub(crate) enum Kind {
     Gossip = 1,
     Versions = 2,
     Pull = 3,
+    Snapshot = 4,
     Renewal = 8,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Gossip, Self::Versions, Self::Pull, Self::Renewal].into_iter().find(|&kind| kind as u8 == byte)
+        [Self::Gossip, Self::Versions, Self::Pull, Self::Snapshot, Self::Renewal]
+            .into_iter()
+            .find(|&kind| kind as u8 == byte)
     }
 }
 

@@ -185,8 +185,11 @@ fn belongs(stream: Stream, frame: &Frame) -> Result<(), FrameError> {
         (Stream::Ours, Frame::Versions(_)) => Err(FrameError::Unexpected("versions on our stream")),
         (Stream::Theirs, Frame::Heads(_)) => Err(FrameError::Unexpected("heads on its own stream")),
         (_, Frame::Hello(_)) => Err(FrameError::Unexpected("a second hello")),
-        (_, Frame::Pull(_) | Frame::Rows(_) | Frame::Pulled(_) | Frame::Refused(_)) => {
+        (_, Frame::Pull(_) | Frame::Rows(_) | Frame::Pulled(_) | Frame::Refused(_) | Frame::NeedsSnapshot) => {
             Err(FrameError::Unexpected("a frame of a pull"))
+        }
+        (_, Frame::Snapshot(_) | Frame::Chunk(_) | Frame::SnapshotEnd(_)) => {
+            Err(FrameError::Unexpected("a frame of a snapshot"))
         }
     }
 }

@@ -35,6 +35,7 @@ mod lag;
 mod link;
 mod outbox;
 mod pull;
+mod snapshot;
 pub(crate) mod storage;
 
 use lag::Lag;
@@ -158,6 +159,7 @@ pub(crate) struct Replication<S: Storage> {
     told: Arc<Hashes>,
     applies: mpsc::Sender<Vec<Version>>,
     answers: Arc<Semaphore>,
+    snapshots: Arc<Semaphore>,
     lag: Lag,
     caught_up: CaughtUp,
     status: watch::Sender<Arc<ReplicationStatus>>,
@@ -211,6 +213,7 @@ impl<S: Storage> Replication<S> {
             told,
             applies,
             answers,
+            snapshots: Arc::new(Semaphore::new(snapshot::SNAPSHOTS)),
             lag: Lag::default(),
             caught_up: CaughtUp::NotYet,
             status,
@@ -291,6 +294,10 @@ impl<S: Storage> Replication<S> {
             Kind::Pull => {
                 let (net, store) = (self.links.net.clone(), self.links.store.clone());
                 self.tasks.spawn(pull::answer(net, store, Arc::clone(&self.answers), stream));
+            }
+            Kind::Snapshot => {
+                let (net, store) = (self.links.net.clone(), self.links.store.clone());
+                self.tasks.spawn(snapshot::answer(net, store, Arc::clone(&self.snapshots), stream));
             }
             // The network hands those to membership, and to whoever signs.
             Kind::Gossip | Kind::Renewal => {}
@@ -397,6 +404,10 @@ impl<S: Storage> Replication<S> {
                     Output::Pull(node, heads) => {
                         let Links { net, store, events, .. } = self.links.clone();
                         self.tasks.spawn(pull::ask(net, store, events, node, heads));
+                    }
+                    Output::Snapshot(node) => {
+                        let Links { net, store, events, .. } = self.links.clone();
+                        self.tasks.spawn(snapshot::ask(net, store, events, node));
                     }
                 }
             }

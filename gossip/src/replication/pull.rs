@@ -1,7 +1,7 @@
 //! Pulls: all that is above a vector, asked for, answered, and joined in one transaction.
 //!
 //! The parts of an answer are held in memory until the end has come, because they must be joined together: half of an
-//! answer would show half of a transaction. Hence the bound; a store that is beyond it goes by snapshot.
+//! answer would show half of a transaction. Hence the bounds, beyond which a node takes a [`snapshot`](super::snapshot).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,11 @@ const UNREAD: Duration = Duration::from_secs(10);
 /// The most memory an answer may take: some two million rows of a usual size.
 const ANSWER_MAX: usize = 512 << 20;
 
+/// Stamps above which an asker is told to take a snapshot: one that has nothing would spend more on joining so many rows
+/// than on the file, one that has something joins the file's rows all the same, and only saves the memory of the answer.
+const STAMPS_OF_EMPTY: u64 = 10_000;
+const STAMPS: u64 = 500_000;
+
 /// Pulls that are answered at the same time. Each holds a read connection and its snapshot; who comes on top is told so
 /// and asks another node.
 pub(super) const ANSWERS: usize = 4;
@@ -41,8 +46,10 @@ enum PullError {
     Frame(#[from] FrameError),
     #[error("the peer refused: {0}")]
     Refused(String),
-    #[error("the answer is over {} MiB: the node needs a snapshot", ANSWER_MAX >> 20)]
+    #[error("the answer is over {} MiB, and a snapshot is needed", ANSWER_MAX >> 20)]
     TooLarge,
+    #[error("the peer says that a snapshot is needed")]
+    NeedsSnapshot,
     #[error("the rows cannot be stored")]
     Join(#[source] ApplyError),
     #[error("the rows cannot be read")]
@@ -66,6 +73,10 @@ pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Eve
                 (PullOutcome::Failed, None)
             }
         },
+        Err(error @ (PullError::TooLarge | PullError::NeedsSnapshot)) => {
+            tracing::debug!(peer = %node, error = %error, "pull gives way to a snapshot");
+            (PullOutcome::NeedsSnapshot, None)
+        }
         Err(error) => {
             tracing::debug!(peer = %node, error = %Chain(&error), "pull failed");
             (PullOutcome::Failed, None)
@@ -116,8 +127,17 @@ async fn fetch(net: &Net, node: &NodeId, above: Vector) -> Result<(Vec<PulledRow
             }
             Some(Frame::Pulled(heads)) => return Ok((rows, heads)),
             Some(Frame::Refused(reason)) => return Err(PullError::Refused(reason)),
+            Some(Frame::NeedsSnapshot) => return Err(PullError::NeedsSnapshot),
             Some(Frame::Unknown(_)) => {}
-            Some(Frame::Hello(_) | Frame::Versions(_) | Frame::Heads(_) | Frame::Pull(_)) => {
+            Some(
+                Frame::Hello(_)
+                | Frame::Versions(_)
+                | Frame::Heads(_)
+                | Frame::Pull(_)
+                | Frame::Snapshot(_)
+                | Frame::Chunk(_)
+                | Frame::SnapshotEnd(_),
+            ) => {
                 return Err(FrameError::Unexpected("a frame of another stream").into());
             }
             None => return Err(FrameError::Unexpected("an answer without its end").into()),
@@ -158,6 +178,7 @@ async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut Rec
     let Some(Frame::Pull(above)) = question else {
         return Err(FrameError::Unexpected("something else than a pull").into());
     };
+    let most = if above.is_empty() { STAMPS_OF_EMPTY } else { STAMPS };
     let mut collected = match store.collect(above).await {
         Ok(collected) => collected,
         Err(error) => {
@@ -165,6 +186,11 @@ async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut Rec
             return Err(PullError::Collect(error));
         }
     };
+    if collected.stamps > most {
+        write(send, &Frame::NeedsSnapshot).await?;
+        drop(send.finish());
+        return Ok(());
+    }
     while let Some(rows) = collected.rows.recv().await {
         for frame in row_frames(rows.map_err(PullError::Collect)?, PART_BYTES) {
             write(send, &frame).await?;

@@ -7,7 +7,7 @@ use kith_gossip_proto::{SiteId, Vector, Version};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::store::{ApplyError, Collected, Commit, QueryError, Store};
+use crate::store::{ApplyError, Collected, Commit, CopyError, Incoming, InstallError, QueryError, Store, StoreCopy};
 
 /// Which store this is, as hellos say it.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +54,15 @@ pub(crate) trait Storage: Clone + Send + Sync + 'static {
 
     /// Begins the answer to a pull.
     fn collect(&self, above: Vector) -> impl Future<Output = Result<Collected, QueryError>> + Send;
+
+    /// A copy of all of it, for a peer.
+    fn copy(&self) -> impl Future<Output = Result<StoreCopy, CopyError>> + Send;
+
+    /// A file for the copy of a peer's.
+    fn receive(&self) -> std::io::Result<Incoming>;
+
+    /// Takes over what was received, in one transaction; returns the synced heads.
+    fn install(&self, incoming: Incoming) -> impl Future<Output = Result<Vector, InstallError>> + Send;
 }
 
 impl Storage for Store {
@@ -81,6 +90,18 @@ impl Storage for Store {
 
     fn collect(&self, above: Vector) -> impl Future<Output = Result<Collected, QueryError>> + Send {
         Self::collect(self, above)
+    }
+
+    fn copy(&self) -> impl Future<Output = Result<StoreCopy, CopyError>> + Send {
+        Self::copy(self)
+    }
+
+    fn receive(&self) -> std::io::Result<Incoming> {
+        Self::receive(self)
+    }
+
+    fn install(&self, incoming: Incoming) -> impl Future<Output = Result<Vector, InstallError>> + Send {
+        Self::install(self, incoming)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::identity::DevAuthority;
 use crate::membership::facts::StoreHash;
 use crate::membership::{Membership, MembershipConfig, Servers, StoreFacts};
 use crate::net::tests::{TestNet, within};
-use crate::store::{ApplyError, Collected, QueryError};
+use crate::store::{ApplyError, Collected, CopyError, Incoming, InstallError, QueryError, StoreCopy};
 
 /// A store in memory: rows by the join of `kith_gossip_proto`, versions strictly in order, faults on demand.
 #[derive(Clone)]
@@ -168,7 +168,19 @@ impl Storage for MemoryStore {
             .collect();
         let (sender, receiver) = mpsc::channel(1);
         sender.try_send(Ok(rows)).unwrap();
-        Ok(Collected { heads: state.heads.clone(), rows: receiver })
+        Ok(Collected { heads: state.heads.clone(), stamps: 0, rows: receiver })
+    }
+
+    async fn copy(&self) -> Result<StoreCopy, CopyError> {
+        Err(CopyError::Unwanted)
+    }
+
+    fn receive(&self) -> std::io::Result<Incoming> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    async fn install(&self, _: Incoming) -> Result<Vector, InstallError> {
+        Err(InstallError::ShuttingDown)
     }
 }
 

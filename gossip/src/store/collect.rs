@@ -1,5 +1,6 @@
 //! What a peer lacks: every row with a stamp above its vector, from one snapshot.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use kith_gossip_proto::frame::PulledRow;
@@ -22,17 +23,22 @@ const PART_BYTES: usize = 256 << 10;
 /// Parts that wait for a slow peer; then the reading waits.
 const PARTS_AHEAD: usize = 4;
 
+/// Up to here one counts how much is asked for: more than any answer holds.
+pub(crate) const STAMPS_MAX: u64 = 1_000_000;
+
 /// The answer to a pull.
 #[derive(Debug)]
 pub struct Collected {
     /// The heads in the snapshot the rows are read from.
     pub heads: Vector,
+    /// How many stamps lie above the vector: no fewer than there are rows to come. Not counted beyond [`STAMPS_MAX`].
+    pub stamps: u64,
     /// The rows, in parts. The channel closes at the end; an error is the last item. Dropping it ends the reading.
     pub rows: mpsc::Receiver<Result<Vec<PulledRow>, QueryError>>,
 }
 
 pub(crate) async fn collect(pool: &Arc<Pool>, above: Vector) -> Result<Collected, QueryError> {
-    let (head, heads) = oneshot::channel();
+    let (head, begun) = oneshot::channel();
     let (parts, rows) = mpsc::channel(PARTS_AHEAD);
     let parts = pool.outlet(parts);
     pool.start(move |conn| {
@@ -40,22 +46,46 @@ pub(crate) async fn collect(pool: &Arc<Pool>, above: Vector) -> Result<Collected
         match began {
             Err(error) => drop(head.send(Err(error))),
             Ok(snapshot) => {
-                drop(head.send(Ok(Vector::clone(snapshot.ledger.sites.heads()))));
+                let heads = Vector::clone(snapshot.ledger.sites.heads());
+                let counted = count(&snapshot, &above).map_err(|error| trouble(&error));
+                if head.send(counted.map(|stamps| (heads, stamps))).is_err() {
+                    return;
+                }
                 let mut out = Part { parts, rows: Vec::new(), bytes: 0 };
-                if let Err(error) = walk(&snapshot, &above, &mut out) {
-                    drop(out.parts.put(Err(trouble(&error))));
+                match walk(&snapshot, &above, |row| out.add(row)) {
+                    // That nobody takes the last part is no error of ours.
+                    Ok(()) => drop(out.flush()),
+                    Err(error) => drop(out.parts.put(Err(trouble(&error)))),
                 }
             }
         }
     })
     .await?;
     let ended = |_| Err(QueryError::Failed("the reader ended early".to_owned()));
-    Ok(Collected { heads: heads.await.unwrap_or_else(ended)?, rows })
+    let (heads, stamps) = begun.await.unwrap_or_else(ended)?;
+    Ok(Collected { heads, stamps, rows })
+}
+
+fn count(snapshot: &Snapshot<'_>, above: &Vector) -> rusqlite::Result<u64> {
+    let mut log = snapshot
+        .conn
+        .prepare("SELECT count(*) FROM (SELECT 1 FROM __kith_log WHERE site = ?1 AND ver > ?2 LIMIT ?3)")?;
+    let mut stamps = 0;
+    for (ord, site) in snapshot.ledger.sites.ords() {
+        let left = signed(STAMPS_MAX - stamps);
+        stamps +=
+            log.query_row(params![ord, signed(above.head(site)), left], |row| row.get::<_, i64>(0))?.cast_unsigned();
+    }
+    Ok(stamps)
 }
 
 /// Goes through the log above the vector, site by site. A row is given at the first of its stamps that the walk meets, so
 /// each row comes once, without a list of those that came.
-fn walk(snapshot: &Snapshot<'_>, above: &Vector, out: &mut Part) -> rusqlite::Result<()> {
+pub(crate) fn walk(
+    snapshot: &Snapshot<'_>,
+    above: &Vector,
+    mut each: impl FnMut(PulledRow) -> ControlFlow<()>,
+) -> rusqlite::Result<()> {
     let sites = &snapshot.ledger.sites;
     let order = |stamp: &Stamp| (sites.ord(stamp.site), stamp.version, stamp.seq);
     let conn: &Connection = snapshot.conn;
@@ -68,13 +98,11 @@ fn walk(snapshot: &Snapshot<'_>, above: &Vector, out: &mut Part) -> rusqlite::Re
             let Some(found) = snapshot.at(row.get(2)?, row.get_ref(3)?)? else { continue };
             let stamps = found.row.stamps();
             let first = stamps.iter().filter(|stamp| stamp.version > above.head(stamp.site)).map(order).min();
-            if first == Some((Some(ord), version.cast_unsigned(), seq)) && out.add(found).is_err() {
+            if first == Some((Some(ord), version.cast_unsigned(), seq)) && each(found).is_break() {
                 return Ok(());
             }
         }
     }
-    // That nobody takes the last part is no error of ours.
-    drop(out.flush());
     Ok(())
 }
 
@@ -85,15 +113,21 @@ struct Part {
 }
 
 impl Part {
-    fn add(&mut self, row: PulledRow) -> Result<(), Unwanted> {
+    fn add(&mut self, row: PulledRow) -> ControlFlow<()> {
         self.bytes += row.key.as_bytes().len() + row.row.cells.values().map(|cell| weight(&cell.value)).sum::<usize>();
         self.rows.push(row);
-        if self.rows.len() >= PART_ROWS || self.bytes >= PART_BYTES { self.flush() } else { Ok(()) }
+        if self.rows.len() >= PART_ROWS || self.bytes >= PART_BYTES { self.flush() } else { ControlFlow::Continue(()) }
     }
 
-    fn flush(&mut self) -> Result<(), Unwanted> {
+    fn flush(&mut self) -> ControlFlow<()> {
         self.bytes = 0;
         let rows = std::mem::take(&mut self.rows);
-        if rows.is_empty() { Ok(()) } else { self.parts.put(Ok(rows)) }
+        if rows.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        match self.parts.put(Ok(rows)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(Unwanted) => ControlFlow::Break(()),
+        }
     }
 }

@@ -154,6 +154,46 @@ pub enum ApplyError {
     Failed(String),
 }
 
+/// Why a store was not copied.
+#[derive(Debug, Error)]
+pub enum CopyError {
+    /// The file cannot be made or written.
+    #[error("the file cannot be written")]
+    File(#[from] std::io::Error),
+    /// The store cannot be read, or its copy not be written.
+    #[error("the store cannot be copied")]
+    Sqlite(#[from] rusqlite::Error),
+    /// No connection was to be had.
+    #[error("the store cannot be read")]
+    Query(#[from] QueryError),
+    /// The store is closing, or nobody waits for the copy any more.
+    #[error("the copy is not wanted any more")]
+    Unwanted,
+}
+
+/// Why a snapshot of a peer was not taken over. The store is as it was.
+#[derive(Debug, Error)]
+pub enum InstallError {
+    /// It cannot be opened: damaged, or of a later release.
+    #[error("the snapshot cannot be opened")]
+    Open(#[from] OpenError),
+    /// What it says of itself is not what it holds.
+    #[error("the snapshot is damaged: {0}")]
+    Unsound(String),
+    /// Its tables and ours exclude each other.
+    #[error("the snapshot's tables cannot be made ours")]
+    Schema(#[from] SchemaError),
+    /// Its rows could not be stored.
+    #[error("the snapshot's rows cannot be stored")]
+    Rows(#[from] ExecuteError),
+    /// SQLite failed.
+    #[error("the snapshot cannot be stored")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The store is closing or closed.
+    #[error("the store is shutting down")]
+    ShuttingDown,
+}
+
 /// Why a schema was not taken. Nothing of it was.
 #[derive(Debug, Error)]
 pub enum SchemaError {

@@ -32,6 +32,8 @@ mod writer;
 
 mod apply;
 mod collect;
+mod copy;
+mod install;
 mod merge;
 mod outlet;
 mod presence;
@@ -55,7 +57,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use collect::Collected;
 pub use commit::{Commit, Keys, SchemaChange, StoreState, Touched};
-pub use error::{ApplyError, ExecuteError, OpenError, QueryError, SchemaError};
+pub use copy::{Incoming, StoreCopy};
+pub use error::{ApplyError, CopyError, ExecuteError, InstallError, OpenError, QueryError, SchemaError};
 pub use guard::Used;
 pub use migrate::Migrated;
 pub use open::{Durability, StoreConfig};
@@ -216,14 +219,45 @@ impl Store {
     /// They are given out once they are synced: with [`Durability::Normal`] a snapshot can hold what a power cut would
     /// still take from us, and a peer that had it already would never ask again.
     pub async fn collect(&self, above: Vector) -> Result<Collected, QueryError> {
-        let mut commits = self.commits();
+        let commits = self.commits();
         let collected = collect::collect(&self.inner.pool, above).await?;
-        while !self.state().heads.covers(&collected.heads) {
+        self.synced(commits, &collected.heads).await?;
+        Ok(collected)
+    }
+
+    /// Waits until what was read is synced.
+    async fn synced(&self, mut commits: broadcast::Receiver<Arc<Commit>>, heads: &Vector) -> Result<(), QueryError> {
+        while !self.state().heads.covers(heads) {
             if let Err(RecvError::Closed) = commits.recv().await {
                 return Err(QueryError::ShuttingDown);
             }
         }
-        Ok(collected)
+        Ok(())
+    }
+
+    /// A copy of the whole store, as of one commit that is synced.
+    pub async fn copy(&self) -> Result<StoreCopy, CopyError> {
+        let commits = self.commits();
+        let (path, closing) = (self.inner.pool.path().to_owned(), self.inner.pool.closing());
+        let copy = self.inner.pool.run(move |conn| copy::nameless(conn, &path, closing)).await??;
+        self.synced(commits, &copy.heads).await?;
+        Ok(copy)
+    }
+
+    /// A file for a snapshot that a peer sends.
+    pub fn receive(&self) -> std::io::Result<Incoming> {
+        Incoming::new(self.inner.pool.path())
+    }
+
+    /// Takes over the snapshot of a peer, if it is sound: a store that has nothing becomes it, any other joins its rows.
+    /// Readers see one commit. Returns the heads, synced; after an error the store is as it was.
+    pub async fn install(&self, incoming: Incoming) -> Result<Vector, InstallError> {
+        let path = incoming.beside.path.clone();
+        let checked = tokio::task::spawn_blocking(move || install::sound(&path)).await;
+        let copy = checked.map_err(|_| InstallError::ShuttingDown)??;
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Install { copy, reply }).await.map_err(|Closed| InstallError::ShuttingDown)?;
+        answer.await.unwrap_or(Err(InstallError::ShuttingDown))
     }
 
     /// Runs something of our own on a read-only connection, on a thread that may block. Never a client's text, which

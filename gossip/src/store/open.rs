@@ -105,7 +105,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 }
 
 /// Looks before anything is written.
-fn check(conn: &Connection, path: &Path) -> Result<(), OpenError> {
+pub(crate) fn check(conn: &Connection, path: &Path) -> Result<(), OpenError> {
     let sqlite = |error| failed(path, error);
     let has = |sql| conn.query_row(sql, [], |row| row.get::<_, bool>(0)).map_err(sqlite);
     if has("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '__kith_meta')")? {
@@ -124,7 +124,7 @@ fn check(conn: &Connection, path: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn failed(path: &Path, source: rusqlite::Error) -> OpenError {
+pub(crate) fn failed(path: &Path, source: rusqlite::Error) -> OpenError {
     match source.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
             OpenError::Damaged { path: path.to_owned(), detail: text(&source) }
@@ -146,6 +146,15 @@ fn prepare(conn: &Connection) -> rusqlite::Result<()> {
     both(conn, 2_048)?;
     conn.set_prepared_statement_cache_capacity(256);
     Ok(())
+}
+
+/// A connection to a file that no other one uses: a copy of a store.
+pub(crate) fn alone(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    both(&conn, 1_024)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(conn)
 }
 
 /// Settings of every connection. `cache` is in KiB.

@@ -150,6 +150,16 @@ impl Pool {
         Outlet::new(out, self.closing.clone(), Handle::current())
     }
 
+    /// Something that tells whether the store is closing.
+    pub(crate) fn closing(&self) -> impl Fn() -> bool + Send + 'static {
+        let closing = self.closing.clone();
+        move || closing.is_cancelled()
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
         let permit = tokio::time::timeout(POOL_WAIT, Arc::clone(&self.permits).acquire_owned()).await;
         permit.map_err(|_| QueryError::Pool)?.map_err(|_| QueryError::ShuttingDown)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kith_gossip_proto::Hlc;
+use kith_gossip_proto::{Hlc, Vector};
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::Null;
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::capture::{Capture, KEY_FUNCTION, SharedCapture};
 use super::commit::{Commit, SchemaChange, StoreState};
-use super::error::{ExecuteError, SchemaError, Trouble};
+use super::error::{ExecuteError, InstallError, SchemaError, Trouble};
 use super::group::{Broken, Job, Sum, run};
 use super::guard::{self, Switch};
 use super::ledger::{Ledger, signed};
@@ -47,6 +47,11 @@ pub(crate) enum Command {
         sources: Vec<SchemaSource>,
         kind: Migration,
         reply: oneshot::Sender<Result<Migrated, SchemaError>>,
+    },
+    /// Take over a copy that is known to be sound.
+    Install {
+        copy: Connection,
+        reply: oneshot::Sender<Result<Vector, InstallError>>,
     },
     /// Finish: everything sent before is done already.
     Close,
@@ -129,7 +134,7 @@ impl Core {
     }
 
     /// Brings in what was set aside before the schema that the store was opened with.
-    fn settle(&mut self) -> rusqlite::Result<()> {
+    pub(crate) fn settle(&mut self) -> rusqlite::Result<()> {
         if self.ledger.aside.is_empty() {
             return Ok(());
         }
@@ -161,6 +166,7 @@ impl Core {
                 Command::Migrate { sources, kind: Migration::Tried, reply } => {
                     drop(reply.send(self.try_migration(&sources)));
                 }
+                Command::Install { copy, reply } => drop(reply.send(self.install(copy))),
                 Command::Close => break,
             }
             if self.disk == Disk::Unknown {
@@ -185,6 +191,11 @@ impl Core {
         self.keep_reserved(version, hlc)?;
         self.reserved = (version, hlc);
         Ok(())
+    }
+
+    /// What is on disk as used, of versions and readings.
+    pub(crate) fn reserved(&self) -> (u64, Hlc) {
+        self.reserved
     }
 
     fn keep_reserved(&self, version: u64, hlc: Hlc) -> rusqlite::Result<()> {
@@ -238,13 +249,7 @@ impl Core {
         let done = self.migrated(&declared, &mut sum);
         match done {
             Ok((migrated, tables)) => {
-                self.tables = Arc::new(tables);
-                self.capture
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .set_tables(Arc::clone(&self.tables));
-                self.watch_keys()?;
-                self.shared.set_tables(Arc::clone(&self.tables));
+                self.set_tables(tables)?;
                 if !migrated.is_empty() {
                     self.publish(sum, SchemaChange::Changed).map_err(|Unsynced| SchemaError::ShuttingDown)?;
                 }
@@ -256,6 +261,15 @@ impl Core {
                 Err(full(error))
             }
         }
+    }
+
+    pub(crate) fn set_tables(&mut self, tables: TableSet) -> rusqlite::Result<()> {
+        self.tables = Arc::new(tables);
+        let mut capture = self.capture.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        capture.set_tables(Arc::clone(&self.tables));
+        drop(capture);
+        self.shared.set_tables(Arc::clone(&self.tables));
+        self.watch_keys()
     }
 
     fn try_migration(&self, sources: &[SchemaSource]) -> Result<Migrated, SchemaError> {

@@ -5,6 +5,7 @@
 mod rig;
 
 mod capture;
+mod copy;
 mod crash;
 mod group;
 mod merge;

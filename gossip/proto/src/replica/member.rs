@@ -19,6 +19,18 @@ pub(super) struct Member {
     ahead: Option<Ahead>,
     /// Not pulled from before then.
     pull_again: Duration,
+    way: Way,
+}
+
+/// How a pull fetches what is missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The rows above our heads.
+    #[default]
+    Rows,
+    /// The whole store. Decided by the peer, who sees how much is missing, for its next pull only: should that fail, it is
+    /// asked again what we need.
+    Snapshot,
 }
 
 #[derive(Debug, Default)]
@@ -163,6 +175,15 @@ impl Member {
             self.pull_again = now + PULL_RETRY;
         }
         self.watch(ours, now);
+    }
+
+    /// A pull begins. Returns how.
+    pub(super) fn begin_pull(&mut self) -> Way {
+        std::mem::take(&mut self.way)
+    }
+
+    pub(super) fn needs_snapshot(&mut self) {
+        self.way = Way::Snapshot;
     }
 
     pub(super) fn pull_failed(&mut self, now: Duration) {

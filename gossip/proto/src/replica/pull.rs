@@ -20,7 +20,8 @@ pub const PULL_EVERY: Duration = Duration::from_secs(10);
 /// How long a peer whose pull failed is left alone, so that another one is asked.
 pub const PULL_RETRY: Duration = Duration::from_secs(2);
 
-/// How long a pull may go without hearing a byte of its answer before it has failed. Others wait behind it.
+/// How long a pull may go without hearing a byte of its answer before it has failed. Others wait behind it. It is no longer
+/// for a snapshot, whose sender says now and then that it is still copying.
 pub const PULL_STALL: Duration = Duration::from_secs(2);
 
 /// The pull that is out, if one is. One at a time: an answer holds all that anyone we can reach through that peer knows,

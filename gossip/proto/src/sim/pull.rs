@@ -2,11 +2,12 @@
 
 use rand::RngExt;
 use rand::seq::IteratorRandom;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::Sabotage;
 use super::store::Job;
 use super::world::{Event, Life, World};
-use crate::frame::row_frames;
+use crate::frame::{PulledRow, row_frames};
 use crate::model::Answer;
 use crate::replica::{Input, PULL_STALL, PullOutcome};
 use crate::{Frame, NodeId, Vector};
@@ -15,19 +16,68 @@ use crate::{Frame, NodeId, Vector};
 pub(super) struct Asked {
     asker: Life,
     from: usize,
-    question: Vec<u8>,
+    /// None asks for a snapshot: its stream says so by its kind.
+    question: Option<Vec<u8>>,
     parts: Vec<Vec<u8>>,
 }
 
+/// Answers of more parts than this are sometimes refused in favour of a snapshot.
+const SNAPSHOT_PARTS: usize = 4;
+
+/// An answer, put together.
+struct Heard {
+    rows: Vec<PulledRow>,
+    heads: Option<Vector>,
+    /// The bytes of a snapshot that came whole.
+    snapshot: Option<Vec<u8>>,
+    /// How the pull ended if there are no heads.
+    outcome: PullOutcome,
+}
+
+impl Heard {
+    fn read(parts: &[Vec<u8>]) -> Result<Self, String> {
+        let mut heard = Self { rows: Vec::new(), heads: None, snapshot: None, outcome: PullOutcome::Failed };
+        let (mut bytes, mut length) = (Vec::new(), 0);
+        for part in parts {
+            match Frame::decode(part) {
+                Ok(Frame::Rows(more)) => heard.rows.extend(more),
+                Ok(Frame::Pulled(all)) => heard.heads = Some(all),
+                Ok(Frame::Refused(_)) => {}
+                Ok(Frame::NeedsSnapshot) => heard.outcome = PullOutcome::NeedsSnapshot,
+                Ok(Frame::Snapshot(all)) => length = all,
+                Ok(Frame::Chunk(chunk)) => bytes.extend_from_slice(&chunk),
+                Ok(Frame::SnapshotEnd(hash)) => {
+                    let whole = bytes.len() as u64 == length && hash == xxh3_128(&bytes);
+                    heard.snapshot = whole.then(|| std::mem::take(&mut bytes));
+                }
+                other => return Err(format!("an answer cannot be read: {other:?}")),
+            }
+        }
+        Ok(heard)
+    }
+}
+
+/// The frames that a simulated snapshot consists of, each with its length before it.
+fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut records = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk::<8>() {
+        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX).min(rest.len());
+        let (record, rest) = rest.split_at(length);
+        records.push(record.to_vec());
+        bytes = rest;
+    }
+    records
+}
+
 impl World {
-    pub(super) fn ask(&mut self, node: usize, from: &NodeId, above: Vector) {
+    pub(super) fn ask(&mut self, node: usize, from: &NodeId, above: Option<Vector>) {
         self.report.pulls += 1;
         if self.settled.is_some() {
             self.report.pulls_at_rest += 1;
         }
         let from = self.index(from);
         let id = self.next_id();
-        let question = Frame::Pull(above).encode();
+        let question = above.map(|above| Frame::Pull(above).encode());
         self.pulls.insert(id, Asked { asker: self.life(node), from, question, parts: Vec::new() });
         let delay = self.delay();
         self.after(delay, Event::Asked(id));
@@ -40,9 +90,10 @@ impl World {
         if !self.nodes[asked.from].running || !self.cuts.passes(asked.asker.node, asked.from) {
             return;
         }
-        let above = match Frame::decode(&asked.question) {
-            Ok(Frame::Pull(above)) => above,
-            other => return self.fail(format!("a question cannot be read: {other:?}")),
+        let above = match asked.question.as_deref().map(Frame::decode) {
+            None => return self.answer_snapshot(id),
+            Some(Ok(Frame::Pull(above))) => above,
+            Some(other) => return self.fail(format!("a question cannot be read: {other:?}")),
         };
         // An answer of what is not synced would tell of it.
         let node = &self.nodes[asked.from];
@@ -62,12 +113,37 @@ impl World {
         let part_bytes = 1 << self.rng.random_range(5..14);
         let mut parts: Vec<_> = row_frames(answer.rows, part_bytes).iter().map(Frame::encode).collect();
         parts.push(Frame::Pulled(answer.heads).encode());
-        if self.rng.random_bool(self.faults.pull) {
+        if !by_site && parts.len() > SNAPSHOT_PARTS && self.rng.random_bool(0.5) {
+            parts = vec![Frame::NeedsSnapshot.encode()];
+        } else if self.rng.random_bool(self.faults.pull) {
             parts.pop();
             if self.rng.random_bool(0.5) {
                 parts = vec![Frame::Refused("busy".to_owned()).encode()];
             }
         }
+        self.send_answer(id, parts);
+    }
+
+    /// The whole store, in chunks of any size.
+    fn answer_snapshot(&mut self, id: u64) {
+        let Some(asked) = self.pulls.get(&id) else { return };
+        let node = &self.nodes[asked.from];
+        let store = if self.publishes_unsynced() { &node.store } else { &node.disk };
+        let Answer { rows, heads } = store.collect(&Vector::default());
+        let file = [Frame::Rows(rows).encode(), Frame::Pulled(heads).encode()];
+        let bytes: Vec<u8> =
+            file.iter().flat_map(|frame| [&(frame.len() as u64).to_le_bytes(), &frame[..]].concat()).collect();
+        let mut parts = vec![Frame::Snapshot(bytes.len() as u64).encode()];
+        parts.extend(bytes.chunks(1 << 10).map(|chunk| Frame::Chunk(chunk.into()).encode()));
+        parts.push(Frame::SnapshotEnd(xxh3_128(&bytes)).encode());
+        if self.rng.random_bool(self.faults.pull) {
+            let lost = self.rng.random_range(1..parts.len());
+            parts.remove(lost);
+        }
+        self.send_answer(id, parts);
+    }
+
+    fn send_answer(&mut self, id: u64, parts: Vec<Vec<u8>>) {
         if let Some(asked) = self.pulls.get_mut(&id) {
             asked.parts = parts;
         }
@@ -81,21 +157,20 @@ impl World {
             return;
         }
         let Some(asked) = self.pulls.remove(&id).filter(|asked| self.is_alive(asked.asker)) else { return };
-        let mut rows = Vec::new();
-        let mut heads = None;
-        for part in &asked.parts {
-            match Frame::decode(part) {
-                Ok(Frame::Rows(more)) => rows.extend(more),
-                Ok(Frame::Pulled(all)) => heads = Some(all),
-                Ok(Frame::Refused(_)) => {}
-                other => return self.fail(format!("an answer cannot be read: {other:?}")),
+        let read = match Heard::read(&asked.parts) {
+            // A snapshot is a sequence of frames here, where a real store sends its file.
+            Ok(Heard { snapshot: Some(bytes), .. }) => {
+                self.report.snapshots += 1;
+                Heard::read(&records(&bytes))
             }
-        }
+            other => other,
+        };
         let node = asked.asker.node;
         let from = self.nodes[asked.from].id.clone();
-        match heads {
-            Some(heads) => self.enqueue(node, Job::Join(from, rows, heads)),
-            None => self.feed(node, Input::Pulled(from, PullOutcome::Failed)),
+        match read {
+            Ok(Heard { heads: Some(heads), rows, .. }) => self.enqueue(node, Job::Join(from, rows, heads)),
+            Ok(Heard { outcome, .. }) => self.feed(node, Input::Pulled(from, outcome)),
+            Err(what) => self.fail(what),
         }
     }
 

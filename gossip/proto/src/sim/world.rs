@@ -285,7 +285,8 @@ impl World {
                     self.send(node, &to, &frame, bytes);
                 }
                 Output::Apply(versions) => self.enqueue(node, Job::Apply(versions)),
-                Output::Pull(from, above) => self.ask(node, &from, above),
+                Output::Pull(from, above) => self.ask(node, &from, Some(above)),
+                Output::Snapshot(from) => self.ask(node, &from, None),
             }
         }
         if self.nodes[node].replica.deadline() <= now {

@@ -116,6 +116,10 @@ pub(crate) fn frame() -> impl Strategy<Value = Frame> {
         vec(pulled_row(), 0..4).prop_map(Frame::Rows),
         vector().prop_map(Frame::Pulled),
         ".{0,20}".prop_map(Frame::Refused),
-        prop_oneof![Just(0u8), 8u8..=255].prop_map(Frame::Unknown),
+        Just(Frame::NeedsSnapshot),
+        any::<u64>().prop_map(Frame::Snapshot),
+        vec(any::<u8>(), 0..20).prop_map(|bytes| Frame::Chunk(bytes.into())),
+        any::<u128>().prop_map(Frame::SnapshotEnd),
+        prop_oneof![Just(0u8), 8u8..18, 22u8..=255].prop_map(Frame::Unknown),
     ]
 }

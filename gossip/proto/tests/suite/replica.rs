@@ -447,6 +447,10 @@ fn frames_that_belong_elsewhere_change_nothing() {
         Frame::Pulled(vector(&[(1, 1)])),
         Frame::Rows(Vec::new()),
         Frame::Refused("no".to_owned()),
+        Frame::NeedsSnapshot,
+        Frame::Snapshot(3),
+        Frame::Chunk([1, 2, 3].into()),
+        Frame::SnapshotEnd(1),
         Frame::Unknown(31),
         Frame::Heads(vector(&[(1, 1)])),
     ];
@@ -454,4 +458,19 @@ fn frames_that_belong_elsewhere_change_nothing() {
         assert_eq!(bench.give(Input::Received(node("stranger"), frame)), []);
     }
     assert_eq!(bench.wait_for_pulls(PULL_EVERY - MS), []);
+}
+
+#[test]
+fn who_lacks_too_much_for_an_answer_takes_a_snapshot_and_asks_for_rows_again_if_that_fails() {
+    let mut bench = Bench::with(&["a"]);
+    bench.tells("a", &[(1, 9)]);
+    assert_eq!(bench.wait_for_pulls(PULL_AFTER), [(PULL_AFTER, "a".to_owned())]);
+    let snapshot = bench.give(Input::Pulled(node("a"), PullOutcome::NeedsSnapshot));
+    assert_eq!(snapshot, [Output::Snapshot(node("a"))]);
+    assert_eq!(bench.give(Input::Pulled(node("a"), PullOutcome::Failed)), []);
+    assert_eq!(bench.wait_for_pulls(PULL_RETRY), [(PULL_AFTER + PULL_RETRY, "a".to_owned())]);
+    assert_eq!(bench.give(Input::Pulled(node("a"), PullOutcome::NeedsSnapshot)), [Output::Snapshot(node("a"))]);
+    bench.give(Input::Stored(vector(&[(1, 9)])));
+    bench.give(Input::Pulled(node("a"), PullOutcome::Joined));
+    assert_eq!(bench.wait_for_pulls(PULL_EVERY / 3), []);
 }

@@ -50,6 +50,7 @@ fn sum(reports: &[Report]) -> Report {
         sum.lost += report.lost;
         sum.pulls += report.pulls;
         sum.pulls_at_rest += report.pulls_at_rest;
+        sum.snapshots += report.snapshots;
         sum.crashes += report.crashes;
         sum.breaks += report.breaks;
         sum.failed_applies += report.failed_applies;
@@ -64,6 +65,7 @@ fn was_chaos(reports: &[Report]) {
     let sum = sum(reports);
     assert!(sum.commits > 50 * runs, "{sum:?}");
     assert!(sum.pulls > 5 * runs, "{sum:?}");
+    assert!(sum.snapshots > runs / 2, "{sum:?}");
     assert!(sum.breaks > runs && sum.crashes > runs && sum.failed_applies > runs / 10, "{sum:?}");
 }
 

@@ -23,7 +23,8 @@ fn size(frame: &Frame) -> usize {
         Frame::Heads(vector) | Frame::Pull(vector) | Frame::Pulled(vector) => vector.len() * 40,
         Frame::Hello(hello) => hello.label.len() + 200,
         Frame::Refused(reason) => reason.len(),
-        Frame::Unknown(_) => 0,
+        Frame::Chunk(bytes) => bytes.len(),
+        Frame::NeedsSnapshot | Frame::Snapshot(_) | Frame::SnapshotEnd(_) | Frame::Unknown(_) => 0,
     }
 }
 
@@ -36,7 +37,7 @@ proptest! {
     }
 
     #[test]
-    fn foreign_bytes_are_refused_or_read(kind in 0u8..9, body in vec(any::<u8>(), 0..200)) {
+    fn foreign_bytes_are_refused_or_read(kind in 0u8..32, body in vec(any::<u8>(), 0..200)) {
         let bytes: Vec<_> = [kind].into_iter().chain(body).collect();
         if let Ok(frame) = Frame::decode(&bytes) {
             prop_assert!(size(&frame) <= 200 + 40 * bytes.len(), "{} bytes became {}", bytes.len(), size(&frame));
@@ -180,6 +181,10 @@ fn bytes_of_wire_version_1() {
             "060200aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0100bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbac02",
         ),
         ("refused", Frame::Refused("busy".to_owned()), "070462757379"),
+        ("needs snapshot", Frame::NeedsSnapshot, "12"),
+        ("snapshot", Frame::Snapshot(300), "13ac02"),
+        ("chunk", Frame::Chunk([1, 2, 3].into()), "1403010203"),
+        ("snapshot end", Frame::SnapshotEnd(0x0102), "15 0201000000000000 0000000000000000"),
         ("a later kind", Frame::Unknown(31), "1f"),
     ];
     let changed: Vec<_> = golden

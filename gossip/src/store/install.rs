@@ -1,0 +1,150 @@
+//! Taking over a store snapshot of a peer.
+//!
+//! A store that has nothing yet becomes the copy: its pages replace ours in one transaction of SQLite's, through the
+//! connection that writes, so readers go from nothing to everything and a crash in the middle leaves nothing. Only who we
+//! are is our own in it. Any other store takes the copy's rows like the answer to a pull, from a file instead of from
+//! memory: what it has itself is joined, never replaced.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use kith_gossip_proto::{Digest, Vector};
+use rusqlite::backup::Backup;
+use rusqlite::{Connection, TransactionBehavior, params};
+
+use super::collect::walk;
+use super::commit::{Keys, SchemaChange, Touched};
+use super::error::{ExecuteError, InstallError};
+use super::group::{Sum, run};
+use super::ledger::{Ledger, signed};
+use super::migrate::migrate;
+use super::open::{self, Durability, set_durability};
+use super::schema::{SchemaSource, read};
+use super::snapshot::Snapshot;
+use super::table::TableSet;
+use super::verify;
+use super::writer::{Core, Unsynced};
+
+/// Opens a copy and makes sure that it is a sound store of a release that we know. Blocks for as long as it takes to read
+/// all of it.
+pub(crate) fn sound(path: &Path) -> Result<Connection, InstallError> {
+    let conn = open::alone(path).map_err(|error| open::failed(path, error))?;
+    open::check(&conn, path)?;
+    let found = verify::verify(&conn).map_err(|error| InstallError::Unsound(error.to_string()))?;
+    match found.wrong.into_iter().next() {
+        Some(wrong) => Err(InstallError::Unsound(wrong)),
+        None => Ok(conn),
+    }
+}
+
+impl Core {
+    /// Takes over a copy that is sound. Returns the heads, synced.
+    pub(crate) fn install(&mut self, copy: Connection) -> Result<Vector, InstallError> {
+        if self.is_empty() {
+            self.become_copy(copy)?;
+        } else {
+            self.join_copy(&copy)?;
+        }
+        Ok(Vector::clone(self.ledger.sites.heads()))
+    }
+
+    /// Whether there is nothing that a copy could take the place of.
+    fn is_empty(&self) -> bool {
+        self.ledger.sites.heads().is_empty() && self.ledger.digest == Digest::default() && self.ledger.aside.is_empty()
+    }
+
+    fn become_copy(&mut self, mut copy: Connection) -> Result<(), InstallError> {
+        self.sign(&mut copy)?;
+        set_durability(&self.conn, Durability::Full)?;
+        let backup = Backup::new(&copy, &mut self.conn)?;
+        let done = backup.step(-1);
+        drop(backup);
+        // Whatever came of it, what is in memory must be what is in the file.
+        let reloaded = self.reload();
+        done?;
+        reloaded?;
+        let mut sum = Sum::default();
+        self.settle()?;
+        for table in self.tables.iter() {
+            let columns = table.columns.iter().cloned().collect();
+            sum.touch([(table.name.clone(), Touched { columns, keys: Keys::Many })].into());
+        }
+        self.publish(sum, SchemaChange::Changed).map_err(|Unsynced| InstallError::ShuttingDown)
+    }
+
+    /// Makes the copy a store of ours: our site, this start, what we had reserved, our tables.
+    fn sign(&self, copy: &mut Connection) -> Result<(), InstallError> {
+        let tables = self.declared()?;
+        let declared = read(&[tables], copy)?;
+        let (boot, nonce): (i64, i64) =
+            self.conn.query_row("SELECT boot, nonce FROM __kith_meta", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let tx = copy.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        migrate(&tx, &declared)?;
+        let own = self.ledger.own();
+        tx.execute(
+            "INSERT INTO __kith_site (ord, id, head, hlc, state) SELECT max(ord) + 1, ?1, 0, 0, 0 FROM __kith_site
+             WHERE true ON CONFLICT (id) DO NOTHING",
+            [own.as_bytes()],
+        )?;
+        let (version, hlc) = self.reserved();
+        tx.execute(
+            "UPDATE __kith_meta SET self = (SELECT ord FROM __kith_site WHERE id = ?1), boot = ?2, nonce = ?3,
+             reserved_ver = ?4, reserved_hlc = ?5",
+            params![own.as_bytes(), boot, nonce, signed(version), signed(hlc.to_bits())],
+        )?;
+        Ok(tx.commit()?)
+    }
+
+    /// Our tables and indexes, as their declarations.
+    fn declared(&self) -> rusqlite::Result<SchemaSource> {
+        let mut statement = self.conn.prepare(
+            "SELECT s.sql FROM sqlite_schema s JOIN __kith_table t ON t.name = s.tbl_name
+             WHERE t.live AND s.sql IS NOT NULL ORDER BY s.type DESC, s.rowid",
+        )?;
+        let declarations = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+        let sql = declarations.iter().map(|sql| format!("{sql};\n")).collect();
+        Ok(SchemaSource { name: "the tables of this node".to_owned(), sql })
+    }
+
+    /// Joins all of the copy that is above our heads.
+    fn join_copy(&mut self, copy: &Connection) -> Result<(), InstallError> {
+        let before = self.ledger.clone();
+        let mut sum = Sum::default();
+        match self.joined_copy(copy, &mut sum) {
+            Ok(()) => self.publish(sum, SchemaChange::Same).map_err(|Unsynced| InstallError::ShuttingDown),
+            Err(error) => {
+                self.roll_back();
+                self.ledger = before;
+                Err(error)
+            }
+        }
+    }
+
+    fn joined_copy(&mut self, copy: &Connection, sum: &mut Sum) -> Result<(), InstallError> {
+        run(&self.conn, "BEGIN IMMEDIATE")?;
+        let snapshot = Snapshot::begin(copy)?;
+        let (above, theirs) = (Arc::clone(self.ledger.sites.heads()), Arc::clone(snapshot.ledger.sites.heads()));
+        let mut failed: Option<ExecuteError> = None;
+        walk(&snapshot, &above, |row| match self.join(&[row], &Vector::default(), sum) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        match failed {
+            Some(error) => return Err(error.into()),
+            None => self.join(&[], &theirs, sum)?,
+        }
+        self.ledger.save(&self.conn)?;
+        Ok(run(&self.conn, "COMMIT")?)
+    }
+
+    /// Takes into memory what the file holds.
+    fn reload(&mut self) -> rusqlite::Result<()> {
+        self.ledger = Ledger::load(&self.conn)?;
+        self.set_tables(TableSet::load(&self.conn)?)?;
+        set_durability(&self.conn, self.durability)
+    }
+}
