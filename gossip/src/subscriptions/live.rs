@@ -196,11 +196,11 @@ pub(super) enum End {
 }
 
 impl End {
-    /// Whether it ended for want of listeners only, so that whoever wants to listen may begin it again.
-    pub(super) fn is_for_want_of_listeners(&self) -> bool {
+    /// Whether the same statement may be followed again: nobody listened, or it has other columns by now.
+    pub(super) fn may_begin_anew(&self) -> bool {
         match self {
-            Self::Idle | Self::Room => true,
-            Self::Shutdown | Self::Store | Self::Columns | Self::Refused(_) | Self::Failed(_) => false,
+            Self::Idle | Self::Room | Self::Columns => true,
+            Self::Shutdown | Self::Store | Self::Refused(_) | Self::Failed(_) => false,
         }
     }
 }

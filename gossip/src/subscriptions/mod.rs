@@ -176,21 +176,22 @@ impl Subscriptions {
 
     /// Joins the query that equals this statement, or begins to follow it.
     pub async fn subscribe(&self, statement: Statement, options: AttachOptions) -> Result<Attached, SubscribeError> {
-        let plan = self.0.analysts.analyse(statement.clone(), self.0.store.tables()).await?;
-        // A query may end for want of listeners between being found and being joined; then it is followed anew. One that
-        // ended for another reason would end again, and whoever asks is told the reason.
+        // A query may end between being found and being joined: for want of listeners, or because a migration changed what
+        // it means. Then it is followed anew. One that ended for another reason would end again, and whoever asks is told
+        // the reason.
         for _ in 0..3 {
+            let plan = self.0.analysts.analyse(statement.clone(), self.0.store.tables()).await?;
             let live = match (self.find(&plan.identity), options.from) {
                 (Some(live), _) => live,
                 (None, Some(1..)) => return Err(SubscribeError::NothingToContinue),
-                (None, None | Some(0)) => self.follow_query(&statement, plan.clone())?,
+                (None, None | Some(0)) => self.follow_query(&statement, plan)?,
             };
             if let Some(attached) = attach(&live, options).await {
                 return Ok(attached);
             }
             self.forget(&live);
             match live.ended() {
-                Some(end) if end.is_for_want_of_listeners() => {}
+                Some(end) if end.may_begin_anew() => {}
                 Some(end) => return Err(SubscribeError::Failed(end.to_string())),
                 // Its task panicked.
                 None => break,
