@@ -349,7 +349,7 @@ fn advertised(configured: Option<SocketAddr>, bound: SocketAddr) -> Result<Socke
 fn facts(store: Store) -> Box<dyn Fn() -> StoreFacts + Send + Sync> {
     Box::new(move || {
         let state = store.state();
-        let hash = StoreHash { vector: state.heads.hash(), digest: state.digest };
+        let hash = StoreHash { vector: state.heads.hash(), digest: state.digest() };
         StoreFacts { site: state.site, schema: state.schema, hash }
     })
 }

@@ -9,7 +9,7 @@
 //! keys'. Time and seeds come in as arguments; frames, versions to apply and deadlines come out ([`Replica`]).
 //!
 //! Reading order: the words ([`id`], [`clock`], [`stamp`], [`value`], [`key`]), the lattice ([`row`]), what is said
-//! ([`version`], [`vector`], [`digest`], [`frame`]), and who says it when ([`replica`]). With the feature `sim`,
+//! ([`version`], [`vector`], [`digest`], [`digests`], [`frame`]), and who says it when ([`replica`]). With the feature `sim`,
 //! for tests: a store in memory (`model`) and whole clusters in one thread (`sim`).
 
 pub mod id;
@@ -25,6 +25,7 @@ pub mod vector;
 pub mod version;
 
 pub mod digest;
+pub mod digests;
 
 mod codec;
 pub mod frame;
@@ -39,6 +40,7 @@ pub mod sim;
 pub use clock::{Hlc, HybridClock};
 pub use codec::DecodeError;
 pub use digest::Digest;
+pub use digests::{Day, Digests, Part};
 pub use frame::Frame;
 pub use id::{Name, NodeId, SiteId};
 pub use key::Key;

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::frame::PulledRow;
 use crate::version::Life;
-use crate::{Cell, Change, Digest, HybridClock, Key, Name, Row, SiteId, Stamp, Value, Vector, Version};
+use crate::{Cell, Change, Digest, Digests, HybridClock, Key, Name, Part, Row, SiteId, Stamp, Value, Vector, Version};
 
 /// A row's table and primary key.
 pub type RowId = (Name, Key);
@@ -31,7 +31,7 @@ pub struct Store {
     reserved: u64,
     rows: BTreeMap<RowId, Row>,
     log: BTreeMap<LogId, RowId>,
-    digest: Digest,
+    digests: Digests,
 }
 
 /// A statement of a local transaction, on one row.
@@ -90,7 +90,7 @@ impl Store {
             reserved: 0,
             rows: BTreeMap::new(),
             log: BTreeMap::new(),
-            digest: Digest::default(),
+            digests: Digests::default(),
         }
     }
 
@@ -206,7 +206,7 @@ impl Store {
     fn merge(&mut self, id: RowId, theirs: Row) {
         let before = self.rows.remove(&id);
         if let Some(row) = &before {
-            self.digest -= Digest::of(&id.0, &id.1, row);
+            self.digests.take(Part::of(row.cl, row.rs), Digest::of(&id.0, &id.1, row));
             row.stamps().iter().for_each(|stamp| drop(self.log.remove(&log_id(*stamp))));
         }
         let after = match before {
@@ -216,7 +216,7 @@ impl Store {
             }
             None => theirs,
         };
-        self.digest += Digest::of(&id.0, &id.1, &after);
+        self.digests.add(Part::of(after.cl, after.rs), Digest::of(&id.0, &id.1, &after));
         self.log.extend(after.stamps().into_iter().map(|stamp| (log_id(stamp), id.clone())));
         self.rows.insert(id, after);
     }
@@ -236,10 +236,10 @@ impl Store {
 
     /// Recomputes from the rows what is kept change by change.
     pub fn verify(&self) -> Result<(), Damage> {
-        let mut rows = Digest::default();
+        let mut rows = Digests::default();
         let mut log = BTreeSet::new();
         for (id, row) in &self.rows {
-            rows += Digest::of(&id.0, &id.1, row);
+            rows.add(Part::of(row.cl, row.rs), Digest::of(&id.0, &id.1, row));
             for stamp in row.stamps() {
                 log.insert((log_id(stamp), id));
                 if stamp.version > self.heads.head(stamp.site) {
@@ -247,8 +247,8 @@ impl Store {
                 }
             }
         }
-        if rows != self.digest {
-            return Err(Damage::Digest { kept: self.digest, rows });
+        if rows != self.digests {
+            return Err(Damage::Digest { kept: self.digests.total(), rows: rows.total() });
         }
         let kept: BTreeSet<_> = self.log.iter().map(|(&at, id)| (at, id)).collect();
         let names = |set: BTreeSet<(LogId, &RowId)>| set.into_iter().map(|(at, _)| at).collect();
@@ -277,7 +277,12 @@ impl Store {
 
     /// The digest, as kept.
     pub fn digest(&self) -> Digest {
-        self.digest
+        self.digests.total()
+    }
+
+    /// Its parts, as kept.
+    pub fn digests(&self) -> &Digests {
+        &self.digests
     }
 
     /// What readers see of a row.

@@ -84,7 +84,7 @@ pub(super) async fn health(State(app): State<Arc<App>>, request: Request) -> Res
 pub(super) async fn digest(State(app): State<Arc<App>>) -> Response {
     let state = app.store.state();
     Json(json!({
-        "digest": state.digest.to_string(),
+        "digest": state.digest().to_string(),
         "heads_hash": format!("{:016x}", state.heads.hash()),
         "schema": format!("{:016x}", state.schema),
     }))
@@ -109,7 +109,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "boot": state.boot,
             "heads": heads,
             "heads_hash": format!("{:016x}", state.heads.hash()),
-            "digest": state.digest.to_string(),
+            "digest": state.digest().to_string(),
             "schema": format!("{:016x}", state.schema),
             "clock_ms": state.hlc.ms(),
             "commits": state.commits,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use kith_gossip_proto::{Cell, Digest, Key, Name, Stamp};
+use kith_gossip_proto::{Cell, Digest, Key, Name, Part, Stamp};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params};
 
@@ -38,6 +38,11 @@ impl Aside {
         stamps.sort_unstable();
         stamps.dedup();
         stamps
+    }
+
+    /// Which part of the digest it counts in. Cells without a state of their own are a live row's.
+    pub(crate) fn part(&self) -> Part {
+        self.own.map_or(Part::Live, |(cl, rs)| Part::of(cl, rs))
     }
 
     /// The digest of all of it.

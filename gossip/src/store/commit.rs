@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kith_gossip_proto::{Digest, Hlc, Key, Name, SiteId, Vector, Version};
+use kith_gossip_proto::{Digest, Digests, Hlc, Key, Name, SiteId, Vector, Version};
 
 /// How many keys of a table one commit lists; beyond it the commit says [`Keys::Many`].
 pub(crate) const KEYS_MAX: usize = 1_024;
@@ -19,8 +19,6 @@ pub struct Commit {
     pub touched: BTreeMap<Name, Touched>,
     /// The heads after it.
     pub heads: Arc<Vector>,
-    /// The digest after it.
-    pub digest: Digest,
     /// Whether tables or columns were added.
     pub schema: SchemaChange,
 }
@@ -77,8 +75,8 @@ pub struct StoreState {
     pub boot: u64,
     /// The applied and synced heads.
     pub heads: Arc<Vector>,
-    /// The fingerprint of all replicated state.
-    pub digest: Digest,
+    /// The fingerprint of all replicated state, in parts.
+    pub digests: Digests,
     /// The last reading of the hybrid logical clock.
     pub hlc: Hlc,
     /// Commits since the store was opened.
@@ -88,6 +86,13 @@ pub struct StoreState {
     /// Cells that are kept aside because no table here can take them: of a table or column this node does not know, or
     /// a value that its own rules forbid.
     pub set_aside: u64,
+}
+
+impl StoreState {
+    /// The fingerprint of all replicated state.
+    pub fn digest(&self) -> Digest {
+        self.digests.total()
+    }
 }
 
 impl Touched {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kith_gossip_proto::{Change, Digest, Hlc, Key, Name, Stamp, Value, Version, version::Life};
+use kith_gossip_proto::{Change, Digest, Hlc, Key, Name, Part, Stamp, Value, Version, version::Life};
 use rusqlite::Connection;
 
 use super::aside::Aside;
@@ -269,20 +269,20 @@ impl Writer<'_> {
         let spot = Spot::Key(key.clone());
         let mut before = aside.stamps();
         if let Some(tomb) = &tomb {
-            self.ledger.digest -= Digest::row(&table.name, key, tomb.cl, tomb.rs());
+            self.ledger.digests.take(Part::of(tomb.cl, tomb.rs()), Digest::row(&table.name, key, tomb.cl, tomb.rs()));
             self.ledger.drop_tomb(conn, table, key)?;
             before.push(tomb.rs());
         }
-        self.ledger.digest -= aside.digest(&table.name, key);
+        self.ledger.digests.take(aside.part(), aside.digest(&table.name, key));
         self.ledger.set_aside(conn, table.id, key, &aside, &Aside::default())?;
         self.ledger.put_stamps(conn, table, &to.spot, &Stamps::fresh(cl, stamp, table.mask()))?;
         self.ledger.log(conn, table.id, Some((&spot, &before)), Some((&to.spot, &[stamp])))?;
-        self.ledger.digest += Digest::row(&table.name, key, cl, stamp);
+        self.ledger.digests.add(Part::of(cl, stamp), Digest::row(&table.name, key, cl, stamp));
         let mut values = to.values.into_iter().map(Some).collect::<Vec<_>>();
         let mut cells = BTreeMap::new();
         for (at, _) in table.cells() {
             let value = values[at].take().expect("each column is taken once");
-            self.ledger.digest += Digest::cell(&table.name, key, &table.columns[at], &value, stamp);
+            self.ledger.digests.add(Part::Live, Digest::cell(&table.name, key, &table.columns[at], &value, stamp));
             cells.insert(table.columns[at].clone(), value);
         }
         Ok(Change { table: table.name.clone(), key: key.clone(), cl, life: Life::Changed, cells })
@@ -306,13 +306,13 @@ impl Writer<'_> {
             let (name, cid) = (&table.columns[at], table.cid[at].expect("only columns with a bit are compared"));
             mask |= 1 << cid;
             if let Some(old) = stamps.cell(cid) {
-                self.ledger.digest -= Digest::cell(&table.name, key, name, &from.values[at], old);
+                self.ledger.digests.take(Part::Live, Digest::cell(&table.name, key, name, &from.values[at], old));
             }
             if let Some(old) = kept.cells.remove(name) {
-                self.ledger.digest -= Digest::cell(&table.name, key, name, &old.value, old.stamp);
+                self.ledger.digests.take(Part::Live, Digest::cell(&table.name, key, name, &old.value, old.stamp));
             }
             let value = std::mem::replace(&mut to.values[at], Value::Null);
-            self.ledger.digest += Digest::cell(&table.name, key, name, &value, stamp);
+            self.ledger.digests.add(Part::Live, Digest::cell(&table.name, key, name, &value, stamp));
             cells.insert(name.clone(), value);
         }
         stamps.set(mask, stamp);
@@ -329,17 +329,19 @@ impl Writer<'_> {
         let stamps = held.expect("lift reads the stamps of every row that was there");
         let aside = self.ledger.aside(conn, table.id, key)?;
         let before = all_stamps(&stamps, &aside);
-        self.ledger.digest -= Digest::row(&table.name, key, stamps.cl, stamps.rs());
+        self.ledger.digests.take(Part::Live, Digest::row(&table.name, key, stamps.cl, stamps.rs()));
         for (at, cid) in table.cells() {
             if let Some(old) = stamps.cell(cid) {
-                self.ledger.digest -= Digest::cell(&table.name, key, &table.columns[at], &from.values[at], old);
+                self.ledger
+                    .digests
+                    .take(Part::Live, Digest::cell(&table.name, key, &table.columns[at], &from.values[at], old));
             }
         }
-        self.ledger.digest -= aside.digest(&table.name, key);
+        self.ledger.digests.take(aside.part(), aside.digest(&table.name, key));
         self.ledger.set_aside(conn, table.id, key, &aside, &Aside::default())?;
         let cl = stamps.cl + 1;
         self.ledger.put_tomb(conn, table, key, &Stamps::fresh(cl, stamp, 0))?;
-        self.ledger.digest += Digest::row(&table.name, key, cl, stamp);
+        self.ledger.digests.add(Part::of(cl, stamp), Digest::row(&table.name, key, cl, stamp));
         let spot = Spot::Key(key.clone());
         self.ledger.log(conn, table.id, Some((&from.spot, &before)), Some((&spot, &[stamp])))?;
         Ok(Change { table: table.name.clone(), key: key.clone(), cl, life: Life::Changed, cells: BTreeMap::new() })

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use kith_gossip_proto::{Digest, Vector};
+use kith_gossip_proto::{Digests, Vector};
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, TransactionBehavior, params};
 
@@ -51,7 +51,9 @@ impl Core {
 
     /// Whether there is nothing that a copy could take the place of.
     fn is_empty(&self) -> bool {
-        self.ledger.sites.heads().is_empty() && self.ledger.digest == Digest::default() && self.ledger.aside.is_empty()
+        self.ledger.sites.heads().is_empty()
+            && self.ledger.digests == Digests::default()
+            && self.ledger.aside.is_empty()
     }
 
     fn become_copy(&mut self, mut copy: Connection) -> Result<(), InstallError> {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use kith_gossip_proto::{Digest, Hlc, HybridClock, Key, SiteId, Stamp};
+use kith_gossip_proto::{Day, Digest, Digests, Hlc, HybridClock, Key, SiteId, Stamp};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -19,7 +19,9 @@ use super::table::Table;
 pub(crate) struct Ledger {
     pub(crate) sites: Sites,
     pub(crate) clock: HybridClock,
-    pub(crate) digest: Digest,
+    pub(crate) digests: Digests,
+    /// The digests as the file has them.
+    kept: Digests,
     /// The last own version that was used.
     pub(crate) version: u64,
     /// Per table: how much is set aside in `__kith_unknown`. Tables with nothing there are absent.
@@ -58,8 +60,8 @@ impl Ledger {
             })?;
         let clock = HybridClock::new(Hlc::from_bits(hlc.cast_unsigned()).max(sites.hlc()));
         let version = version.cast_unsigned().max(sites.heads().head(sites.own()));
-        let digest = Digest::from_bits(u128::from_le_bytes(digest));
-        Ok(Self { aside: Self::count_aside(conn)?, sites, clock, digest, version })
+        let digests = Digests::new(bits(digest), days(conn)?);
+        Ok(Self { aside: Self::count_aside(conn)?, sites, clock, kept: digests.clone(), digests, version })
     }
 
     pub(crate) fn own(&self) -> SiteId {
@@ -153,10 +155,43 @@ impl Ledger {
     /// Writes what is held in memory, as part of the transaction that is about to be committed.
     pub(crate) fn save(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.sites.save(conn)?;
-        conn.prepare_cached("/*kith*/ UPDATE __kith_meta SET digest = ?1")?
-            .execute([self.digest.to_bits().to_le_bytes()])
-            .map(drop)
+        conn.prepare_cached("/*kith*/ UPDATE __kith_meta SET digest = ?1")?.execute([self
+            .digests
+            .live()
+            .to_bits()
+            .to_le_bytes()])?;
+        if !self.digests.days().eq(self.kept.days()) {
+            self.save_days(conn)?;
+        }
+        self.kept = self.digests.clone();
+        Ok(())
     }
+
+    /// Writes the days whose sum changed. There are few: a day ends to change when its tombstones are purged.
+    fn save_days(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let (kept, now): (BTreeMap<_, _>, BTreeMap<_, _>) = (self.kept.days().collect(), self.digests.days().collect());
+        let mut forget = conn.prepare_cached("/*kith*/ DELETE FROM __kith_day WHERE day = ?1")?;
+        for day in kept.keys().filter(|day| !now.contains_key(day)) {
+            forget.execute([day.0])?;
+        }
+        let mut write = conn.prepare_cached(
+            "/*kith*/ INSERT INTO __kith_day (day, sum) VALUES (?1, ?2) ON CONFLICT (day) DO UPDATE SET sum = ?2",
+        )?;
+        for (day, sum) in now.iter().filter(|(day, sum)| kept.get(day) != Some(sum)) {
+            write.execute(params![day.0, sum.to_bits().to_le_bytes()])?;
+        }
+        Ok(())
+    }
+}
+
+fn days(conn: &Connection) -> rusqlite::Result<Vec<(Day, Digest)>> {
+    let mut statement = conn.prepare("SELECT day, sum FROM __kith_day")?;
+    let rows = statement.query_map([], |row| Ok((Day(row.get(0)?), bits(row.get(1)?))))?;
+    rows.collect()
+}
+
+fn bits(bytes: [u8; 16]) -> Digest {
+    Digest::from_bits(u128::from_le_bytes(bytes))
 }
 
 /// SQLite's integers are signed; versions stay far below the sign.

@@ -4,7 +4,7 @@
 //! refuse, is set aside; so is the whole row when it cannot be inserted without such a cell. Set aside or not, the row
 //! merges, counts and travels the same.
 
-use kith_gossip_proto::{Digest, Key, Name, Row, Stamp, Value};
+use kith_gossip_proto::{Digest, Key, Name, Part, Row, Stamp, Value};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, ToSql};
 
 use super::aside::Aside;
@@ -124,8 +124,8 @@ impl Merge<'_> {
         if before == after {
             return Ok(());
         }
-        self.ledger.digest -= before.digest(table, key);
-        self.ledger.digest += after.digest(table, key);
+        self.ledger.digests.take(before.part(), before.digest(table, key));
+        self.ledger.digests.add(after.part(), after.digest(table, key));
         self.ledger.set_aside(self.conn, id, key, &before, &after)?;
         let spot = Spot::Key(key.clone());
         self.ledger.log(self.conn, id, Some((&spot, &before.stamps())), Some((&spot, &after.stamps())))
@@ -145,7 +145,7 @@ impl Merge<'_> {
                 // They leave and come back as if received: in the digest, and nowhere else.
                 let back = Row { cl: live.stamps.cl, rs: live.stamps.rs(), cells };
                 for (name, cell) in &back.cells {
-                    self.ledger.digest -= Digest::cell(&table.name, key, name, &cell.value, cell.stamp);
+                    self.ledger.digests.take(Part::Live, Digest::cell(&table.name, key, name, &cell.value, cell.stamp));
                 }
                 self.ledger.set_aside(self.conn, table.id, key, &held, &live.aside)?;
                 self.cells(table, key, live, back)
@@ -192,7 +192,7 @@ impl Merge<'_> {
     fn replace(&mut self, table: &Table, key: &Key, ours: Ours, row: Row) -> rusqlite::Result<Seen> {
         let was_visible = ours.is_visible();
         let (from, before) = self.remove(table, key, ours)?;
-        self.ledger.digest += Digest::of(&table.name, key, &row);
+        self.ledger.digests.add(Part::of(row.cl, row.rs), Digest::of(&table.name, key, &row));
         let placed = if row.is_alive() {
             self.insert(table, key, row)?
         } else {
@@ -220,12 +220,14 @@ impl Merge<'_> {
         match ours {
             Ours::Nothing => Ok((spot, Vec::new())),
             Ours::Tomb(stamps) => {
-                self.ledger.digest -= Digest::row(&table.name, key, stamps.cl, stamps.rs());
+                let (part, term) =
+                    (Part::of(stamps.cl, stamps.rs()), Digest::row(&table.name, key, stamps.cl, stamps.rs()));
+                self.ledger.digests.take(part, term);
                 self.ledger.drop_tomb(self.conn, table, key)?;
                 Ok((spot, vec![stamps.rs()]))
             }
             Ours::Aside(aside) => {
-                self.ledger.digest -= aside.digest(&table.name, key);
+                self.ledger.digests.take(aside.part(), aside.digest(&table.name, key));
                 self.ledger.set_aside(self.conn, table.id, key, &aside, &Aside::default())?;
                 Ok((spot, aside.stamps()))
             }
@@ -237,7 +239,7 @@ impl Merge<'_> {
                         sum += Digest::cell(&table.name, key, &table.columns[at], &live.values[at], stamp);
                     }
                 }
-                self.ledger.digest -= sum;
+                self.ledger.digests.take(Part::Live, sum);
                 self.delete(table, &live.spot)?;
                 self.ledger.drop_stamps(self.conn, table, &live.spot)?;
                 self.ledger.set_aside(self.conn, table.id, key, &live.aside, &Aside::default())?;
@@ -252,8 +254,8 @@ impl Merge<'_> {
         let before = all_stamps(&stamps, &held);
         let mut aside = held.clone();
         if theirs.rs > stamps.rs() {
-            self.ledger.digest -= Digest::row(&table.name, key, stamps.cl, stamps.rs());
-            self.ledger.digest += Digest::row(&table.name, key, stamps.cl, theirs.rs);
+            self.ledger.digests.take(Part::Live, Digest::row(&table.name, key, stamps.cl, stamps.rs()));
+            self.ledger.digests.add(Part::Live, Digest::row(&table.name, key, stamps.cl, theirs.rs));
             stamps.set_rs(theirs.rs);
         }
         let mut won = Vec::new();
@@ -265,9 +267,9 @@ impl Merge<'_> {
                 continue;
             }
             if let Some((stamp, value)) = ours {
-                self.ledger.digest -= Digest::cell(&table.name, key, &name, value, stamp);
+                self.ledger.digests.take(Part::Live, Digest::cell(&table.name, key, &name, value, stamp));
             }
-            self.ledger.digest += Digest::cell(&table.name, key, &name, &cell.value, cell.stamp);
+            self.ledger.digests.add(Part::Live, Digest::cell(&table.name, key, &name, &cell.value, cell.stamp));
             match place {
                 None => drop(aside.cells.insert(name, cell)),
                 Some((at, cid)) => {

@@ -108,7 +108,7 @@ impl Store {
             site,
             boot,
             heads: Arc::clone(opened.ledger.sites.heads()),
-            digest: opened.ledger.digest,
+            digests: opened.ledger.digests.clone(),
             hlc: opened.ledger.clock.last(),
             commits: 0,
             schema: tables.hash(),

@@ -191,12 +191,14 @@ pub(crate) fn set_durability(conn: &Connection, durability: Durability) -> rusql
 
 /// Our own tables. `self` is the `ord` of the store's own site; `reserved_ver` and `reserved_hlc` are not below any that
 /// was used. A table that is not `live` is known by name only, from peers. In `__kith_unknown` a
-/// column's name is a text, and the empty blob stands for the row's own state.
+/// column's name is a text, and the empty blob stands for the row's own state. `digest` is of live rows, `__kith_day` has
+/// that of tombstones.
 const LAYOUT: &str = "
     CREATE TABLE IF NOT EXISTS __kith_meta (
         one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, self INTEGER NOT NULL,
         boot INTEGER NOT NULL, nonce INTEGER NOT NULL, reserved_ver INTEGER NOT NULL, reserved_hlc INTEGER NOT NULL,
         digest BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS __kith_day (day INTEGER NOT NULL PRIMARY KEY, sum BLOB NOT NULL);
     CREATE TABLE IF NOT EXISTS __kith_site (
         ord INTEGER NOT NULL PRIMARY KEY, id BLOB NOT NULL UNIQUE, head INTEGER NOT NULL, hlc INTEGER NOT NULL,
         state INTEGER NOT NULL);

@@ -1,7 +1,7 @@
 //! Recomputes what the ledger keeps, from the rows.
 
 use kith_gossip_proto::frame::PulledRow;
-use kith_gossip_proto::{Digest, Key};
+use kith_gossip_proto::{Digest, Digests, Key, Part};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::QueryError;
@@ -24,8 +24,8 @@ pub struct Findings {
     pub set_aside: u64,
     /// Stamps that the log must list.
     pub stamps: u64,
-    /// The digest, summed anew.
-    pub digest: Digest,
+    /// The digests, summed anew.
+    pub digests: Digests,
     /// One sentence per contradiction, the first hundred. Empty in a sound store.
     pub wrong: Vec<String>,
 }
@@ -45,8 +45,9 @@ fn examine(snapshot: &Snapshot<'_>) -> rusqlite::Result<Findings> {
     if listed.cast_unsigned() != found.stamps {
         found.wrong(format!("the log lists {listed} stamps, and the rows carry {}", found.stamps));
     }
-    if snapshot.ledger.digest != found.digest {
-        found.wrong(format!("the digest kept is {}, and that of the rows {}", snapshot.ledger.digest, found.digest));
+    if snapshot.ledger.digests != found.digests {
+        let (kept, rows) = (&snapshot.ledger.digests, &found.digests);
+        found.wrong(format!("the digests kept are {kept:?}, and those of the rows {rows:?}"));
     }
     Ok(found)
 }
@@ -60,7 +61,7 @@ impl Findings {
 
     /// Takes a row into the sums, and looks its stamps up in the log and the heads.
     fn take(&mut self, snapshot: &Snapshot<'_>, table: i64, spot: &Spot, row: &PulledRow) -> rusqlite::Result<()> {
-        self.digest += Digest::of(&row.table, &row.key, &row.row);
+        self.digests.add(Part::of(row.row.cl, row.row.rs), Digest::of(&row.table, &row.key, &row.row));
         let mut log = snapshot
             .conn
             .prepare_cached("SELECT tid = ?4 AND k = ?5 FROM __kith_log WHERE site = ?1 AND ver = ?2 AND seq = ?3")?;

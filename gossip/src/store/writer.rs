@@ -216,7 +216,7 @@ impl Core {
             site: last.site,
             boot: last.boot,
             heads: Arc::clone(ledger.sites.heads()),
-            digest: ledger.digest,
+            digests: ledger.digests.clone(),
             hlc: ledger.clock.last(),
             commits: last.commits + 1,
             schema: self.tables.hash(),
@@ -227,7 +227,6 @@ impl Core {
             versions: sum.versions,
             touched: sum.touched,
             heads: Arc::clone(&state.heads),
-            digest: state.digest,
             schema,
         });
         Ok(())

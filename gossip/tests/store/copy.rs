@@ -43,7 +43,7 @@ async fn an_empty_store_becomes_the_copy_and_stays_itself() {
     let (site, mut commits) = (new.store.site(), new.store.commits());
     install(&old.store, &new.store).await.unwrap();
     assert_eq!(state(&new.store).await, state(&old.store).await);
-    assert_eq!(new.store.state().digest, old.store.state().digest);
+    assert_eq!(new.store.state().digests, old.store.state().digests);
     assert_eq!(new.store.state().heads, old.store.state().heads);
     new.is_sound().await;
     // Readers saw one commit, which touched everything.
@@ -75,7 +75,7 @@ async fn a_store_that_has_something_joins_the_copy() {
     new.is_sound().await;
     install(&new.store, &old.store).await.unwrap();
     assert_eq!(state(&new.store).await, state(&old.store).await);
-    assert_eq!(new.store.state().digest, old.store.state().digest);
+    assert_eq!(new.store.state().digests, old.store.state().digests);
     old.is_sound().await;
 }
 

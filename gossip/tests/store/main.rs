@@ -7,6 +7,7 @@ mod rig;
 mod capture;
 mod copy;
 mod crash;
+mod days;
 mod group;
 mod merge;
 mod open;

@@ -68,7 +68,7 @@ async fn a_store_goes_on_where_it_was_closed() {
     assert_eq!((second.site(), second.boot()), (first.site(), 2));
     assert_ne!(second.nonce(), first.nonce());
     assert_eq!(second.state().heads, state.heads);
-    assert_eq!(second.state().digest, state.digest);
+    assert_eq!(second.state().digests, state.digests);
     assert_eq!(second.execute(vec![put("a", "2")], None).await.unwrap().version, Some(2));
     second.close().await;
 }

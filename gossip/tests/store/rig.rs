@@ -93,7 +93,7 @@ pub(crate) async fn rows(store: &Store, statement: Statement) -> Result<Vec<Vec<
 pub(crate) async fn is_sound(store: &Store) {
     let found = store.verify().await.unwrap();
     assert!(found.wrong.is_empty(), "{:#?}", found.wrong);
-    assert_eq!(found.digest, store.state().digest);
+    assert_eq!(found.digests, store.state().digests);
 }
 
 /// Everything above a vector.

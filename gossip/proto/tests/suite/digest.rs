@@ -1,7 +1,7 @@
 //! Digests and hashes of vectors are compared between nodes, so they are part of wire version 1.
 
 use kith_gossip_proto::frame::PulledRow;
-use kith_gossip_proto::{Cell, Digest, Hlc, Key, Name, Row, Stamp, Value, Vector};
+use kith_gossip_proto::{Cell, Day, Digest, Digests, Hlc, Key, Name, Part, Row, Stamp, Value, Vector};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -79,4 +79,20 @@ fn digests_and_hashes_of_wire_version_1() {
     assert_eq!(Digest::row(&"containers".into(), &key, 4, stamp).to_string(), "ba516ef4d15aefd169875d778299d1ce");
     let vector = Vector::from_iter([(site_id(0xAA), 1), (site_id(0xBB), 300)]);
     assert_eq!(format!("{:016x}", vector.hash()), "9ea4ee96305a9318");
+}
+
+#[test]
+fn parts_of_a_digest_add_up_and_forget_days_without_tombstones() {
+    let stamp = |day: u64| Stamp { hlc: Hlc::from_ms(day * 86_400_000), site: site_id(1), version: day, seq: 0 };
+    let term = |n: u128| Digest::from_bits(n);
+    let mut digests = Digests::default();
+    digests.add(Part::of(1, stamp(1)), term(1));
+    digests.add(Part::of(2, stamp(2)), term(10));
+    digests.add(Part::of(4, stamp(3)), term(100));
+    assert_eq!((digests.live(), digests.total()), (term(1), term(111)));
+    assert_eq!([2, 3, 4].map(|day| digests.from(Day(day))), [term(111), term(101), term(1)]);
+    assert_eq!(Digests::new(digests.live(), digests.days().collect::<Vec<_>>()), digests);
+    digests.take(Part::of(2, stamp(2)), term(10));
+    assert_eq!(digests, Digests::new(term(1), [(Day(3), term(100))]));
+    assert_eq!(Part::of(2, Stamp { hlc: Hlc::MAX, ..stamp(0) }), Part::Day(Day(1_628_906)));
 }

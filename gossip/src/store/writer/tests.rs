@@ -21,7 +21,7 @@ fn core(dir: &TempDir) -> Core {
         site: opened.ledger.own(),
         boot: opened.boot,
         heads: Arc::clone(opened.ledger.sites.heads()),
-        digest: opened.ledger.digest,
+        digests: opened.ledger.digests.clone(),
         hlc: opened.ledger.clock.last(),
         commits: 0,
         schema: opened.tables.hash(),
@@ -45,7 +45,7 @@ fn insert(id: &str, size: usize) -> Statement {
 fn is_sound(core: &Core) {
     let found = verify(&core.conn).unwrap();
     assert!(found.wrong.is_empty(), "{:#?}", found.wrong);
-    assert_eq!(found.digest, core.ledger.digest);
+    assert_eq!(found.digests, core.ledger.digests);
 }
 
 fn count(core: &Core) -> u64 {
