@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 /// One request, its answer read whole. Nothing the lab asks for takes longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A stream has no end of its own; no test lasts longer.
+const A_DAY: Duration = Duration::from_secs(86_400);
+
 /// The API of one node.
 #[derive(Clone, Debug)]
 pub struct Api {
@@ -126,6 +129,20 @@ impl Api {
         let mut names: Vec<_> = members.filter_map(|m| m["server"].as_str()).map(str::to_owned).collect();
         names.sort();
         if reply.status == 200 { Ok(names) } else { Err(format!("{} {}", reply.status, reply.body)) }
+    }
+
+    /// The head of a stream of lines that goes on until somebody ends it: POST of `body`, or GET.
+    ///
+    /// # Errors
+    /// When there is no head, or one that refuses.
+    pub async fn stream(&self, path: &str, body: Option<&Value>) -> Result<reqwest::Response, String> {
+        let url = format!("{}{path}", self.base);
+        let request = match body {
+            Some(body) => self.client.post(url).header("content-type", "application/json").body(body.to_string()),
+            None => self.client.get(url),
+        };
+        let answer = request.timeout(A_DAY).send().await.map_err(|e| chain(&e))?;
+        if answer.status() == 200 { Ok(answer) } else { Err(format!("{path}: {}", answer.status())) }
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Reply, String> {

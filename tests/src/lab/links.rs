@@ -76,6 +76,11 @@ impl Links {
         self.nsc(&["both", "*", "*", &format!("loss={percent}%")]);
     }
 
+    /// All links do this to what they carry: `delay=150ms`, `dup=50%`, `corrupt=1%`, `reorder=10%`, `mtu=1280`, `rate=256`.
+    pub fn spoil(&self, faults: &[&str]) {
+        self.nsc(&[&["both", "*", "*"], faults].concat());
+    }
+
     /// All links are whole again.
     pub fn heal(&self) {
         self.nsc(&["heal"]);

@@ -3,6 +3,7 @@
 //! A node must come back after a kill where it was, so its ports are chosen before it starts: free ones of a loopback address
 //! that belongs to this test process and node alone (127.64.0.0/10, made from the process id), where nobody else binds.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::authority::{Authority, Files};
@@ -57,6 +59,9 @@ pub struct Node {
     api: Api,
     /// Where it runs, if not on this host's own network.
     namespace: Option<String>,
+    /// Values of its configuration that are given at its start.
+    settings: Vec<String>,
+    environment: Vec<(&'static str, OsString)>,
 }
 
 impl Lab {
@@ -97,7 +102,16 @@ impl Lab {
         fs::write(folder.join("boot_id"), format!("boot-{name}\n")).expect("the lab's folder can be written");
         fs::write(folder.join("kith.toml"), configuration(&self.cluster, name, at, seeds, &folder, &files))
             .expect("the lab's folder can be written");
-        Node { name: name.to_owned(), at, folder, process: None, api: Api::new(at.api), namespace: None }
+        Node {
+            name: name.to_owned(),
+            at,
+            folder,
+            process: None,
+            api: Api::new(at.api),
+            namespace: None,
+            settings: Vec::new(),
+            environment: Vec::new(),
+        }
     }
 
     /// Nodes of `names`, each in the namespace of its number, with all others as seeds; not started.
@@ -141,7 +155,16 @@ impl Lab {
             text = text.replace(&line, &format!("listen = [\"{own}\"]"));
         }
         fs::write(&path, text).expect("the lab's folder can be written");
-        Node { name: name.to_owned(), at, folder, process: None, api: Api::new(at.api), namespace: None }
+        Node {
+            name: name.to_owned(),
+            at,
+            folder,
+            process: None,
+            api: Api::new(at.api),
+            namespace: None,
+            settings: Vec::new(),
+            environment: Vec::new(),
+        }
     }
 }
 
@@ -202,15 +225,18 @@ impl Node {
         let mut command = match &self.namespace {
             None => Command::new(kith()),
             Some(namespace) => {
-                let mut inside = Command::new("ip");
-                // It becomes the program, so that signals reach it.
-                inside.args(["netns", "exec", namespace]).arg(kith());
+                let mut inside = Command::new("nsenter");
+                // It becomes the program, so that signals reach it. `ip netns exec` would give it mounts of its own too,
+                // and a disk that is unmounted here would go on there.
+                inside.arg(format!("--net=/run/netns/{namespace}")).arg(kith());
                 inside
             }
         };
         command.args(["agent", "--config"]).arg(self.folder.join("kith.toml"));
         command.stdin(Stdio::null()).stdout(out).stderr(log);
+        command.args(self.settings.iter().flat_map(|setting| ["--set", setting]));
         clear_environment(&mut command);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn(command));
     }
 
@@ -227,6 +253,24 @@ impl Node {
             if reply.status == 200 { Ok(()) } else { Err(format!("{} {}", reply.status, reply.body)) }
         })
         .await;
+    }
+
+    /// From its next start, this value of the configuration: `gossip.durability=normal`.
+    pub fn set(&mut self, assignment: impl Into<String>) {
+        self.settings.push(assignment.into());
+    }
+
+    /// From its next start, this environment variable.
+    pub fn environment(&mut self, name: &'static str, value: impl Into<OsString>) {
+        self.environment.push((name, value.into()));
+    }
+
+    /// Sends it a signal, as SIGSTOP and SIGCONT.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).signal(signal);
     }
 
     /// SIGKILL, as a crash.

@@ -48,14 +48,22 @@ impl Process {
         self.child.wait().expect("a child can be waited for");
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// If it cannot be sent.
+    pub(super) fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id()).expect("process ids fit");
+        kill(Pid::from_raw(id), signal).expect("our own child can be signalled");
+    }
+
     /// SIGTERM, and how it ended then.
     ///
     /// # Panics
     /// If it does not end within 5 s.
     pub async fn stop(&mut self) -> ExitStatus {
         if self.ended().is_none() {
-            let id = i32::try_from(self.child.id()).expect("process ids fit");
-            kill(Pid::from_raw(id), Signal::SIGTERM).expect("our own child can be signalled");
+            self.signal(Signal::SIGTERM);
         }
         eventually("it ends after SIGTERM", STOPPING, async || self.ended().ok_or("it runs".to_owned())).await
     }

@@ -58,7 +58,8 @@ fn statement_end(code: &str, from: usize) -> usize {
 pub fn sleeping_tests(tree: &Tree) -> Vec<Breach> {
     let mut breaches = Vec::new();
     let waits = |file: &&Rust| {
-        !is_in_virtual_time(file) && !["/benches/", "/tools/"].iter().any(|folder| file.path.contains(folder))
+        !is_in_virtual_time(file)
+            && !["/benches/", "/tools/", "/nemesis.rs"].iter().any(|folder| file.path.contains(folder))
     };
     for file in tree.rust.iter().filter(waits) {
         for at in SLEEPS.iter().flat_map(|call| file.words(call)).filter(|at| file.is_test(*at)) {
