@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+mod backup;
 mod enrol;
 mod server;
 
+pub(crate) use backup::{Backup, Restore, StoreAction, StoreArgs};
 pub(crate) use enrol::{Init, Invite, Join, Place};
 pub(crate) use server::{Server, ServerAction};
 
@@ -189,6 +191,26 @@ Examples:
   kith schema diff /etc/kith/schema
   kith schema apply /etc/kith/schema/orders.sql")]
     Schema(SchemaArgs),
+    /// Write a copy of a running node's store to a file
+    #[command(after_help = "\
+The copy is the store as of one moment; the node goes on meanwhile. Until it is whole it is FILE.part.
+
+Examples:
+  kith backup /var/backups/kith.db
+  kith backup kith.db --force --json")]
+    Backup(Backup),
+    /// Make a backup the store of this server, which must not be running
+    #[command(after_help = "\
+The backup is checked first. The store becomes a site of its own; what its former self wrote since then comes from the
+other servers, if there are any.
+
+Examples:
+  kith restore /var/backups/kith.db
+  kith restore /var/backups/kith.db --force --config /etc/kith/kith.toml")]
+    Restore(Restore),
+    /// The store itself: whether it is sound
+    #[command(after_help = "Example:\n  kith store verify")]
+    Store(StoreArgs),
     /// Print a script that completes this command line in your shell
     #[command(after_help = "\
 Examples:

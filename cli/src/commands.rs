@@ -1,5 +1,6 @@
 //! The commands that ask and end, or follow what a server says.
 
+mod backup;
 mod config;
 mod exec;
 mod members;
@@ -13,6 +14,7 @@ mod table;
 mod value;
 mod watch;
 
+pub(crate) use backup::{backup, restore, store};
 pub(crate) use config::{load, run as config};
 pub(crate) use exec::run as exec;
 pub(crate) use members::run as members;

@@ -105,6 +105,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Resolve(args) => commands::resolve(&args).await,
         Command::Config(args) => commands::config(&args.action),
         Command::Schema(args) => commands::schema(&args.action).await,
+        Command::Backup(args) => commands::backup(&args).await,
+        Command::Restore(args) => commands::restore(&args),
+        Command::Store(args) => commands::store(&args.action).await,
         Command::Completions { shell } => commands::completions(shell),
         Command::Man { folder } => commands::man(&folder),
     }

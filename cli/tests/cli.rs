@@ -61,6 +61,9 @@ fn help_is_what_it_was() {
       resolve      Ask a DNS server, as a container would
       config       The configuration: what is in force, what is wrong
       schema       The schema of a running node: what files would add to it, and adding it
+      backup       Write a copy of a running node's store to a file
+      restore      Make a backup the store of this server, which must not be running
+      store        The store itself: whether it is sound
       completions  Print a script that completes this command line in your shell
       man          Write the man pages of all commands into a folder
       help         Print this message or the help of the given subcommand(s)

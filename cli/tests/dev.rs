@@ -280,3 +280,36 @@ fn a_schema_is_compared_then_applied_or_refused() {
     let absent = dev.run(&["schema", "diff", "/nowhere.sql"]);
     assert_eq!(absent.status.code(), Some(74), "{}", String::from_utf8_lossy(&absent.stderr));
 }
+
+#[test]
+fn a_backup_is_made_checked_and_restored_while_nothing_is_overwritten() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (backup, data) = (path("backup.db"), path("data"));
+    let mut dev = Dev::start(&["--nodes", "1"]);
+    let sound: Value = serde_json::from_str(&dev.ok(&["store", "verify", "--json"])).expect("it is JSON");
+    assert_eq!(sound["wrong"], json!([]), "{sound}");
+    let made: Value = serde_json::from_str(&dev.ok(&["backup", &backup, "--json"])).expect("it is JSON");
+    assert_eq!(made["bytes"], std::fs::metadata(&backup).expect("it is there").len());
+    assert_eq!(dev.run(&["backup", &backup]).status.code(), Some(1), "it is there already");
+    dev.ok(&["backup", &backup, "--force"]);
+    assert_eq!(dev.run(&["backup", "/no/such/folder/backup.db"]).status.code(), Some(74));
+    dev.stop(Signal::SIGTERM);
+    let offline = |args: &[&str]| command(args).output().expect("kith can be started");
+    let found = offline(&["store", "verify", &backup]);
+    let text = String::from_utf8(found.stdout).expect("it is text");
+    assert!(found.status.success() && text.contains(&format!("rows {}", sound["rows"])), "{text}");
+    std::fs::create_dir(&data).expect("a folder can be made");
+    let config = path("kith.toml");
+    let text = format!("[node]\nname = \"n1\"\ndata_dir = \"{data}\"\n");
+    std::fs::write(&config, text).expect("it can be written");
+    let restored = offline(&["restore", &backup, "--config", &config]);
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    assert_eq!(offline(&["restore", &backup, "--config", &config]).status.code(), Some(1));
+    let again = offline(&["restore", &backup, "--config", &config, "--force"]);
+    assert!(String::from_utf8_lossy(&again.stdout).contains("before-restore"), "{again:?}");
+    std::fs::write(&backup, "no store").expect("it can be written");
+    let refused = offline(&["restore", &backup, "--config", &config, "--force"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("damaged"), "{refused:?}");
+}

@@ -315,13 +315,13 @@ impl Gossip {
 }
 
 async fn open(config: &Config) -> Result<Store, BuildError> {
-    let dir = config.dir.clone();
+    let (dir, alone) = (config.dir.clone(), config.seeds.is_empty());
     let store = StoreConfig { path: dir.join("kith.db"), schema: config.schema.clone(), durability: config.durability };
     let opening = move || {
         // Its group may reach the API's socket in it.
         let made = DirBuilder::new().recursive(true).mode(0o750).create(&dir);
         made.map_err(|source| BuildError::Dir { path: dir, source })?;
-        Ok(Store::open(store)?)
+        Ok(if alone { Store::open(store)? } else { Store::open_or_begin_anew(store)? })
     };
     tokio::task::spawn_blocking(opening).await?
 }

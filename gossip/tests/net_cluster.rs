@@ -240,6 +240,31 @@ async fn a_newcomer_takes_a_snapshot_where_a_pull_would_be_large() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_store_is_damaged_begins_anew_from_its_peers() {
+    let (authority, dirs) = (DevAuthority::new("test").unwrap(), dirs::<2>());
+    let mut nodes = cluster(&authority, &dirs).await;
+    nodes[1].write("a", "10.0.0.1").await;
+    nodes[0].reads("a", "10.0.0.1").await;
+    nodes.pop().unwrap().stop().await;
+    let path = dirs[1].path().join("kith.db");
+    std::fs::write(&path, "this was a database".repeat(1000)).unwrap();
+    // Nobody could give it its rows back.
+    let alone = Gossip::build(config(&authority, "node-2", dirs[1].path(), &[])).await.map(|_| ()).unwrap_err();
+    assert!(matches!(alone, BuildError::Store(_)), "{alone}");
+    let seeds = [nodes[0].gossip];
+    let anew = Node::start(config(&authority, "node-2", dirs[1].path(), &seeds)).await;
+    anew.reads("a", "10.0.0.1").await;
+    // It is believed though its store begins anew.
+    anew.write("b", "10.0.0.2").await;
+    nodes[0].reads("b", "10.0.0.2").await;
+    nodes[0].sees(&[("node-1", MemberState::Up), ("node-2", MemberState::Up)]).await;
+    nodes.push(anew);
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_removes_a_server_by_its_row() {
     let (authority, dirs) = (DevAuthority::new("test").unwrap(), dirs::<2>());
     let nodes = cluster(&authority, &dirs).await;

@@ -9,6 +9,7 @@
 //! | GET /v1/members | [`Client::members`], [`Client::watch_members`] |
 //! | POST /v1/migrations | [`Client::migrate`] |
 //! | GET /v1/health, /v1/status, /v1/digest | [`Client::health`], [`Client::status`], [`Client::digest`] |
+//! | GET /v1/backup, /v1/verify | [`Client::backup`], [`Client::verify`] |
 //! | PUT /v1/status/{part} | [`Client::report`] |
 //! | GET /live, /ready, /metrics | [`Client::live`], [`Client::ready`], [`Client::metrics`] |
 
@@ -111,6 +112,27 @@ pub struct Digest {
     pub heads_hash: String,
     /// Hash of the schema.
     pub schema: String,
+}
+
+/// A copy of a store as it comes.
+#[derive(Debug)]
+pub struct Backup {
+    endpoint: Endpoint,
+    response: Response,
+    left: Option<u64>,
+}
+
+impl Backup {
+    /// The next bytes; None once all have come. Waits as long as it takes: whoever hangs up breaks the connection.
+    pub async fn chunk(&mut self) -> Result<Option<bytes::Bytes>, Error> {
+        let chunk = self.response.chunk().await.map_err(|error| body::broken(&self.endpoint, &error))?;
+        let length = chunk.as_ref().map_or(0, bytes::Bytes::len) as u64;
+        self.left = self.left.map(|left| left.saturating_sub(length));
+        match chunk {
+            None if self.left.is_some_and(|left| left > 0) => Err(Error::Incomplete),
+            chunk => Ok(chunk),
+        }
+    }
 }
 
 /// Whether the node serves.
@@ -243,6 +265,17 @@ impl Client {
     pub async fn report<T: Serialize + ?Sized>(&self, part: &str, status: &T) -> Result<(), Error> {
         let request = self.json(Method::PUT, &format!("v1/status/{part}"), status)?;
         self.whole(async { body::read(&self.endpoint, self.send(request).await?).await.map(drop) }).await
+    }
+
+    /// A copy of the node's whole store, as a database file.
+    pub async fn backup(&self) -> Result<Backup, Error> {
+        let response = self.send(self.bare(Method::GET, "v1/backup")).await?;
+        Ok(Backup { endpoint: self.endpoint.clone(), left: response.content_length(), response })
+    }
+
+    /// Lets the node make its log and digest anew from the rows, and compare.
+    pub async fn verify(&self) -> Result<serde_json::Value, Error> {
+        self.get("v1/verify").await
     }
 
     /// What this node holds, in a few numbers.

@@ -13,6 +13,8 @@
 //! POST /v1/table_stats                         row counts
 //! GET  /v1/health[?gaps=&p99_lag=&max_queue=&failure_status=]
 //! GET  /v1/members[?watch=true]                NDJSON
+//! GET  /v1/backup                              the store, as a database file
+//! GET  /v1/verify                              whether log and digest are what the rows say
 //! PUT  /v1/status/{part}                       what a part says of itself, shown by GET /v1/status
 //! GET  /v1/digest   GET /v1/status   GET /live   GET /ready   GET /metrics   GET /openapi.json
 //! ```
@@ -37,6 +39,7 @@ mod request;
 mod statement;
 mod stream;
 
+mod backup;
 mod metrics;
 mod migrations;
 mod queries;

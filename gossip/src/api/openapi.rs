@@ -30,6 +30,8 @@ enum Answer {
     Lines,
     /// Prometheus' text.
     Text,
+    /// A SQLite database.
+    File,
 }
 
 /// What every route may answer.
@@ -51,7 +53,7 @@ const WITH_BODY: [(u16, &str); 5] = [
 const STATEMENT: &str = "a statement: \"SQL\", [\"SQL\", [values]], [\"SQL\", {\":name\": value}] or {\"query\", \"params\", \"named_params\"}";
 
 /// Every route.
-pub(super) const ROUTES: [Route; 17] = [
+pub(super) const ROUTES: [Route; 19] = [
     Route {
         path: "/v1/transactions",
         method: "post",
@@ -172,6 +174,26 @@ pub(super) const ROUTES: [Route; 17] = [
         answer: Answer::Json,
         statuses: &[],
     },
+    Route {
+        path: "/v1/backup",
+        method: "get",
+        scope: Scope::Admin,
+        summary: "A copy of the store as of one commit, as a database file",
+        parameters: &[],
+        body: "",
+        answer: Answer::File,
+        statuses: &[(500, "the store could not be copied"), (503, "it is being copied as often as it may be at once")],
+    },
+    Route {
+        path: "/v1/verify",
+        method: "get",
+        scope: Scope::Admin,
+        summary: "Makes log and digest anew from the rows, and says where they differ from what is kept",
+        parameters: &[],
+        body: "",
+        answer: Answer::Json,
+        statuses: &[(500, "the store could not be read")],
+    },
     simple("/live", "Whether the process works", Answer::Json),
     Route {
         statuses: &[(503, "not ready: what is waited for")],
@@ -219,6 +241,7 @@ impl Route {
             Answer::Json => "application/json",
             Answer::Lines => "application/x-ndjson",
             Answer::Text => "application/openmetrics-text",
+            Answer::File => "application/vnd.sqlite3",
         };
         let mut responses = serde_json::Map::new();
         responses.insert("200".to_owned(), json!({ "description": "done", "content": { kind: {} } }));

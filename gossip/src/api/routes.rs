@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::gate::{RouteLimit, check_scope, check_token, limit};
 use super::membership::{MemberState, Membership};
 use super::metrics::Metrics;
-use super::{migrations, openapi, queries, reports, status, subscribe, transactions, updates};
+use super::{backup, migrations, openapi, queries, reports, status, subscribe, transactions, updates};
 use crate::store::Store;
 use crate::subscriptions::Subscriptions;
 
@@ -86,6 +86,8 @@ fn handler(path: &str) -> MethodRouter<Arc<App>> {
         "/v1/digest" => get(status::digest),
         "/v1/status" => get(status::status),
         "/v1/status/{part}" => put(reports::put),
+        "/v1/backup" => get(backup::get),
+        "/v1/verify" => get(backup::verify),
         "/live" => get(status::live),
         "/ready" => get(status::ready),
         "/metrics" => get(status::metrics),

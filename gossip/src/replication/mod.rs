@@ -159,7 +159,6 @@ pub(crate) struct Replication<S: Storage> {
     told: Arc<Hashes>,
     applies: mpsc::Sender<Vec<Version>>,
     answers: Arc<Semaphore>,
-    snapshots: Arc<Semaphore>,
     lag: Lag,
     caught_up: CaughtUp,
     status: watch::Sender<Arc<ReplicationStatus>>,
@@ -213,7 +212,6 @@ impl<S: Storage> Replication<S> {
             told,
             applies,
             answers,
-            snapshots: Arc::new(Semaphore::new(snapshot::SNAPSHOTS)),
             lag: Lag::default(),
             caught_up: CaughtUp::NotYet,
             status,
@@ -297,7 +295,7 @@ impl<S: Storage> Replication<S> {
             }
             Kind::Snapshot => {
                 let (net, store) = (self.links.net.clone(), self.links.store.clone());
-                self.tasks.spawn(snapshot::answer(net, store, Arc::clone(&self.snapshots), stream));
+                self.tasks.spawn(snapshot::answer(net, store, stream));
             }
             // The network hands those to membership, and to whoever signs.
             Kind::Gossip | Kind::Renewal => {}

@@ -12,14 +12,13 @@
 
 use std::io::{self, Read};
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kith_gossip_proto::replica::{PULL_STALL, PullOutcome};
 use kith_gossip_proto::{Frame, NodeId, Vector};
 use quinn::{RecvStream, SendStream};
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use xxhash_rust::xxh3::Xxh3;
@@ -36,10 +35,6 @@ const CHUNK: usize = 256 << 10;
 
 /// The greatest file that is taken: a hundred million rows of a usual size. A peer that promises more is not believed.
 const SNAPSHOT_MAX: u64 = 64 << 30;
-
-/// Snapshots that are sent at the same time. Each costs a copy of the store on disk, and the reading of it; who comes on top
-/// is refused and asks another node.
-pub(super) const SNAPSHOTS: usize = 1;
 
 /// Below the streams of versions (0), so that a snapshot never holds up what is being written.
 const PRIORITY: i32 = -1;
@@ -149,13 +144,9 @@ async fn next(recv: &mut RecvStream) -> Result<Frame, SnapshotError> {
 }
 
 /// Sends our store to a peer that asks for it.
-pub(super) async fn answer<S: Storage>(net: Net, store: S, snapshots: Arc<Semaphore>, stream: PeerStream) {
+pub(super) async fn answer<S: Storage>(net: Net, store: S, stream: PeerStream) {
     let PeerStream { node, mut send, .. } = stream;
-    let answered = match snapshots.try_acquire() {
-        Ok(_permit) => send_copy(&store, &mut send).await,
-        Err(_) => write(&mut send, &Frame::Refused("busy with another snapshot".to_owned())).await,
-    };
-    match answered {
+    match send_copy(&store, &mut send).await {
         Ok(()) => {
             net.counters().snapshots_sent.inc();
             // Fails only for a stream that is already closed.
@@ -174,12 +165,13 @@ async fn send_copy<S: Storage>(store: &S, send: &mut SendStream) -> Result<(), S
     let mut copying = pin!(store.copy());
     let copy = loop {
         match timeout(STILL_COPYING, &mut copying).await {
+            Ok(Err(busy @ CopyError::Busy)) => return write(send, &Frame::Refused(busy.to_string())).await,
             Ok(copied) => break copied?,
             Err(_) => write(send, &Frame::Chunk([].into())).await?,
         }
     };
     write(send, &Frame::Snapshot(copy.bytes)).await?;
-    let (mut file, mut hasher) = (copy.file, Xxh3::new());
+    let (mut file, mut hasher, _permit) = (copy.file, Xxh3::new(), copy.permit);
     loop {
         let (chunk, rest) = spawn_blocking(move || chunk(&mut file).map(|chunk| (chunk, file))).await??;
         file = rest;

@@ -13,10 +13,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kith_gossip_proto::Vector;
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::CopyError;
 use super::open::alone;
 use super::snapshot::Snapshot;
+
+/// Copies that may exist at the same time, for peers and for backups. Each costs the room of the store on disk and the
+/// reading of it; who comes on top is refused, and asks another node or later.
+pub(crate) const COPIES: usize = 2;
 
 /// Pages that are copied between two looks at whether the store is closing: a megabyte.
 const PAGES: i32 = 256;
@@ -25,6 +30,10 @@ const PAGES: i32 = 256;
 /// file format, §1.3).
 const JOURNALLED_AT: u64 = 18;
 const WITHOUT_LOG: [u8; 2] = [1, 1];
+
+/// What copies are called while they have a name, by where they go.
+const SENT: &str = "sent";
+pub(crate) const COMING: &str = "coming";
 
 /// A copy of a store, in a file that has no name any more: it is gone with this.
 #[derive(Debug)]
@@ -35,6 +44,8 @@ pub struct StoreCopy {
     pub bytes: u64,
     /// What the copy holds.
     pub heads: Vector,
+    /// Held for as long as the file takes room.
+    pub(crate) permit: OwnedSemaphorePermit,
 }
 
 /// Copies what the connection reads to a file, which must not be there; returns the heads in the copy. The file is synced.
@@ -61,12 +72,17 @@ pub(crate) fn copy(conn: &Connection, to: &Path, unwanted: impl Fn() -> bool) ->
 }
 
 /// Copies to a file beside the store, and takes its name away.
-pub(crate) fn nameless(conn: &Connection, store: &Path, unwanted: impl Fn() -> bool) -> Result<StoreCopy, CopyError> {
-    let named = Beside::new(store, "sent")?;
+pub(crate) fn nameless(
+    conn: &Connection,
+    store: &Path,
+    permit: OwnedSemaphorePermit,
+    unwanted: impl Fn() -> bool,
+) -> Result<StoreCopy, CopyError> {
+    let named = Beside::new(store, SENT)?;
     let (mut file, heads) = copy(conn, &named.path, unwanted)?;
     let bytes = file.seek(SeekFrom::End(0))?;
     file.rewind()?;
-    Ok(StoreCopy { file, bytes, heads })
+    Ok(StoreCopy { file, bytes, heads, permit })
 }
 
 /// A file beside the store that is gone, with what SQLite puts beside it, when this is dropped.
@@ -96,13 +112,27 @@ impl Beside {
     }
 }
 
+/// Takes away what a process that ended in the middle has left beside the store.
+pub(crate) fn sweep(store: &Path) {
+    let (Some(folder), Some(name)) = (store.parent(), store.file_name()) else { return };
+    let names = [SENT, COMING].map(|what| format!("{}-{what}-", name.to_string_lossy()));
+    // A folder that cannot be read is found by what follows, which opens the store in it.
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        let left = names.iter().any(|name| file.to_string_lossy().starts_with(name));
+        if left && let Err(error) = fs::remove_file(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "a file that is not needed any more stays");
+        }
+    }
+}
+
 impl Drop for Beside {
     fn drop(&mut self) {
         self.clear();
     }
 }
 
-fn with(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -117,7 +147,7 @@ pub struct Incoming {
 
 impl Incoming {
     pub(crate) fn new(store: &Path) -> io::Result<Self> {
-        let beside = Beside::new(store, "coming")?;
+        let beside = Beside::new(store, COMING)?;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside.path)?;
         Ok(Self { beside, file })
     }

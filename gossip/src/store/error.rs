@@ -166,6 +166,9 @@ pub enum CopyError {
     /// No connection was to be had.
     #[error("the store cannot be read")]
     Query(#[from] QueryError),
+    /// As many copies as may be are there already.
+    #[error("the store is being copied as often as it may be at once: try again later")]
+    Busy,
     /// The store is closing, or nobody waits for the copy any more.
     #[error("the copy is not wanted any more")]
     Unwanted,
@@ -192,6 +195,50 @@ pub enum InstallError {
     /// The store is closing or closed.
     #[error("the store is shutting down")]
     ShuttingDown,
+}
+
+/// Why a file did not become a store. What was there is there still.
+#[derive(Debug, Error)]
+pub enum RestoreError {
+    /// There is a store already.
+    #[error("{} is there already", path.display())]
+    Exists {
+        /// Its file.
+        path: PathBuf,
+    },
+    /// The backup cannot be read.
+    #[error("{} cannot be read", path.display())]
+    Backup {
+        /// Its file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The store's folder cannot be written.
+    #[error("the store's folder cannot be written")]
+    File(#[source] std::io::Error),
+    /// It cannot be opened: damaged, of a later release, or in use.
+    #[error("it cannot be used")]
+    Open(#[from] OpenError),
+    /// What it says of itself is not what it holds.
+    #[error("it is damaged: {0}")]
+    Unsound(String),
+    /// It cannot be read to its end.
+    #[error("it is damaged: {0}")]
+    Unreadable(String),
+    /// SQLite failed.
+    #[error("it cannot be made a store of this node")]
+    Sqlite(#[source] rusqlite::Error),
+}
+
+impl From<InstallError> for RestoreError {
+    fn from(error: InstallError) -> Self {
+        match error {
+            InstallError::Open(error) => Self::Open(error),
+            InstallError::Sqlite(error) => Self::Sqlite(error),
+            other => Self::Unsound(other.to_string()),
+        }
+    }
 }
 
 /// Why a schema was not taken. Nothing of it was.

@@ -23,18 +23,18 @@ use super::open::{self, Durability, set_durability};
 use super::schema::{SchemaSource, read};
 use super::snapshot::Snapshot;
 use super::table::TableSet;
-use super::verify;
+use super::verify::{Findings, verify};
 use super::writer::{Core, Unsynced};
 
 /// Opens a copy and makes sure that it is a sound store of a release that we know. Blocks for as long as it takes to read
-/// all of it.
-pub(crate) fn sound(path: &Path) -> Result<Connection, InstallError> {
-    let conn = open::alone(path).map_err(|error| open::failed(path, error))?;
-    open::check(&conn, path)?;
-    let found = verify::verify(&conn).map_err(|error| InstallError::Unsound(error.to_string()))?;
-    match found.wrong.into_iter().next() {
-        Some(wrong) => Err(InstallError::Unsound(wrong)),
-        None => Ok(conn),
+/// all of it. `named` is what an error calls it.
+pub(crate) fn sound(path: &Path, named: &Path) -> Result<(Connection, Findings), InstallError> {
+    let conn = open::alone(path).map_err(|error| open::failed(named, error))?;
+    open::check(&conn, named)?;
+    let found = verify(&conn).map_err(|error| InstallError::Unsound(error.to_string()))?;
+    match found.wrong.first() {
+        Some(wrong) => Err(InstallError::Unsound(wrong.clone())),
+        None => Ok((conn, found)),
     }
 }
 

@@ -38,6 +38,7 @@ mod merge;
 mod outlet;
 mod presence;
 mod read;
+mod restore;
 mod snapshot;
 mod verify;
 
@@ -53,17 +54,18 @@ use kith_gossip_proto::frame::PulledRow;
 use kith_gossip_proto::{Key, SiteId, Vector, Version};
 use rusqlite::Connection;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 pub use collect::Collected;
 pub use commit::{Commit, Keys, SchemaChange, StoreState, Touched};
 pub use copy::{Incoming, StoreCopy};
-pub use error::{ApplyError, CopyError, ExecuteError, InstallError, OpenError, QueryError, SchemaError};
+pub use error::{ApplyError, CopyError, ExecuteError, InstallError, OpenError, QueryError, RestoreError, SchemaError};
 pub use guard::Used;
 pub use migrate::Migrated;
 pub use open::{Durability, StoreConfig};
 pub use presence::Presence;
 pub use read::{Examined, Rows};
+pub use restore::{Existing, Restored, restore, verify_file};
 pub use schema::SchemaSource;
 pub use statement::{Executed, Params, Statement, StatementResult};
 pub use table::{Table, TableSet};
@@ -91,6 +93,7 @@ struct Inner {
     writer: Mutex<Option<JoinHandle<()>>>,
     switch: Arc<Switch>,
     pool: Arc<Pool>,
+    copies: Arc<Semaphore>,
     shared: Arc<Shared>,
     site: SiteId,
     boot: u64,
@@ -98,6 +101,26 @@ struct Inner {
 }
 
 impl Store {
+    /// Opens the store like [`open`](Self::open); a file that is damaged is kept aside, and a new store begun in its place.
+    /// For a node that has peers: they have its rows, but for what it had told nobody.
+    pub fn open_or_begin_anew(config: StoreConfig) -> Result<Self, OpenError> {
+        match Self::open(config.clone()) {
+            Err(OpenError::Damaged { path, detail }) => {
+                let failed = |error: std::io::Error| OpenError::Sqlite {
+                    path: path.clone(),
+                    source: rusqlite::Error::ToSqlConversionFailure(Box::new(error)),
+                };
+                let aside = restore::set_aside(&path, "damaged").map_err(failed)?.unwrap_or_default();
+                tracing::error!(
+                    path = %path.display(), aside = %aside.display(), detail,
+                    "the store is damaged: it is kept aside, and its rows are fetched from the peers"
+                );
+                Self::open(config)
+            }
+            opened => opened,
+        }
+    }
+
     /// Opens the store, makes it if there is none, and brings it to the schema. Blocks; to be called at start.
     pub fn open(config: StoreConfig) -> Result<Self, OpenError> {
         let opened = open::open(&config)?;
@@ -131,6 +154,7 @@ impl Store {
                 writer: Mutex::new(Some(writer)),
                 switch,
                 pool,
+                copies: Arc::new(Semaphore::new(copy::COPIES)),
                 shared,
                 site,
                 boot,
@@ -238,8 +262,9 @@ impl Store {
     /// A copy of the whole store, as of one commit that is synced.
     pub async fn copy(&self) -> Result<StoreCopy, CopyError> {
         let commits = self.commits();
+        let permit = Arc::clone(&self.inner.copies).try_acquire_owned().map_err(|_| CopyError::Busy)?;
         let (path, closing) = (self.inner.pool.path().to_owned(), self.inner.pool.closing());
-        let copy = self.inner.pool.run(move |conn| copy::nameless(conn, &path, closing)).await??;
+        let copy = self.inner.pool.run(move |conn| copy::nameless(conn, &path, permit, closing)).await??;
         self.synced(commits, &copy.heads).await?;
         Ok(copy)
     }
@@ -253,8 +278,8 @@ impl Store {
     /// Readers see one commit. Returns the heads, synced; after an error the store is as it was.
     pub async fn install(&self, incoming: Incoming) -> Result<Vector, InstallError> {
         let path = incoming.beside.path.clone();
-        let checked = tokio::task::spawn_blocking(move || install::sound(&path)).await;
-        let copy = checked.map_err(|_| InstallError::ShuttingDown)??;
+        let checked = tokio::task::spawn_blocking(move || install::sound(&path, &path)).await;
+        let (copy, _) = checked.map_err(|_| InstallError::ShuttingDown)??;
         let (reply, answer) = oneshot::channel();
         self.send(Command::Install { copy, reply }).await.map_err(|Closed| InstallError::ShuttingDown)?;
         answer.await.unwrap_or(Err(InstallError::ShuttingDown))

@@ -1,6 +1,7 @@
 //! Opening the file: is it ours, is it sound, what does it hold; and the first transaction of every start.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,8 +9,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::copy;
 use super::error::{OpenError, SchemaError, text};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, signed};
 use super::migrate::migrate;
 use super::schema::{SchemaSource, read};
 use super::sites::Sites;
@@ -64,6 +66,8 @@ pub(crate) struct Opened {
 pub(crate) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     let path = config.path.as_path();
     let lock = lock(path)?;
+    let last = last_boot(&lock);
+    copy::sweep(path);
     let sqlite = |error| failed(path, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
@@ -75,12 +79,13 @@ pub(crate) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(sqlite)?;
     tx.execute_batch(LAYOUT).map_err(sqlite)?;
     Sites::found(&tx).map_err(sqlite)?;
-    let (boot, nonce) = start(&tx).map_err(sqlite)?;
+    let (boot, nonce) = start(&tx, last).map_err(sqlite)?;
     migrate(&tx, &declared).map_err(|error| match error {
         SchemaError::Sqlite(error) => failed(path, error),
         refused => OpenError::Schema(refused),
     })?;
     tx.commit().map_err(sqlite)?;
+    note_boot(&lock, boot).map_err(|error| failed(path, rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
 
     set_durability(&conn, config.durability).map_err(sqlite)?;
     let tables = Arc::new(TableSet::load(&conn).map_err(sqlite)?);
@@ -89,19 +94,33 @@ pub(crate) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
 }
 
 /// Two processes with one store would write with one clock and one site.
-fn lock(path: &Path) -> Result<File, OpenError> {
+pub(crate) fn lock(path: &Path) -> Result<File, OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push("-lock");
     let failed = |error: std::io::Error| OpenError::Sqlite {
         path: path.to_owned(),
         source: rusqlite::Error::ToSqlConversionFailure(Box::new(error)),
     };
-    let file = File::options().create(true).truncate(false).write(true).open(name).map_err(failed)?;
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(name).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
+}
+
+/// The last boot of the store beside this lock: also of one that is gone. A store that takes its place must not count from
+/// 1 again, or peers take what it says for old.
+fn last_boot(lock: &File) -> u64 {
+    let mut text = [0; 20];
+    let read = lock.read_at(&mut text, 0).unwrap_or(0);
+    std::str::from_utf8(&text[..read]).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Of a fixed width, so that a number never mixes with a longer one before it.
+fn note_boot(lock: &File, boot: u64) -> std::io::Result<()> {
+    lock.write_all_at(format!("{boot:020}").as_bytes(), 0)?;
+    lock.sync_data()
 }
 
 /// Looks before anything is written.
@@ -215,14 +234,17 @@ const LAYOUT: &str = "
         PRIMARY KEY (tid, pk, col)) WITHOUT ROWID;
 ";
 
-/// Counts the start and draws its nonce.
-fn start(conn: &Connection) -> rusqlite::Result<(u64, u64)> {
+/// A boot that no store reaches: what the lock says beyond it is not ours.
+const BOOT_MAX: u64 = 1 << 32;
+
+/// Counts the start, after `last` at least, and draws its nonce.
+fn start(conn: &Connection, last: u64) -> rusqlite::Result<(u64, u64)> {
     conn.query_row(
         "INSERT INTO __kith_meta (one, format, self, boot, nonce, reserved_ver, reserved_hlc, digest)
-         VALUES (1, ?1, 1, 1, random(), 0, 0, zeroblob(16))
-         ON CONFLICT (one) DO UPDATE SET format = ?1, boot = boot + 1, nonce = random()
+         VALUES (1, ?1, 1, ?2 + 1, random(), 0, 0, zeroblob(16))
+         ON CONFLICT (one) DO UPDATE SET format = ?1, boot = max(boot, ?2) + 1, nonce = random()
          RETURNING boot, nonce",
-        [FORMAT],
+        [FORMAT, signed(last.min(BOOT_MAX))],
         |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned())),
     )
 }

@@ -53,6 +53,11 @@ fn examine(snapshot: &Snapshot<'_>) -> rusqlite::Result<Findings> {
 }
 
 impl Findings {
+    /// The digest of the rows.
+    pub fn digest(&self) -> Digest {
+        self.digests.total()
+    }
+
     fn wrong(&mut self, finding: String) {
         if self.wrong.len() < WRONG_MAX {
             self.wrong.push(finding);

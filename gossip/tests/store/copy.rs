@@ -54,6 +54,7 @@ async fn an_empty_store_becomes_the_copy_and_stays_itself() {
     let written = new.version("INSERT INTO t VALUES (4, 'four', 4)").await;
     assert_eq!(written.site, site);
     assert_eq!(new.rows("SELECT id FROM t ORDER BY id").await.unwrap().len(), 3);
+    std::fs::write(new.dir.path().join("kith.db-coming-7"), "left by a crash").unwrap();
     let new = new.reopen(SCHEMA).await;
     assert_eq!((new.store.site(), new.store.boot()), (site, 2));
     let next = new.version("UPDATE t SET a = 'vier' WHERE id = 4").await;

@@ -12,4 +12,5 @@ mod group;
 mod merge;
 mod open;
 mod query;
+mod restore;
 mod schema;
