@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use kith_gossip_proto::NodeId;
+use kith_gossip_proto::agreement::DIFFERS_FOR;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -474,6 +475,8 @@ impl ShownMembership for View {
             behind: peer.behind,
             ahead: peer.ahead,
             queued_bytes: peer.queued_bytes,
+            agreement: peer.agreement,
+            differs_for: peer.differs_for,
         };
         status.peers.iter().map(figures).collect()
     }
@@ -499,7 +502,27 @@ impl ShownMembership for View {
     }
 
     fn alarms(&self) -> Vec<Alarm> {
-        self.standing.alarms()
+        self.standing.alarms().into_iter().chain(self.rows_alarm()).collect()
+    }
+}
+
+impl View {
+    /// That rows are not what they should be, here or there.
+    fn rows_alarm(&self) -> Option<Alarm> {
+        let status = self.replication.status.borrow();
+        if let Some(damage) = &status.damage {
+            let text = format!(
+                "the store is damaged ({damage}): stop Kith here and move kith.db, kith.db-wal and kith.db-shm away: it takes its rows from the others"
+            );
+            return Some(Alarm { name: "damaged", text });
+        }
+        let long = |peer: &PeerStatus| peer.differs_for.filter(|&time| time >= DIFFERS_FOR);
+        let (node, time) = status.peers.iter().find_map(|(node, peer)| Some((node, long(peer)?)))?;
+        let text = format!(
+            "{node} has applied the same versions and holds other rows, for {} s: look at its alarms, and run kith store verify on both",
+            time.as_secs()
+        );
+        Some(Alarm { name: "digest", text })
     }
 }
 

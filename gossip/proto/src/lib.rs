@@ -24,6 +24,7 @@ pub mod row;
 pub mod vector;
 pub mod version;
 
+pub mod agreement;
 pub mod digest;
 pub mod digests;
 

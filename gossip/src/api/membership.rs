@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use kith_gossip_proto::agreement::Agreement;
 use kith_gossip_proto::{NodeId, SiteId};
 use tokio::sync::watch;
 
@@ -84,6 +85,10 @@ pub struct PeerFigures {
     pub ahead: Option<u64>,
     /// Bytes that wait to be sent to it.
     pub queued_bytes: usize,
+    /// Whether it holds the same rows, as of the last time that it had applied the same versions.
+    pub agreement: Agreement,
+    /// How long it has not.
+    pub differs_for: Option<Duration>,
 }
 
 /// What keeps the members. All methods are cheap and do not wait.

@@ -9,6 +9,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{StatusCode, header};
+use kith_gossip_proto::agreement::Agreement;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::watch;
@@ -127,6 +128,12 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
                 "behind": peer.behind,
                 "ahead": peer.ahead,
                 "queued_bytes": peer.queued_bytes,
+                "digest": match peer.agreement {
+                    Agreement::Unknown => None,
+                    Agreement::Equal => Some("equal"),
+                    Agreement::Differs { .. } => Some("differs"),
+                },
+                "differs_s": peer.differs_for.map(|time| time.as_secs()),
             }))).collect::<serde_json::Map<_, _>>(),
         },
         "members": {

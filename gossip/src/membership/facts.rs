@@ -13,6 +13,7 @@
 
 use std::net::SocketAddr;
 
+pub(crate) use kith_gossip_proto::agreement::Fingerprint as StoreHash;
 use kith_gossip_proto::{Digest, SiteId};
 
 /// The longest text that is taken over from a peer.
@@ -29,13 +30,6 @@ pub(crate) struct Facts {
     pub(crate) release: String,
 }
 
-/// The hash of a vector, and the digest of the state at that vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StoreHash {
-    pub(crate) vector: u64,
-    pub(crate) digest: Digest,
-}
-
 impl Facts {
     /// Reads the facts; None without a usable address, since a node is of no use before that is known.
     pub(crate) fn read<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
@@ -47,7 +41,7 @@ impl Facts {
             addr,
             site: get("site").and_then(site),
             schema: hex("schema"),
-            state: get("state").and_then(StoreHash::read),
+            state: get("state").and_then(fingerprint),
             boot_id: text("boot_id"),
             release: text("release"),
         })
@@ -59,23 +53,15 @@ impl Facts {
             vec![("addr", self.addr.to_string()), ("boot_id", self.boot_id.clone()), ("release", self.release.clone())];
         keys.extend(self.site.map(|site| ("site", site.to_string())));
         keys.extend(self.schema.map(|hash| ("schema", format!("{hash:016x}"))));
-        keys.extend(self.state.map(|state| ("state", state.to_string())));
+        keys.extend(self.state.map(|state| ("state", format!("{:016x} {}", state.vector, state.digest))));
         keys
     }
 }
 
-impl StoreHash {
-    fn read(text: &str) -> Option<Self> {
-        let (vector, digest) = text.split_once(' ').filter(|(v, d)| v.len() == 16 && d.len() == 32)?;
-        let digest = Digest::from_bits(u128::from_str_radix(digest, 16).ok()?);
-        Some(Self { vector: u64::from_str_radix(vector, 16).ok()?, digest })
-    }
-}
-
-impl std::fmt::Display for StoreHash {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x} {:032x}", self.vector, self.digest.to_bits())
-    }
+fn fingerprint(text: &str) -> Option<StoreHash> {
+    let (vector, digest) = text.split_once(' ').filter(|(v, d)| v.len() == 16 && d.len() == 32)?;
+    let digest = Digest::from_bits(u128::from_str_radix(digest, 16).ok()?);
+    Some(StoreHash { vector: u64::from_str_radix(vector, 16).ok()?, digest })
 }
 
 fn site(text: &str) -> Option<SiteId> {

@@ -108,7 +108,7 @@ pub enum MembershipError {
 }
 
 /// The state and the vector's hash of every member but this node.
-pub(crate) type Hashes = BTreeMap<NodeId, (MemberState, Option<u64>)>;
+pub(crate) type Hashes = BTreeMap<NodeId, (MemberState, Option<StoreHash>)>;
 
 /// The members as they are seen from here. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -224,7 +224,10 @@ async fn nodes_see_each_other_within_two_seconds_and_a_third_through_a_seed() {
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let seen = &members[0];
     assert_eq!((seen.addr, seen.boot_id.as_str()), (a.net.local_addr(), "a-1"));
-    assert_eq!(b.members.hashes.borrow().get(a.net.node()), Some(&(MemberState::Up, Some(2))));
+    assert_eq!(
+        b.members.hashes.borrow().get(a.net.node()),
+        Some(&(MemberState::Up, Some(StoreHash { vector: 2, digest: Digest::from_bits(3) })))
+    );
     assert!(seen.heard.is_some_and(|heard| heard < Duration::from_secs(2)), "{seen:?}");
     assert!(seen.rtt.is_some_and(|rtt| rtt < Duration::from_secs(1)), "{seen:?}");
     // c knows b only, and comes to be connected with a.

@@ -161,9 +161,7 @@ impl Watcher {
         }
         self.addresses.send_if_modified(|current| std::mem::replace(current, addresses.clone()) != addresses);
 
-        let hash = |(member, state): &(Member, Option<StoreHash>)| {
-            (member.server.clone(), (member.state, state.map(|state| state.vector)))
-        };
+        let hash = |(member, state): &(Member, Option<StoreHash>)| (member.server.clone(), (member.state, *state));
         let hashes = Arc::new(seen.iter().map(hash).collect());
         self.hashes.send_if_modified(|current| std::mem::replace(current, Arc::clone(&hashes)) != hashes);
 

@@ -17,6 +17,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kith_gossip_proto::agreement::Agreement;
 use kith_gossip_proto::replica::{Input, Output, PullOutcome, Stream};
 use kith_gossip_proto::{Frame, NodeId, Replica, Vector, Version};
 use thiserror::Error;
@@ -36,11 +37,13 @@ mod link;
 mod outbox;
 mod pull;
 mod snapshot;
+mod soundness;
 pub(crate) mod storage;
 
 use lag::Lag;
 use link::Links;
 use outbox::{Full, Outbox};
+use soundness::{Look, Soundness};
 use storage::{Commits, Next, Storage};
 
 #[cfg(test)]
@@ -56,11 +59,35 @@ const APPLIES: usize = 1024;
 
 /// What happens to the replica.
 enum Event {
-    Opened { node: NodeId, stream: Stream, id: u64, outbox: Arc<Outbox>, stop: CancellationToken },
-    Received { node: NodeId, stream: Stream, id: u64, frame: Frame },
-    Closed { node: NodeId, stream: Stream, id: u64 },
-    Applied { heads: Vector, outcome: apply::Outcome },
-    Pulled { node: NodeId, outcome: PullOutcome, heads: Option<Vector> },
+    Opened {
+        node: NodeId,
+        stream: Stream,
+        id: u64,
+        outbox: Arc<Outbox>,
+        stop: CancellationToken,
+    },
+    Received {
+        node: NodeId,
+        stream: Stream,
+        id: u64,
+        frame: Frame,
+    },
+    Closed {
+        node: NodeId,
+        stream: Stream,
+        id: u64,
+    },
+    Applied {
+        heads: Vector,
+        outcome: apply::Outcome,
+    },
+    Pulled {
+        node: NodeId,
+        outcome: PullOutcome,
+        heads: Option<Vector>,
+    },
+    /// Our rows were looked through; none if they could not be.
+    Looked(Option<Vec<String>>),
 }
 
 /// How often the status is published at most.
@@ -79,6 +106,8 @@ pub struct ReplicationStatus {
     pub lag_p99: Duration,
     /// Whether this node has once held all that some peer had.
     pub caught_up: CaughtUp,
+    /// What is wrong with our own rows, where a look through them has found something.
+    pub damage: Option<String>,
     /// By node, what joins us with it.
     pub peers: BTreeMap<NodeId, PeerStatus>,
 }
@@ -106,6 +135,10 @@ pub struct PeerStatus {
     pub ahead: Option<u64>,
     /// Bytes that wait to be sent to it.
     pub queued_bytes: usize,
+    /// Whether it holds the same rows, as of the last time that it had applied the same versions.
+    pub agreement: Agreement,
+    /// How long it has not.
+    pub differs_for: Option<Duration>,
 }
 
 /// Whether this node has once held all that some peer had.
@@ -161,6 +194,7 @@ pub(crate) struct Replication<S: Storage> {
     answers: Arc<Semaphore>,
     lag: Lag,
     caught_up: CaughtUp,
+    soundness: Soundness,
     status: watch::Sender<Arc<ReplicationStatus>>,
     acknowledged: watch::Sender<Acknowledged>,
     /// When to publish the status next, if anything has happened since.
@@ -214,6 +248,7 @@ impl<S: Storage> Replication<S> {
             answers,
             lag: Lag::default(),
             caught_up: CaughtUp::NotYet,
+            soundness: Soundness::default(),
             status,
             acknowledged,
             publish: None,
@@ -279,7 +314,9 @@ impl<S: Storage> Replication<S> {
                     MemberState::Silent | MemberState::Removed => self.feed(Input::MemberDown(node.clone())),
                 }
             }
-            if let Some(hash) = hash.filter(|_| before.and_then(|(_, hash)| hash) != hash) {
+            let hash = hash.map(|hash| hash.vector);
+            let known = before.and_then(|(_, hash)| hash).map(|hash| hash.vector);
+            if let Some(hash) = hash.filter(|_| known != hash) {
                 self.feed(Input::Gossiped(node.clone(), hash));
             }
         }
@@ -289,6 +326,8 @@ impl<S: Storage> Replication<S> {
     fn take(&mut self, stream: PeerStream) {
         match stream.kind {
             Kind::Versions => drop(self.tasks.spawn(self.links.clone().serve(stream))),
+            // Whoever asks sees an answer without its end, and asks another node.
+            Kind::Pull | Kind::Snapshot if self.soundness.damage().is_some() => drop(stream),
             Kind::Pull => {
                 let (net, store) = (self.links.net.clone(), self.links.store.clone());
                 self.tasks.spawn(pull::answer(net, store, Arc::clone(&self.answers), stream));
@@ -336,6 +375,12 @@ impl<S: Storage> Replication<S> {
                     self.feed(Input::Stored(heads));
                 }
                 self.feed(Input::Pulled(node, outcome));
+            }
+            Event::Looked(found) => {
+                self.soundness.looked(found);
+                if let Some(damage) = self.soundness.damage() {
+                    tracing::error!(damage, "the store is damaged: peers get no rows from it");
+                }
             }
         }
     }
@@ -445,11 +490,29 @@ impl<S: Storage> Replication<S> {
             None => self.publish = Some(now + PUBLISH_EVERY),
             Some(due) if due <= now => {
                 self.publish = None;
+                self.compare(now);
                 let status = self.status(now);
                 self.caught_up = status.caught_up;
                 self.status.send_replace(Arc::new(status));
             }
             Some(_) => {}
+        }
+    }
+
+    /// Compares our rows with those of the peers, and looks through ours when there is reason to.
+    fn compare(&mut self, now: Duration) {
+        let told = self.told.iter().map(|(node, (_, told))| (node, *told));
+        match self.soundness.compare(self.links.store.fingerprint(), told, now) {
+            Look::NotDue => {}
+            Look::Due => {
+                tracing::warn!("a peer that has applied the same versions holds other rows: looking through ours");
+                let Links { store, events, .. } = self.links.clone();
+                self.tasks.spawn(async move {
+                    let found = store.look().await.map_err(|error| tracing::warn!(%error, "the rows cannot be read"));
+                    // Fails only at shutdown.
+                    drop(events.send(Event::Looked(found.ok())).await);
+                });
+            }
         }
     }
 
@@ -462,6 +525,8 @@ impl<S: Storage> Replication<S> {
             let peer = peers.entry(node.clone()).or_default();
             peer.behind = told.map_or(0, |told| heads.lag(told));
             peer.ahead = told.map(|told| told.lag(heads));
+            peer.agreement = self.soundness.of(node);
+            peer.differs_for = peer.agreement.differs_for(now);
             if told.is_some() && peer.behind == 0 {
                 caught_up = CaughtUp::Once;
             }
@@ -480,6 +545,7 @@ impl<S: Storage> Replication<S> {
             queued: self.lag.under_way() as u64,
             lag_p99: self.lag.p99(now),
             caught_up,
+            damage: self.soundness.damage().map(ToOwned::to_owned),
             peers,
         }
     }

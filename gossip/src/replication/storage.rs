@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kith_gossip_proto::agreement::Fingerprint;
 use kith_gossip_proto::frame::PulledRow;
 use kith_gossip_proto::{SiteId, Vector, Version};
 use tokio::sync::broadcast;
@@ -43,6 +44,12 @@ pub(crate) trait Storage: Clone + Send + Sync + 'static {
     /// The applied and synced heads.
     fn heads(&self) -> Vector;
 
+    /// What it holds, in two numbers that belong together.
+    fn fingerprint(&self) -> Fingerprint;
+
+    /// Looks through all rows; returns what is wrong with them.
+    fn look(&self) -> impl Future<Output = Result<Vec<String>, QueryError>> + Send;
+
     /// All commits from now on.
     fn commits(&self) -> Self::Commits;
 
@@ -74,6 +81,15 @@ impl Storage for Store {
 
     fn heads(&self) -> Vector {
         Vector::clone(&self.state().heads)
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        let state = self.state();
+        Fingerprint { vector: state.heads.hash(), digest: state.digest() }
+    }
+
+    async fn look(&self) -> Result<Vec<String>, QueryError> {
+        Ok(self.verify().await?.wrong)
     }
 
     fn commits(&self) -> Self::Commits {

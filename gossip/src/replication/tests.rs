@@ -128,6 +128,14 @@ impl Storage for MemoryStore {
         self.state().heads.clone()
     }
 
+    fn fingerprint(&self) -> StoreHash {
+        StoreHash { vector: self.state().heads.hash(), digest: Digest::default() }
+    }
+
+    async fn look(&self) -> Result<Vec<String>, QueryError> {
+        Ok(Vec::new())
+    }
+
     fn commits(&self) -> MemoryCommits {
         MemoryCommits(self.commits.subscribe())
     }
