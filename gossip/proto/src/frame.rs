@@ -16,7 +16,9 @@
 //! | 19 | snapshot | a store snapshot begins: how many bytes come |
 //! | 20 | chunk | some of these, in order; without any, before it begins: the sender is still copying its store |
 //! | 21 | snapshot end | the hash of all of them: without it they are thrown away |
-//! | 8-17, 22-31 | | kept for clocks, ids of versions and grafts (Plumtree), key ranges of a repair |
+//! | 13 | graft | beside heads: push these sites' versions to me, from these numbers on |
+//! | 14 | prune | beside heads: do not push these sites' versions to me |
+//! | 8-12, 15-17, 22-31 | | kept for clocks, identities of sites, key ranges of a repair |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,6 +59,10 @@ pub enum Frame {
     Chunk(Arc<[u8]>),
     /// The end of a snapshot: xxh3-128 of all its bytes. It guards against faults of memory and disks on the way.
     SnapshotEnd(u128),
+    /// Push these sites' versions to me, beginning with these: by site the first version that is wanted.
+    Graft(Vector),
+    /// Do not push these sites' versions to me: they come another way.
+    Prune(Vec<SiteId>),
     /// A kind of a later release. Skipped.
     Unknown(u8),
 }
@@ -170,6 +176,8 @@ impl Frame {
             Self::Snapshot(_) => 19,
             Self::Chunk(_) => 20,
             Self::SnapshotEnd(_) => 21,
+            Self::Graft(_) => 13,
+            Self::Prune(_) => 14,
             Self::Unknown(kind) => *kind,
         }
     }
@@ -184,7 +192,9 @@ impl Frame {
                 out.varint(versions.len() as u64);
                 versions.iter().for_each(|version| out.record(|out| put_version(out, version)));
             }
-            Self::Heads(vector) | Self::Pull(vector) | Self::Pulled(vector) => put_vector(&mut out, vector),
+            Self::Heads(vector) | Self::Pull(vector) | Self::Pulled(vector) | Self::Graft(vector) => {
+                put_vector(&mut out, vector);
+            }
             Self::Rows(rows) => {
                 out.varint(rows.len() as u64);
                 rows.iter().for_each(|row| out.record(|out| put_row(out, row)));
@@ -195,6 +205,10 @@ impl Frame {
             Self::SnapshotEnd(hash) => {
                 out.u64(*hash as u64);
                 out.u64((*hash >> 64) as u64);
+            }
+            Self::Prune(sites) => {
+                out.varint(sites.len() as u64);
+                sites.iter().for_each(|&site| out.site(site));
             }
             Self::NeedsSnapshot | Self::Unknown(_) => {}
         }
@@ -219,6 +233,8 @@ impl Frame {
             19 => Self::Snapshot(body.varint()?),
             20 => Self::Chunk(body.bytes()?.into()),
             21 => Self::SnapshotEnd(u128::from(body.u64()?) | u128::from(body.u64()?) << 64),
+            13 => Self::Graft(get_vector(&mut body)?),
+            14 => Self::Prune(body.list(1, Decoder::site)?),
             kind => Self::Unknown(kind),
         })
     }

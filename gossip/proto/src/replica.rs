@@ -10,6 +10,9 @@
 //! - Nothing is sent before it is synced: heads rise only by [`Input::Stored`] and [`Input::Committed`], which the store
 //!   says after its sync.
 //!
+//! Up to 30 nodes all are joined to all, and a version goes straight from its site to everybody. Above that each is
+//! joined to a few neighbours, and versions are forwarded along trees that heal (`overlay`, `tree`).
+//!
 //! Two streams join a pair of nodes, one opened by each. A node pushes its versions on the stream it opened, and hears on
 //! it how far the peer has applied; on the other it is the other way round.
 //!
@@ -21,7 +24,6 @@
 //!        │ over the bound: dropped, pulled             │ ApplyFailed: forgotten, pulled
 //! ```
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,18 +31,26 @@ use crate::{Frame, NodeId, Vector, Version};
 
 mod handed;
 mod member;
+mod members;
+mod overlay;
 mod parked;
 mod pull;
 mod telling;
+mod tree;
 
 use handed::Handed;
 use member::{Member, Way};
+use members::Members;
+use overlay::{Mode, Overlay};
 use parked::Parked;
 use pull::Pulls;
 use telling::Telling;
+use tree::{GRAFT_AGAIN, Tree};
 
+pub use overlay::Sizes;
 pub use pull::{PULL_AFTER, PULL_EVERY, PULL_RETRY, PULL_STALL};
 pub use telling::{HEADS_EVERY, WHOLE_HEADS_AFTER};
+pub use tree::GRAFT_AFTER;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -56,7 +66,7 @@ pub enum Input {
     Closed(NodeId, Stream),
     /// Gossip carried the hash of the node's vector. May be repeated.
     Gossiped(NodeId, u64),
-    /// A frame arrived on a stream: versions on theirs, heads on ours.
+    /// A frame arrived on a stream: versions on theirs, all else on ours.
     Received(NodeId, Frame),
     /// The store committed a version of our own, synced.
     Committed(Arc<Version>),
@@ -74,9 +84,9 @@ pub enum Input {
 /// One of the two streams of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stream {
-    /// The one we opened: our versions out, the peer's heads in.
+    /// The one we opened: versions out; the peer's heads, grafts and prunes in.
     Ours,
-    /// The one the peer opened: its versions in, our heads out.
+    /// The one the peer opened: versions in; our heads, grafts and prunes out.
     Theirs,
 }
 
@@ -98,7 +108,7 @@ pub enum Output {
     Link(NodeId),
     /// Close it and stop trying.
     Unlink(NodeId),
-    /// Send a frame: versions on the stream we opened, heads on the one the peer opened. Dropped if that is not ready.
+    /// Send a frame: versions on the stream we opened, all else on the one the peer opened. Dropped if that is not ready.
     Send(NodeId, Arc<Frame>),
     /// Apply these, each after the one before. Their predecessors and needs were handed on earlier.
     Apply(Vec<Version>),
@@ -116,19 +126,28 @@ pub struct Replica {
     telling: Telling,
     parked: Parked,
     handed: Handed,
-    members: BTreeMap<NodeId, Member>,
+    members: Members,
+    overlay: Overlay,
+    tree: Tree,
     pulls: Pulls,
 }
 
 impl Replica {
-    /// A replica whose store has these heads, at time `now`. The seed decides which peer the random pulls go to.
-    pub fn new(heads: Vector, seed: u64, now: Duration) -> Self {
+    /// This node's replica, whose store has these heads, at time `now`. The seed decides which peer the random pulls go to.
+    pub fn new(me: NodeId, heads: Vector, seed: u64, now: Duration) -> Self {
+        Self::with_sizes(me, heads, seed, now, Sizes::default())
+    }
+
+    /// The same, with another notion of how many nodes are many.
+    pub fn with_sizes(me: NodeId, heads: Vector, seed: u64, now: Duration, sizes: Sizes) -> Self {
         Self {
-            telling: Telling::new(heads.clone()),
+            telling: Telling::default(),
             parked: Parked::default(),
             handed: Handed::new(heads.clone()),
             heads,
-            members: BTreeMap::new(),
+            members: Members::default(),
+            overlay: Overlay::new(me, sizes),
+            tree: Tree::default(),
             pulls: Pulls::new(seed, now),
         }
     }
@@ -160,8 +179,8 @@ impl Replica {
             Input::MemberUp(node) => self.member_up(node, &mut out),
             Input::MemberDown(node) => self.member_down(&node, &mut out),
             Input::Opened(node, stream) => self.opened(node, stream, &mut out),
-            Input::Closed(node, stream) => self.closed(&node, stream),
-            Input::Gossiped(node, hash) => self.gossiped(node, hash, now),
+            Input::Closed(node, stream) => self.members.closed(&node, stream),
+            Input::Gossiped(node, hash) => self.gossiped(&node, hash, now),
             Input::Received(node, frame) => self.received(&node, frame, now, &mut out),
             Input::Committed(version) => self.committed(version, now, &mut out),
             Input::Stored(heads) => self.stored(&heads, now, &mut out),
@@ -170,6 +189,7 @@ impl Replica {
             Input::Tick => {}
         }
         self.tell_heads(now, &mut out);
+        self.graft_what_is_late(now, &mut out);
         if let Some(node) = self.pulls.due(&self.members, now) {
             out.push(match self.members.get_mut(&node).map_or(Way::Rows, Member::begin_pull) {
                 Way::Rows => Output::Pull(node, self.heads.clone()),
@@ -182,46 +202,36 @@ impl Replica {
     /// When to call [`Replica::handle`] with [`Input::Tick`] if nothing else happens before. Later than the last call.
     pub fn deadline(&self) -> Duration {
         let pull = self.pulls.deadline(&self.members);
-        self.telling.deadline(&self.heads).map_or(pull, |tell| tell.min(pull))
+        let grafts = self.members.connected().filter_map(|(_, member)| member.graft_at());
+        let grafts = grafts.filter(|_| self.overlay.mode() == Mode::Tree);
+        grafts.chain(self.telling.deadline(self.overlay.mode())).fold(pull, Duration::min)
     }
 
     fn member_up(&mut self, node: NodeId, out: &mut Vec<Output>) {
-        if self.members.entry(node.clone()).or_default().come_up() {
-            out.push(Output::Link(node));
+        if self.members.entry(&node).come_up() {
+            self.overlay.come_up(node, out);
         }
     }
 
     fn member_down(&mut self, node: &NodeId, out: &mut Vec<Output>) {
         if let Some(member) = self.members.get_mut(node) {
             if member.go_down() {
-                out.push(Output::Unlink(node.clone()));
+                self.overlay.go_down(node, out);
             }
-            self.forget_if_gone(node);
+            self.members.forget_if_gone(node);
         }
     }
 
     fn opened(&mut self, node: NodeId, stream: Stream, out: &mut Vec<Output>) {
-        self.members.entry(node.clone()).or_default().opened(stream);
-        if stream == Stream::Theirs {
-            out.push(Output::Send(node, Arc::new(Frame::Heads(self.heads.clone()))));
+        self.members.opened(&node, stream);
+        match stream {
+            Stream::Ours => self.tree.begin(&node),
+            Stream::Theirs => out.push(Output::Send(node, Arc::new(Frame::Heads(self.heads.clone())))),
         }
     }
 
-    fn closed(&mut self, node: &NodeId, stream: Stream) {
-        if let Some(member) = self.members.get_mut(node) {
-            member.closed(stream);
-            self.forget_if_gone(node);
-        }
-    }
-
-    fn forget_if_gone(&mut self, node: &NodeId) {
-        if self.members.get(node).is_some_and(Member::is_gone) {
-            self.members.remove(node);
-        }
-    }
-
-    fn gossiped(&mut self, node: NodeId, hash: u64, now: Duration) {
-        let member = self.members.entry(node).or_default();
+    fn gossiped(&mut self, node: &NodeId, hash: u64, now: Duration) {
+        let member = self.members.entry(node);
         member.gossiped(hash);
         member.watch(&self.heads, now);
     }
@@ -229,17 +239,18 @@ impl Replica {
     fn received(&mut self, node: &NodeId, frame: Frame, now: Duration, out: &mut Vec<Output>) {
         match frame {
             Frame::Versions(versions) => {
-                for version in versions {
-                    if version.version > self.handed.heads().head(version.site) {
-                        self.parked.insert(Arc::unwrap_or_clone(version), now);
-                    }
-                }
+                self.take(node, versions, now, out);
                 self.hand_on(out);
             }
             Frame::Heads(rose) => {
                 if let Some(member) = self.members.get_mut(node) {
                     member.told(&rose, &self.heads, now);
                 }
+            }
+            Frame::Graft(wanted) => self.grafted(node, &wanted, out),
+            Frame::Prune(sites) => {
+                let known = sites.into_iter().filter(|&site| self.heads.head(site) > 0);
+                known.for_each(|site| self.tree.prune(node, site));
             }
             // Hellos belong to the opening of a stream, pulls and answers have streams of their own, and a later
             // release's frames are for its likes.
@@ -256,12 +267,60 @@ impl Replica {
         }
     }
 
+    fn take(&mut self, from: &NodeId, versions: Vec<Arc<Version>>, now: Duration, out: &mut Vec<Output>) {
+        let mut repeated = Vec::new();
+        for version in versions {
+            let (site, number) = (version.site, version.version);
+            let is_new =
+                number > self.handed.heads().head(site) && self.parked.insert(Arc::unwrap_or_clone(version), from, now);
+            if is_new {
+                self.tree.brought(site, from);
+            } else if self.tree.repeated(site, from, |parent| self.members.is_open(parent, Stream::Theirs)) {
+                repeated.push(site);
+            }
+        }
+        if !repeated.is_empty() && self.overlay.mode() == Mode::Tree {
+            out.push(Output::Send(from.clone(), Arc::new(Frame::Prune(repeated))));
+        }
+    }
+
+    /// A peer lacks versions from these numbers on, and wants those that follow them, too.
+    fn grafted(&mut self, node: &NodeId, wanted: &Vector, out: &mut Vec<Output>) {
+        let versions: Vec<_> = wanted.iter().flat_map(|(site, first)| self.tree.graft(node, site, first)).collect();
+        if !versions.is_empty() {
+            out.push(Output::Send(node.clone(), Arc::new(Frame::Versions(versions))));
+        }
+    }
+
+    /// Asks neighbours for what they have had for a while and nobody pushed.
+    fn graft_what_is_late(&mut self, now: Duration, out: &mut Vec<Output>) {
+        if self.overlay.mode() != Mode::Tree {
+            return;
+        }
+        let late = self.members.connected().filter(|(_, member)| member.graft_at().is_some_and(|at| at <= now));
+        let late: Vec<_> = late.map(|(node, _)| node.clone()).collect();
+        for node in late {
+            let Some(member) = self.members.get_mut(&node) else { continue };
+            let ahead = member.ahead_with().into_iter().flat_map(Vector::iter);
+            let lacking = ahead.filter(|&(site, head)| head > self.handed.heads().head(site));
+            let wanted = lacking.map(|(site, _)| (site, self.handed.heads().head(site) + 1)).collect();
+            let ask = self.tree.ask(&wanted, now);
+            member.graft_again(now + if ask.is_empty() { GRAFT_AFTER } else { GRAFT_AFTER + GRAFT_AGAIN });
+            if !ask.is_empty() {
+                out.push(Output::Send(node, Arc::new(Frame::Graft(ask))));
+            }
+        }
+    }
+
     /// Hands on what waits for nothing any more, until nothing does: one version may be what another waited for.
     fn hand_on(&mut self, out: &mut Vec<Output>) {
         let mut ready = Vec::new();
         while self.handed.has_room() {
-            let Some((version, size)) = self.parked.take_ready(self.handed.heads()) else { break };
+            let Some((version, size, from)) = self.parked.take_ready(self.handed.heads()) else { break };
             self.handed.hand(&version, size);
+            if self.overlay.mode() == Mode::Tree {
+                self.forward(Arc::new(version.clone()), Some(&from), out);
+            }
             ready.push(version);
         }
         if !ready.is_empty() {
@@ -273,19 +332,39 @@ impl Replica {
     /// hears of each other by pulling from a third.
     fn committed(&mut self, version: Arc<Version>, now: Duration, out: &mut Vec<Output>) {
         let head = Vector::from_iter([(version.site, version.version)]);
-        let frame = Arc::new(Frame::Versions(vec![version]));
-        for (node, _) in self.members.iter().filter(|(_, member)| member.has(Stream::Ours)) {
-            out.push(Output::Send(node.clone(), Arc::clone(&frame)));
+        match self.overlay.mode() {
+            Mode::Whole => {
+                let frame = Arc::new(Frame::Versions(vec![version]));
+                let send = |(node, _): (&NodeId, &Member)| Output::Send(node.clone(), Arc::clone(&frame));
+                out.extend(self.members.with(Stream::Ours).map(send));
+            }
+            Mode::Tree => self.forward(version, None, out),
         }
         self.stored(&head, now, out);
     }
 
+    /// Sends a version to the neighbours that may not have it. It is synced where it was committed, so that it is not yet
+    /// synced here delays nobody.
+    fn forward(&mut self, version: Arc<Version>, from: Option<&NodeId>, out: &mut Vec<Output>) {
+        let (site, number) = (version.site, version.version);
+        let frame = Arc::new(Frame::Versions(vec![Arc::clone(&version)]));
+        for (node, member) in self.members.with(Stream::Ours) {
+            let has_it = Some(node) == from || member.heads().is_some_and(|heads| heads.head(site) >= number);
+            if !has_it && self.tree.is_pushed(node, site) {
+                out.push(Output::Send(node.clone(), Arc::clone(&frame)));
+            }
+        }
+        self.tree.keep(version);
+    }
+
     fn stored(&mut self, heads: &Vector, now: Duration, out: &mut Vec<Output>) {
-        self.heads.join(heads);
-        self.handed.stored(&self.heads);
+        let rose = heads.above(&self.heads);
+        self.heads.join(&rose);
+        self.telling.rose(&rose);
+        self.handed.stored(&rose);
         self.parked.forget(self.handed.heads(), now);
         self.hand_on(out);
-        self.members.values_mut().for_each(|member| member.we_rose(&self.heads, now));
+        self.members.we_rose(&self.heads, now);
     }
 
     fn pulled(&mut self, node: &NodeId, outcome: PullOutcome, now: Duration) {
@@ -300,11 +379,10 @@ impl Replica {
     }
 
     fn tell_heads(&mut self, now: Duration, out: &mut Vec<Output>) {
-        if let Some(heads) = self.telling.due(&self.heads, now) {
+        if let Some(heads) = self.telling.due(&self.heads, self.overlay.mode(), now) {
             let frame = Arc::new(Frame::Heads(heads));
-            for (node, _) in self.members.iter().filter(|(_, member)| member.has(Stream::Theirs)) {
-                out.push(Output::Send(node.clone(), Arc::clone(&frame)));
-            }
+            let send = |(node, _): (&NodeId, &Member)| Output::Send(node.clone(), Arc::clone(&frame));
+            out.extend(self.members.with(Stream::Theirs).map(send));
         }
     }
 }

@@ -14,6 +14,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::replica::Sizes;
+
 mod check;
 mod faults;
 mod gossip;
@@ -30,6 +32,8 @@ use world::World;
 pub struct Config {
     /// How many nodes.
     pub nodes: usize,
+    /// How many of them make a tree: few, for a small cluster to have one.
+    pub sizes: Sizes,
     /// How long faults strike and transactions are committed, in simulated time.
     pub chaos: Duration,
     /// How long after that all must be equal, in simulated time.

@@ -178,12 +178,15 @@ fn heard(node: &NodeId, frame: Option<Frame>) -> Result<(), FrameError> {
     }
 }
 
-/// Versions come on theirs and heads on ours; frames of a later release may come anywhere.
+/// Versions come on theirs; heads, grafts and prunes on ours; frames of a later release may come anywhere.
 fn belongs(stream: Stream, frame: &Frame) -> Result<(), FrameError> {
     match (stream, frame) {
-        (Stream::Theirs, Frame::Versions(_)) | (Stream::Ours, Frame::Heads(_)) | (_, Frame::Unknown(_)) => Ok(()),
+        (Stream::Theirs, Frame::Versions(_)) | (_, Frame::Unknown(_)) => Ok(()),
+        (Stream::Ours, Frame::Heads(_) | Frame::Graft(_) | Frame::Prune(_)) => Ok(()),
         (Stream::Ours, Frame::Versions(_)) => Err(FrameError::Unexpected("versions on our stream")),
-        (Stream::Theirs, Frame::Heads(_)) => Err(FrameError::Unexpected("heads on its own stream")),
+        (Stream::Theirs, Frame::Heads(_) | Frame::Graft(_) | Frame::Prune(_)) => {
+            Err(FrameError::Unexpected("heads on its own stream"))
+        }
         (_, Frame::Hello(_)) => Err(FrameError::Unexpected("a second hello")),
         (_, Frame::Pull(_) | Frame::Rows(_) | Frame::Pulled(_) | Frame::Refused(_) | Frame::NeedsSnapshot) => {
             Err(FrameError::Unexpected("a frame of a pull"))

@@ -226,7 +226,7 @@ impl<S: Storage> Replication<S> {
         let started = Instant::now();
         // The commits first: what is committed in between is in both.
         let commits = store.commits();
-        let replica = Replica::new(store.heads(), seed, started.elapsed());
+        let replica = Replica::new(net.node().clone(), store.heads(), seed, started.elapsed());
         let mut tasks = JoinSet::new();
         let (applies, queued) = mpsc::channel(APPLIES);
         tasks.spawn(apply::run(store.clone(), queued, sender.clone(), net.counters().clone()));
@@ -467,7 +467,7 @@ impl<S: Storage> Replication<S> {
 
     /// Queues a frame on the stream it belongs to; without that, it is lost.
     fn send(&self, node: NodeId, frame: &Frame, bytes: Bytes) {
-        let stream = if matches!(frame, Frame::Heads(_)) { Stream::Theirs } else { Stream::Ours };
+        let stream = if matches!(frame, Frame::Versions(_)) { Stream::Ours } else { Stream::Theirs };
         let Some(slot) = self.open.get(&(node, stream)) else { return };
         if let (Frame::Versions(versions), counters) = (frame, self.links.net.counters()) {
             counters.versions_pushed.inc_by(versions.len() as u64);

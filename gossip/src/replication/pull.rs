@@ -136,7 +136,9 @@ async fn fetch(net: &Net, node: &NodeId, above: Vector) -> Result<(Vec<PulledRow
                 | Frame::Pull(_)
                 | Frame::Snapshot(_)
                 | Frame::Chunk(_)
-                | Frame::SnapshotEnd(_),
+                | Frame::SnapshotEnd(_)
+                | Frame::Graft(_)
+                | Frame::Prune(_),
             ) => {
                 return Err(FrameError::Unexpected("a frame of another stream").into());
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Stream;
 use super::pull::{PULL_AFTER, PULL_RETRY, Pull};
+use super::tree::GRAFT_AFTER;
 use crate::Vector;
 
 /// A node that gossip sees, or that has a stream with us, or both.
@@ -16,6 +17,8 @@ pub(super) struct Member {
     theirs: u32,
     /// What it told us on our stream, since that opened.
     heads: Option<Vector>,
+    /// Those of them that were above ours, and may still be.
+    lead: Vector,
     ahead: Option<Ahead>,
     /// Not pulled from before then.
     pull_again: Duration,
@@ -56,6 +59,8 @@ enum Sees {
 struct Ahead {
     heads: Vector,
     hash: Option<u64>,
+    /// When to ask it for the versions, in a tree, where it may push them no more.
+    graft: Option<Duration>,
     /// When to pull, if we have not reached it by then.
     due: Duration,
 }
@@ -77,6 +82,7 @@ impl Member {
             Stream::Ours => {
                 self.ours += 1;
                 self.heads = None;
+                self.lead = Vector::default();
             }
             Stream::Theirs => self.theirs += 1,
         }
@@ -120,9 +126,11 @@ impl Member {
 
     /// It told us heads. What the first ones on a stream list was committed before it opened: no push of it is under way.
     pub(super) fn told(&mut self, rose: &Vector, ours: &Vector, now: Duration) {
-        if self.heads.is_none() && !ours.covers(rose) {
-            self.ahead = Some(Ahead { heads: rose.clone(), hash: None, due: now });
+        let above = rose.above(ours);
+        if self.heads.is_none() && !above.is_empty() {
+            self.ahead = Some(Ahead { heads: above.clone(), hash: None, graft: None, due: now });
         }
+        self.lead.join(&above);
         self.heads.get_or_insert_default().join(rose);
         self.watch(ours, now);
     }
@@ -138,19 +146,38 @@ impl Member {
     pub(super) fn watch(&mut self, ours: &Vector, now: Duration) {
         self.ahead.take_if(|ahead| ahead.is_reached(ours));
         if self.ahead.is_none() {
-            self.ahead = self.ahead_now(ours, now + PULL_AFTER);
+            self.ahead = self.ahead_now(ours, now);
         }
     }
 
-    fn ahead_now(&self, ours: &Vector, due: Duration) -> Option<Ahead> {
-        if let Some(heads) = self.heads.as_ref().filter(|_| self.has(Stream::Ours)) {
-            return (!ours.covers(heads)).then(|| Ahead { heads: heads.clone(), hash: None, due });
+    fn ahead_now(&mut self, ours: &Vector, now: Duration) -> Option<Ahead> {
+        let due = now + PULL_AFTER;
+        if self.heads.is_some() && self.has(Stream::Ours) {
+            self.lead = self.lead.above(ours);
+            let ahead = || Ahead { heads: self.lead.clone(), hash: None, graft: Some(now + GRAFT_AFTER), due };
+            return (!self.lead.is_empty()).then(ahead);
         }
         let hash = self
             .gossip
             .hash
             .filter(|&hash| self.is_connected() && self.gossip.settled != Some(hash) && hash != ours.hash())?;
-        Some(Ahead { heads: Vector::default(), hash: Some(hash), due })
+        Some(Ahead { heads: Vector::default(), hash: Some(hash), graft: None, due })
+    }
+
+    /// When to ask it for the versions that it is ahead with, if at all.
+    pub(super) fn graft_at(&self) -> Option<Duration> {
+        self.ahead.as_ref()?.graft
+    }
+
+    /// The heads that it is ahead with.
+    pub(super) fn ahead_with(&self) -> Option<&Vector> {
+        self.ahead.as_ref().map(|ahead| &ahead.heads)
+    }
+
+    pub(super) fn graft_again(&mut self, at: Duration) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.graft = Some(at);
+        }
     }
 
     /// When to pull from it, if at all.

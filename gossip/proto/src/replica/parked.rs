@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::{SiteId, Vector, Version};
+use crate::{NodeId, SiteId, Vector, Version};
 
 /// Bytes of versions of one site that may wait. Pushes of a site come in order, so what waits is what was sent around one
 /// lost frame or one slow third node; 4 MiB is four versions of the greatest size, or some 20,000 of a usual one. What
@@ -28,6 +28,7 @@ struct Waiting {
 #[derive(Debug)]
 struct Parcel {
     version: Version,
+    from: NodeId,
     needs: Vector,
     size: usize,
     until: Duration,
@@ -38,31 +39,34 @@ impl Parked {
         self.0.values().map(|waiting| waiting.bytes).sum()
     }
 
-    pub(super) fn insert(&mut self, version: Version, now: Duration) {
+    /// Keeps a version until it can be handed on, if there is room. Returns whether it was not there.
+    pub(super) fn insert(&mut self, version: Version, from: &NodeId, now: Duration) -> bool {
         let waiting = self.0.entry(version.site).or_default();
         let (size, until) = (version.size(), now + PARKED_FOR);
         let fits = waiting.bytes + size <= SITE_BYTES || waiting.versions.is_empty();
-        if fits && !waiting.versions.contains_key(&version.version) {
+        let is_new = !waiting.versions.contains_key(&version.version);
+        if fits && is_new {
             waiting.bytes += size;
-            let needs = version.needs();
-            waiting.versions.insert(version.version, Parcel { version, needs, size, until });
+            let (needs, from) = (version.needs(), from.clone());
+            waiting.versions.insert(version.version, Parcel { version, from, needs, size, until });
         }
+        is_new
     }
 
-    /// Takes a version that follows `handed` directly and needs nothing beyond it, with its size.
-    pub(super) fn take_ready(&mut self, handed: &Vector) -> Option<(Version, usize)> {
+    /// Takes a version that follows `handed` directly and needs nothing beyond it, with its size and who sent it.
+    pub(super) fn take_ready(&mut self, handed: &Vector) -> Option<(Version, usize, NodeId)> {
         let ready = |(&site, waiting): (&SiteId, &Waiting)| {
             let (_, parcel) = waiting.versions.first_key_value()?;
             handed.covers(&parcel.needs).then_some(site)
         };
         let site = self.0.iter().find_map(ready)?;
         let waiting = self.0.get_mut(&site)?;
-        let (_, Parcel { version, size, .. }) = waiting.versions.pop_first()?;
+        let (_, Parcel { version, from, size, .. }) = waiting.versions.pop_first()?;
         waiting.bytes -= size;
         if waiting.versions.is_empty() {
             self.0.remove(&site);
         }
-        Some((version, size))
+        Some((version, size, from))
     }
 
     /// Drops what is handed on or was brought by a pull meanwhile, and what waits in vain.

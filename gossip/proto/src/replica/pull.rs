@@ -1,6 +1,5 @@
 //! Which member is pulled from, and when.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -8,6 +7,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IteratorRandom;
 
 use super::member::Member;
+use super::members::Members;
 use crate::NodeId;
 
 /// How long a peer may be ahead before we pull: longer than any push takes, short enough for a cut pair to hear of each
@@ -48,7 +48,7 @@ impl Pulls {
     }
 
     /// Begins a pull if one is due, from the member that has been due for longest.
-    pub(super) fn due(&mut self, members: &BTreeMap<NodeId, Member>, now: Duration) -> Option<NodeId> {
+    pub(super) fn due(&mut self, members: &Members, now: Duration) -> Option<NodeId> {
         // A turn that passes while a pull is out is lost: it would bring what that one brings.
         let random = self.next_random <= now;
         if random {
@@ -57,10 +57,10 @@ impl Pulls {
         if self.out.is_some() {
             return None;
         }
-        let behind = members.iter().filter_map(|(node, member)| Some((member.pull_at()?, node)));
+        let behind = members.connected().filter_map(|(node, member)| Some((member.pull_at()?, node)));
         let longest = behind.filter(|&(at, _)| at <= now).min().map(|(_, node)| node);
         let node = longest.or_else(|| {
-            let linked = members.iter().filter(|(_, member)| random && member.may_be_asked(now));
+            let linked = members.connected().filter(|(_, member)| random && member.may_be_asked(now));
             linked.map(|(node, _)| node).choose(&mut self.rng)
         })?;
         let gossiped = members.get(node).and_then(Member::gossiped_hash);
@@ -68,8 +68,8 @@ impl Pulls {
         Some(node.clone())
     }
 
-    pub(super) fn deadline(&self, members: &BTreeMap<NodeId, Member>) -> Duration {
-        let behind = members.values().filter_map(Member::pull_at).filter(|_| self.out.is_none());
+    pub(super) fn deadline(&self, members: &Members) -> Duration {
+        let behind = members.connected().filter_map(|(_, member)| member.pull_at()).filter(|_| self.out.is_none());
         behind.fold(self.next_random, Duration::min)
     }
 

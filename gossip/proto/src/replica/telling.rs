@@ -1,44 +1,61 @@
-//! What peers were told of our heads, and when they are told again.
+//! What peers were not told of our heads yet, and when they are.
 
 use std::time::Duration;
 
+use super::overlay::Mode;
 use crate::Vector;
 
 /// Heads are told at most this often.
 pub const HEADS_EVERY: Duration = Duration::from_millis(10);
 
+/// Heads are told at most this often above 30 nodes, where they rise with every version of anybody: ten frames a second to
+/// each neighbour, and a lost version is noticed a tenth of a second later.
+const TREE_HEADS_EVERY: Duration = Duration::from_millis(100);
+
 /// How long after heads rose they are told whole. What rose is told at once, but a frame may be lost on a stream that
 /// lives on (a full queue), and the head of a site that falls silent would not be told again.
 pub const WHOLE_HEADS_AFTER: Duration = Duration::from_secs(1);
 
-#[derive(Debug)]
+/// So many sites are told whole at that pace; more in proportion slower, so that repeating costs the same.
+const SITES: usize = 32;
+
+#[derive(Debug, Default)]
 pub(super) struct Telling {
-    told: Vector,
+    rose: Vector,
     told_at: Option<Duration>,
     whole_due: Option<Duration>,
 }
 
 impl Telling {
-    pub(super) fn new(heads: Vector) -> Self {
-        Self { told: heads, told_at: None, whole_due: None }
+    pub(super) fn rose(&mut self, heads: &Vector) {
+        self.rose.join(heads);
     }
 
     /// The heads to tell now, if any: all of them or those that rose.
-    pub(super) fn due(&mut self, heads: &Vector, now: Duration) -> Option<Vector> {
+    pub(super) fn due(&mut self, heads: &Vector, mode: Mode, now: Duration) -> Option<Vector> {
         let whole = self.whole_due.is_some_and(|due| due <= now);
-        let rose = self.told != *heads && self.told_at.is_none_or(|at| at + HEADS_EVERY <= now);
+        let rose = self.rose_due(mode).is_some_and(|due| due <= now);
         if !whole && !rose {
             return None;
         }
-        let tell = if whole { heads.clone() } else { heads.above(&self.told) };
-        self.whole_due = if whole { None } else { self.whole_due.or(Some(now + WHOLE_HEADS_AFTER)) };
-        self.told = heads.clone();
+        let rose = std::mem::take(&mut self.rose);
+        let tell = if whole { heads.clone() } else { rose };
+        let times = u32::try_from(heads.len().div_ceil(SITES)).unwrap_or(u32::MAX).max(1);
+        self.whole_due = if whole { None } else { self.whole_due.or(Some(now + WHOLE_HEADS_AFTER * times)) };
         self.told_at = Some(now);
         Some(tell)
     }
 
-    pub(super) fn deadline(&self, heads: &Vector) -> Option<Duration> {
-        let rose = self.told_at.filter(|_| self.told != *heads).map(|at| at + HEADS_EVERY);
-        rose.into_iter().chain(self.whole_due).min()
+    pub(super) fn deadline(&self, mode: Mode) -> Option<Duration> {
+        self.rose_due(mode).into_iter().chain(self.whole_due).min()
+    }
+
+    fn rose_due(&self, mode: Mode) -> Option<Duration> {
+        let pace = match mode {
+            Mode::Whole => HEADS_EVERY,
+            Mode::Tree => TREE_HEADS_EVERY,
+        };
+        let ready = self.told_at.map_or(Duration::ZERO, |at| at + pace);
+        (!self.rose.is_empty()).then_some(ready)
     }
 }

@@ -233,10 +233,11 @@ impl World {
     pub(super) fn start(&mut self, node: usize) {
         let seed = self.rng.random();
         let (now, gossip, sync) = (self.now, self.between(0, 500), self.between(0, 50));
+        let sizes = self.config.sizes;
         let it = &mut self.nodes[node];
         it.running = true;
         it.life += 1;
-        it.replica = Replica::new(it.store.heads().clone(), seed, now);
+        it.replica = Replica::with_sizes(it.id.clone(), it.store.heads().clone(), seed, now, sizes);
         it.reported = now;
         self.note(|world| format!("{} starts with {:?}", world.nodes[node].id, world.nodes[node].store.heads()));
         let life = self.life(node);
@@ -318,8 +319,10 @@ impl Node {
     fn new(number: usize, skew_ms: u64) -> Self {
         let n = u8::try_from(number).expect("a simulated cluster is small");
         let store = Store::new(site_id(n, 0));
+        let id: NodeId = format!("n{n}").parse().expect("a letter and digits");
         Self {
-            id: format!("n{n}").parse().expect("a letter and digits"),
+            replica: Replica::new(id.clone(), crate::Vector::default(), 0, Duration::ZERO),
+            id,
             life: 0,
             running: false,
             skew_ms,
@@ -331,7 +334,6 @@ impl Node {
             busy: false,
             slow_until: Duration::ZERO,
             full_until: Duration::ZERO,
-            replica: Replica::new(crate::Vector::default(), 0, Duration::ZERO),
             timer: None,
             reported: Duration::ZERO,
             unreported: 0,

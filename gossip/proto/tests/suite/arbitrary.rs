@@ -120,6 +120,8 @@ pub(crate) fn frame() -> impl Strategy<Value = Frame> {
         any::<u64>().prop_map(Frame::Snapshot),
         vec(any::<u8>(), 0..20).prop_map(|bytes| Frame::Chunk(bytes.into())),
         any::<u128>().prop_map(Frame::SnapshotEnd),
-        prop_oneof![Just(0u8), 8u8..18, 22u8..=255].prop_map(Frame::Unknown),
+        vector().prop_map(Frame::Graft),
+        vec(site(), 0..4).prop_map(Frame::Prune),
+        prop_oneof![Just(0u8), 26u8..=255].prop_map(Frame::Unknown),
     ]
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kith_gossip_proto::replica::{
-    HEADS_EVERY, Input, Output, PULL_AFTER, PULL_EVERY, PULL_RETRY, PullOutcome, Stream, WHOLE_HEADS_AFTER,
+    GRAFT_AFTER, HEADS_EVERY, Input, Output, PULL_AFTER, PULL_EVERY, PULL_RETRY, PullOutcome, Sizes, Stream,
+    WHOLE_HEADS_AFTER,
 };
 use kith_gossip_proto::version::Life;
 use kith_gossip_proto::{Change, Frame, Hlc, Key, NodeId, Replica, Stamp, Value, Vector, Version};
@@ -22,7 +23,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self { replica: Replica::new(Vector::default(), 1, START), now: START }
+        Self { replica: Replica::new(node("me"), Vector::default(), 1, START), now: START }
     }
 
     /// With both streams to these nodes, which have told that they have nothing.
@@ -473,4 +474,120 @@ fn who_lacks_too_much_for_an_answer_takes_a_snapshot_and_asks_for_rows_again_if_
     bench.give(Input::Stored(vector(&[(1, 9)])));
     bench.give(Input::Pulled(node("a"), PullOutcome::Joined));
     assert_eq!(bench.wait_for_pulls(PULL_EVERY / 3), []);
+}
+
+/// A node of a tree with three neighbours that have told that they have nothing.
+fn in_a_tree() -> Bench {
+    let mut bench = Bench::new();
+    let sizes = Sizes { whole_up_to: 0, tree_above: 0 };
+    bench.replica = Replica::with_sizes(node("me"), Vector::default(), 1, START, sizes);
+    for name in ["a", "b", "c"] {
+        assert_eq!(bench.give(Input::MemberUp(node(name))), [Output::Link(node(name))]);
+        bench.open(name);
+        bench.give(Input::Received(node(name), Frame::Heads(Vector::default())));
+    }
+    bench
+}
+
+fn pushes(bench: &mut Bench, name: &str, versions: Vec<Version>) -> Vec<Output> {
+    bench.give(Input::Received(node(name), Frame::Versions(versions.into_iter().map(Arc::new).collect())))
+}
+
+/// Whom a version of this site is sent to.
+fn pushed_to(out: &[Output], number: u64) -> Vec<String> {
+    let to = |output: &Output| match output {
+        Output::Send(node, frame) => match &**frame {
+            Frame::Versions(versions) => versions.iter().any(|v| v.version == number).then(|| node.to_string()),
+            _ => None,
+        },
+        _ => None,
+    };
+    out.iter().filter_map(to).collect()
+}
+
+fn sent(out: &[Output], name: &str, frame: &Frame) -> bool {
+    out.iter().any(|output| matches!(output, Output::Send(to, sent) if to.as_str() == name && **sent == *frame))
+}
+
+#[test]
+fn in_a_tree_what_is_new_goes_on_to_whoever_may_lack_it() {
+    let mut bench = in_a_tree();
+    let out = pushes(&mut bench, "a", vec![small(1, 1)]);
+    assert_eq!(pushed_to(&out, 1), ["b", "c"]);
+    bench.tells("b", &[(1, 2)]);
+    let out = pushes(&mut bench, "a", vec![small(1, 2)]);
+    assert_eq!(pushed_to(&out, 2), ["c"], "b has told that it has it");
+    // One that came before its predecessor goes on behind that.
+    let out = pushes(&mut bench, "a", vec![small(1, 4)]);
+    assert_eq!(pushed_to(&out, 4), [""; 0]);
+    let out = pushes(&mut bench, "a", vec![small(1, 3)]);
+    assert_eq!((pushed_to(&out, 3), pushed_to(&out, 4)), (vec!["b".into(), "c".into()], vec!["b".into(), "c".into()]));
+}
+
+#[test]
+fn in_a_tree_who_repeats_a_version_is_pruned_for_its_site_alone() {
+    let mut bench = in_a_tree();
+    pushes(&mut bench, "a", vec![small(1, 1)]);
+    let out = pushes(&mut bench, "a", vec![small(1, 1)]);
+    assert!(!sent(&out, "a", &Frame::Prune(vec![site_id(1)])), "the parent repeats itself: {out:?}");
+    let out = pushes(&mut bench, "b", vec![small(1, 1)]);
+    assert!(sent(&out, "b", &Frame::Prune(vec![site_id(1)])), "{out:?}");
+    let out = pushes(&mut bench, "a", vec![small(1, 2)]);
+    assert_eq!(pushed_to(&out, 2), ["c"], "b has them from elsewhere");
+    let out = pushes(&mut bench, "a", vec![small(2, 1)]);
+    assert_eq!(pushed_to(&out, 1), ["b", "c"]);
+    // Where the parent's stream is gone, who repeats takes its place.
+    bench.give(Input::Closed(node("a"), Stream::Theirs));
+    let out = pushes(&mut bench, "c", vec![small(1, 2)]);
+    assert!(!sent(&out, "c", &Frame::Prune(vec![site_id(1)])), "{out:?}");
+}
+
+#[test]
+fn in_a_tree_who_prunes_us_gets_no_more_until_it_grafts() {
+    let mut bench = in_a_tree();
+    pushes(&mut bench, "a", vec![small(1, 1)]);
+    bench.give(Input::Stored(vector(&[(1, 1)])));
+    bench.give(Input::Received(node("b"), Frame::Prune(vec![site_id(1)])));
+    let out = pushes(&mut bench, "a", vec![small(1, 2)]);
+    assert_eq!(pushed_to(&out, 2), ["c"]);
+    let out = bench.give(Input::Received(node("b"), Frame::Graft(vector(&[(1, 2)]))));
+    assert_eq!((pushed_to(&out, 1), pushed_to(&out, 2)), (vec![], vec!["b".to_owned()]));
+    let out = pushes(&mut bench, "a", vec![small(1, 3)]);
+    assert_eq!(pushed_to(&out, 3), ["b", "c"]);
+}
+
+#[test]
+fn in_a_tree_what_a_neighbour_has_for_a_while_is_grafted_from_one_then_another_then_pulled() {
+    let mut bench = in_a_tree();
+    bench.tells("a", &[(1, 1)]);
+    bench.tells("b", &[(1, 1)]);
+    let graft = Frame::Graft(vector(&[(1, 1)]));
+    let asks = |output: &Output| {
+        ["a", "b"].iter().any(|name| sent(std::slice::from_ref(output), name, &graft))
+            || matches!(output, Output::Pull(..))
+    };
+    let asked: Vec<_> = bench.wait(PULL_AFTER).into_iter().filter(|(_, output)| asks(output)).collect();
+    let whom = |output: &Output| match output {
+        Output::Send(node, _) | Output::Pull(node, _) => node.to_string(),
+        _ => String::new(),
+    };
+    let asked: Vec<_> = asked.iter().map(|(at, output)| (at.as_millis(), whom(output))).collect();
+    assert_eq!(asked[0], (GRAFT_AFTER.as_millis(), "a".to_owned()));
+    assert!(asked[1..].iter().any(|(_, name)| name == "b"), "{asked:?}");
+    assert_eq!(asked.last().map(|(at, _)| *at), Some(PULL_AFTER.as_millis()), "{asked:?}");
+    assert!(asked.len() <= 5, "{asked:?}");
+    // It came meanwhile.
+    let mut bench = in_a_tree();
+    bench.tells("a", &[(1, 1)]);
+    pushes(&mut bench, "b", vec![small(1, 1)]);
+    assert!(!bench.wait(PULL_AFTER / 2).iter().any(|(_, output)| sent(std::slice::from_ref(output), "a", &graft)));
+}
+
+#[test]
+fn what_peers_say_of_sites_nobody_knows_takes_no_room() {
+    let mut bench = in_a_tree();
+    let strange = Frame::Prune((1..=255).map(site_id).collect());
+    bench.give(Input::Received(node("b"), strange));
+    let out = pushes(&mut bench, "a", vec![small(1, 1)]);
+    assert_eq!(pushed_to(&out, 1), ["b", "c"]);
 }

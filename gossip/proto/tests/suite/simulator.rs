@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use kith_gossip_proto::replica::PULL_EVERY;
+use kith_gossip_proto::replica::{PULL_EVERY, Sizes};
 use kith_gossip_proto::sim::{Config, Failure, Report, Sabotage, Trace, run};
 
 /// Bound of the settling, in simulated time: less than [`PULL_EVERY`], the last resort, which so cannot hide that a rule
@@ -16,6 +16,7 @@ const SETTLE: Duration = Duration::from_secs(9);
 fn config(nodes: usize) -> Config {
     Config {
         nodes,
+        sizes: Sizes::default(),
         chaos: Duration::from_secs(12),
         settle: SETTLE,
         rest: Duration::ZERO,
@@ -92,6 +93,28 @@ fn g1_g2_g3_g4_two_nodes_have_no_third_to_help() {
 #[test]
 fn g1_g2_g3_g4_twelve_nodes() {
     was_chaos(&hold(3_000..3_010, &config(12)));
+}
+
+/// The same faults where versions are forwarded along trees.
+fn tree(nodes: usize) -> Config {
+    Config { sizes: Sizes { whole_up_to: 0, tree_above: 0 }, ..config(nodes) }
+}
+
+#[test]
+fn g1_g2_g3_g4_five_nodes_in_a_tree() {
+    was_chaos(&hold(4_000..4_150, &tree(5)));
+}
+
+#[test]
+fn g1_g2_g3_g4_twelve_nodes_in_a_tree() {
+    was_chaos(&hold(5_000..5_020, &tree(12)));
+}
+
+/// Nodes that see more or fewer of each other take the cluster for small or for large at the same time.
+#[test]
+fn g1_g2_g3_g4_at_the_edge_between_few_and_many() {
+    let sizes = Sizes { whole_up_to: 6, tree_above: 7 };
+    was_chaos(&hold(6_000..6_030, &Config { sizes, ..config(8) }));
 }
 
 #[test]

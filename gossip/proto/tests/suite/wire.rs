@@ -20,8 +20,9 @@ fn size(frame: &Frame) -> usize {
             let row = |row: &PulledRow| size_of::<PulledRow>() + row.key.as_bytes().len() + row.row.cells.len() * CELL;
             rows.iter().map(row).sum()
         }
-        Frame::Heads(vector) | Frame::Pull(vector) | Frame::Pulled(vector) => vector.len() * 40,
+        Frame::Heads(vector) | Frame::Pull(vector) | Frame::Pulled(vector) | Frame::Graft(vector) => vector.len() * 40,
         Frame::Hello(hello) => hello.label.len() + 200,
+        Frame::Prune(sites) => size_of_val(&**sites),
         Frame::Refused(reason) => reason.len(),
         Frame::Chunk(bytes) => bytes.len(),
         Frame::NeedsSnapshot | Frame::Snapshot(_) | Frame::SnapshotEnd(_) | Frame::Unknown(_) => 0,
@@ -185,6 +186,12 @@ fn bytes_of_wire_version_1() {
         ("snapshot", Frame::Snapshot(300), "13ac02"),
         ("chunk", Frame::Chunk([1, 2, 3].into()), "1403010203"),
         ("snapshot end", Frame::SnapshotEnd(0x0102), "15 0201000000000000 0000000000000000"),
+        (
+            "a graft",
+            Frame::Graft(Vector::from_iter([(site_id(0xAA), 300)])),
+            "0d 01 00 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa ac02",
+        ),
+        ("a prune", Frame::Prune(vec![site_id(0xAA)]), "0e 01 00 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
         ("a later kind", Frame::Unknown(31), "1f"),
     ];
     let changed: Vec<_> = golden
@@ -289,7 +296,7 @@ fn a_later_kind_is_passed_over_whatever_its_body() {
 
 #[test]
 fn a_count_beyond_the_frame_is_refused_before_room_is_made() {
-    for kind in 2..=6 {
+    for kind in [2, 3, 4, 5, 6, 13, 14] {
         let bytes = [&[kind][..], &[0xFF; 9], &[1], &[0; 64]].concat();
         assert!(Frame::decode(&bytes).is_err(), "kind {kind}");
     }
