@@ -20,6 +20,10 @@ pub mod api;
 
 pub mod gossip;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 mod chain;
 mod retry;
 

@@ -44,7 +44,7 @@ pub enum Error {
         message: String,
     },
     /// The server ended a stream that had begun, in its own words.
-    #[error("{0}")]
+    #[error("{}", said(.0))]
     Stopped(String),
     /// The stream ended before its end marker.
     #[error("the answer ended before it was complete")]
@@ -78,6 +78,11 @@ pub enum Error {
 
 /// Words of the line that ends a stream for a reason which is gone when the client asks again.
 const PASSING: [&str; 2] = ["slow consumer", "shutting down"];
+
+/// A server may say nothing at all; whoever reads the error is told that.
+fn said(message: &str) -> &str {
+    if message.trim().is_empty() { "the server ended the stream and gave no reason" } else { message }
+}
 
 impl Error {
     /// Whether the same request may succeed later without anybody changing it.

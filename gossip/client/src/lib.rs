@@ -23,6 +23,10 @@ pub mod subscription;
 pub mod updates;
 pub mod value;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 mod body;
 mod ndjson;
 mod retry;

@@ -145,11 +145,11 @@ impl SubscriptionSource {
 
     fn change(&mut self, change_id: u64) -> Result<(), Error> {
         match self.place {
-            Place::After(last) if last + 1 == change_id => {
+            Place::After(last) if last.checked_add(1) == Some(change_id) => {
                 self.place = Place::After(change_id);
                 Ok(())
             }
-            Place::After(last) => Err(Error::Gap { expected: last + 1, got: change_id }),
+            Place::After(last) => Err(Error::Gap { expected: last.saturating_add(1), got: change_id }),
             Place::Start | Place::Snapshot | Place::Forgotten => Err(Error::Gap { expected: 0, got: change_id }),
         }
     }

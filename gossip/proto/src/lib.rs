@@ -33,6 +33,9 @@ pub mod frame;
 
 pub mod replica;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(any(test, feature = "sim"))]
 pub mod model;
 #[cfg(any(test, feature = "sim"))]

@@ -36,7 +36,7 @@ mod server;
 mod error;
 mod gate;
 mod request;
-mod statement;
+pub(crate) mod statement;
 mod stream;
 
 mod backup;

@@ -18,7 +18,7 @@ use crate::store::{Params, Statement};
 
 /// A statement as it is sent.
 #[derive(Debug)]
-pub(super) struct SentStatement(pub(super) Statement);
+pub(crate) struct SentStatement(pub(crate) Statement);
 
 impl<'de> Deserialize<'de> for SentStatement {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -25,7 +25,7 @@ mod guard;
 mod aside;
 mod ledger;
 mod sites;
-mod stamps;
+pub(crate) mod stamps;
 
 mod group;
 mod writer;

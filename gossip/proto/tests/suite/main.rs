@@ -4,6 +4,7 @@
 
 mod arbitrary;
 mod digest;
+mod fuzzing;
 mod laws;
 mod model;
 mod replica;
