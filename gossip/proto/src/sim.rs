@@ -22,6 +22,7 @@ mod gossip;
 mod link;
 mod pull;
 mod store;
+pub mod wide;
 mod workload;
 mod world;
 

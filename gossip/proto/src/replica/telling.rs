@@ -16,7 +16,8 @@ const TREE_HEADS_EVERY: Duration = Duration::from_millis(100);
 /// lives on (a full queue), and the head of a site that falls silent would not be told again.
 pub const WHOLE_HEADS_AFTER: Duration = Duration::from_secs(1);
 
-/// So many sites are told whole at that pace; more in proportion slower, so that repeating costs the same.
+/// So many sites are told whole at that pace. More are in a tree, where each version costs little more than itself, and
+/// repeating all heads each second would cost ten times that: they are told ten times slower, and in proportion.
 const SITES: usize = 32;
 
 #[derive(Debug, Default)]
@@ -40,8 +41,7 @@ impl Telling {
         }
         let rose = std::mem::take(&mut self.rose);
         let tell = if whole { heads.clone() } else { rose };
-        let times = u32::try_from(heads.len().div_ceil(SITES)).unwrap_or(u32::MAX).max(1);
-        self.whole_due = if whole { None } else { self.whole_due.or(Some(now + WHOLE_HEADS_AFTER * times)) };
+        self.whole_due = if whole { None } else { self.whole_due.or(Some(now + whole_after(heads.len()))) };
         self.told_at = Some(now);
         Some(tell)
     }
@@ -57,5 +57,12 @@ impl Telling {
         };
         let ready = self.told_at.map_or(Duration::ZERO, |at| at + pace);
         (!self.rose.is_empty()).then_some(ready)
+    }
+}
+
+fn whole_after(sites: usize) -> Duration {
+    match sites.div_ceil(SITES) {
+        0 | 1 => WHOLE_HEADS_AFTER,
+        times => WHOLE_HEADS_AFTER * 10 * u32::try_from(times).unwrap_or(u32::MAX / 10),
     }
 }

@@ -9,4 +9,5 @@ mod laws;
 mod model;
 mod replica;
 mod simulator;
+mod wide;
 mod wire;
