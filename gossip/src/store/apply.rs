@@ -13,6 +13,7 @@ use super::ledger::damaged;
 use super::merge::{Merge, Seen};
 use super::stamps::Damaged;
 use super::table::{Table, TableSet};
+use super::watched::Images;
 use super::writer::Core;
 
 /// SQLite's integers are signed. A site that commits a million times a second gets there in 292,000 years.
@@ -72,8 +73,11 @@ impl Core {
         let mut merge = Merge { conn: &self.conn, ledger: &mut self.ledger };
         match tables.get(name.as_str()) {
             Some(table) => {
+                let old = merge.image(table, key, &sum.watched)?;
                 let seen = merge.row(table, key, row)?;
-                sum.see(table, key, seen);
+                let new = merge.image(table, key, &sum.watched)?;
+                let images = Images::of(&sum.watched, table, old.as_deref(), new.as_deref());
+                sum.see(table, key, seen, &images);
                 Ok(())
             }
             None => {
@@ -100,7 +104,8 @@ impl Core {
                 last = end.as_bytes().to_vec();
                 for key in &keys {
                     let seen = Merge { conn: &self.conn, ledger: &mut self.ledger }.settle(table, key)?;
-                    sum.see(table, key, seen);
+                    // With a schema comes a new look at every query, whatever the cells.
+                    sum.see(table, key, seen, &Images::default());
                 }
             }
         }
@@ -117,7 +122,7 @@ impl Core {
 }
 
 impl Sum {
-    fn see(&mut self, table: &Table, key: &Key, seen: Seen) {
+    fn see(&mut self, table: &Table, key: &Key, seen: Seen, images: &Images) {
         let columns: Vec<_> = match seen {
             Seen::Nothing => return,
             Seen::Columns(at) => at.into_iter().map(|at| table.columns[at].clone()).collect(),
@@ -125,6 +130,6 @@ impl Sum {
         };
         let touched: &mut Touched = self.touched.entry(table.name.clone()).or_default();
         touched.columns.extend(columns);
-        touched.keys.add(key);
+        touched.row(key, images);
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kith_gossip_proto::{Digest, Digests, Hlc, Key, Name, SiteId, Vector, Version};
+use kith_gossip_proto::{Digest, Digests, Hlc, Key, Name, SiteId, Value, Vector, Version};
+
+use super::watched::{Cells, Images};
 
 /// How many keys of a table one commit lists; beyond it the commit says [`Keys::Many`].
 pub(crate) const KEYS_MAX: usize = 1_024;
@@ -39,6 +41,10 @@ pub struct Touched {
     pub columns: BTreeSet<Name>,
     /// The rows.
     pub keys: Keys,
+    /// How many times a row was added. Cells that were not told of each are not known.
+    rows: usize,
+    /// What was and is in the watched columns.
+    cells: BTreeMap<Name, Cells>,
 }
 
 /// The primary keys of changed rows.
@@ -57,7 +63,7 @@ impl Default for Keys {
 }
 
 impl Keys {
-    pub(crate) fn add(&mut self, key: &Key) {
+    fn add(&mut self, key: &Key) {
         match self {
             Self::Many => {}
             Self::These(keys) if keys.len() < KEYS_MAX => drop(keys.insert(key.clone())),
@@ -96,9 +102,33 @@ impl StoreState {
 }
 
 impl Touched {
+    /// Any row may have changed in these columns.
+    pub(crate) fn anything(columns: BTreeSet<Name>) -> Self {
+        // The row that no cells were told of makes all of them unknown.
+        Self { columns, keys: Keys::Many, rows: 1, cells: BTreeMap::new() }
+    }
+
+    /// A row changed: these are the cells of its watched columns, before and after.
+    pub(crate) fn row(&mut self, key: &Key, images: &Images) {
+        self.keys.add(key);
+        self.rows += 1;
+        for (column, values) in images.each() {
+            self.cells.entry(column.clone()).or_default().row(key, values);
+        }
+    }
+
+    /// The changed rows by what they hold, or held, in a column. `None` if that is not known: it may be anything then.
+    pub fn by_value(&self, column: &Name) -> Option<&BTreeMap<Value, BTreeSet<Key>>> {
+        self.cells.get(column)?.of_all(self.rows)
+    }
+
     /// Both together.
     pub(crate) fn merge(&mut self, other: Self) {
         self.columns.extend(other.columns);
+        self.rows += other.rows;
+        for (column, cells) in other.cells {
+            self.cells.entry(column).or_default().merge(cells);
+        }
         match other.keys {
             Keys::Many => self.keys = Keys::Many,
             Keys::These(keys) => keys.iter().for_each(|key| self.keys.add(key)),

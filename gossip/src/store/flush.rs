@@ -17,6 +17,7 @@ use super::ledger::{Ledger, Spot};
 use super::stamps::Stamps;
 use super::statement::Sql;
 use super::table::{Table, TableSet};
+use super::watched::{Images, Watched};
 
 /// Cells and tombstones one transaction may write, after coalescing.
 pub(crate) const CELLS_MAX: usize = 10_000;
@@ -60,6 +61,7 @@ pub(crate) fn flush(
     conn: &Connection,
     ledger: &mut Ledger,
     tables: &TableSet,
+    watched: &Watched,
     suspects: BTreeMap<i64, Suspects>,
     wall_ms: u64,
 ) -> Result<Option<(Version, TouchedTables)>, ExecuteError> {
@@ -81,6 +83,7 @@ pub(crate) fn flush(
     let mut touched = TouchedTables::new();
     for ((table, key, fate), held) in edits.list.into_iter().zip(held) {
         let seq = u32::try_from(version.changes.len()).expect("a transaction has at most CELLS_MAX changes");
+        let images = fate.images(watched, table);
         let mut writer = Writer { conn, ledger, table, key: &key, stamp: version.stamp(seq) };
         let change = match fate {
             Fate::Moved { from, to } => writer.moved(&from, &to, held).map(|()| None),
@@ -89,7 +92,7 @@ pub(crate) fn flush(
             Fate::Deleted { from } => writer.deleted(&from, held).map(Some),
         }?;
         if let Some(change) = change {
-            touch(touched.entry(table.name.clone()).or_default(), table, &change);
+            touch(touched.entry(table.name.clone()).or_default(), table, &change, &images);
             version.changes.push(change);
         }
     }
@@ -101,8 +104,19 @@ pub(crate) fn flush(
     Ok(Some((version, touched)))
 }
 
-fn touch(touched: &mut Touched, table: &Table, change: &Change) {
-    touched.keys.add(&change.key);
+impl Fate {
+    fn images(&self, watched: &Watched, table: &Table) -> Images {
+        let (old, new) = match self {
+            Self::Moved { from, to } | Self::Updated { from, to, .. } => (Some(from), Some(to)),
+            Self::Created { to } => (None, Some(to)),
+            Self::Deleted { from } => (Some(from), None),
+        };
+        Images::of(watched, table, old.map(|image| &*image.values), new.map(|image| &*image.values))
+    }
+}
+
+fn touch(touched: &mut Touched, table: &Table, change: &Change, images: &Images) {
+    touched.row(&change.key, images);
     match change.life {
         Life::Changed => touched.columns.extend(table.columns.iter().cloned()),
         Life::Since(_) => touched.columns.extend(change.cells.keys().cloned()),

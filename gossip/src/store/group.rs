@@ -23,6 +23,7 @@ use super::flush::{TouchedTables, flush};
 use super::ledger::Ledger;
 use super::statement::{Executed, Statement, StatementResult};
 use super::table::OWN;
+use super::watched::Watched;
 use super::writer::{Core, Unsynced, wall_ms};
 
 /// Work that can share a transaction, and who waits for it.
@@ -55,6 +56,8 @@ enum Outcome {
 pub(crate) struct Sum {
     pub(crate) versions: Vec<Arc<Version>>,
     pub(crate) touched: TouchedTables,
+    /// Whose cells are listed in it.
+    pub(crate) watched: Arc<Watched>,
 }
 
 impl Sum {
@@ -71,7 +74,7 @@ impl Core {
         let mut outcomes: Vec<_> = jobs.iter().map(|_| Outcome::Waiting).collect();
         loop {
             let before = self.ledger.clone();
-            let mut sum = Sum::default();
+            let mut sum = Sum { watched: self.shared.watched(), ..Sum::default() };
             match self.attempt(&jobs, &mut outcomes, &mut sum) {
                 Ok(Kept::Nothing) => return answer(jobs.into_iter().zip(outcomes), &self.ledger),
                 Ok(Kept::Changes) => {
@@ -184,7 +187,7 @@ impl Core {
         };
         let time = started.elapsed();
         let suspects = Capture::take(&self.capture)?;
-        let flushed = flush(&self.conn, &mut self.ledger, &self.tables, suspects, wall)?;
+        let flushed = flush(&self.conn, &mut self.ledger, &self.tables, &sum.watched, suspects, wall)?;
         let version = flushed.map(|(version, touched)| {
             let number = version.version;
             sum.versions.push(Arc::new(version));

@@ -14,7 +14,7 @@ use rusqlite::backup::Backup;
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::collect::walk;
-use super::commit::{Keys, SchemaChange, Touched};
+use super::commit::{SchemaChange, Touched};
 use super::error::{ExecuteError, InstallError};
 use super::group::{Sum, run};
 use super::ledger::{Ledger, signed};
@@ -70,7 +70,7 @@ impl Core {
         self.settle()?;
         for table in self.tables.iter() {
             let columns = table.columns.iter().cloned().collect();
-            sum.touch([(table.name.clone(), Touched { columns, keys: Keys::Many })].into());
+            sum.touch([(table.name.clone(), Touched::anything(columns))].into());
         }
         self.publish(sum, SchemaChange::Changed).map_err(|Unsynced| InstallError::ShuttingDown)
     }

@@ -14,6 +14,7 @@ use super::ledger::{Ledger, Spot};
 use super::stamps::Stamps;
 use super::statement::Sql;
 use super::table::{Need, Table};
+use super::watched::Watched;
 
 /// What readers see otherwise than before.
 #[derive(Debug, PartialEq, Eq)]
@@ -163,6 +164,14 @@ impl Merge<'_> {
             return Ok(Ours::Live(Live { spot, stamps, values, aside }));
         }
         Ok(self.ledger.tomb(self.conn, table, key)?.map_or(Ours::Nothing, Ours::Tomb))
+    }
+
+    /// What a watched table's row holds.
+    pub(crate) fn image(&self, table: &Table, key: &Key, watched: &Watched) -> rusqlite::Result<Option<Vec<Value>>> {
+        if !watched.contains_key(&table.name) {
+            return Ok(None);
+        }
+        Ok(self.find(table, key)?.map(|(_, _, values)| values))
     }
 
     fn find(&self, table: &Table, key: &Key) -> rusqlite::Result<Option<(Spot, Stamps, Vec<Value>)>> {

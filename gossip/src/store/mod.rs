@@ -41,6 +41,7 @@ mod read;
 mod restore;
 mod snapshot;
 mod verify;
+mod watched;
 
 mod commit;
 mod error;
@@ -68,8 +69,10 @@ pub use read::{Examined, Rows};
 pub use restore::{Existing, Restored, restore, verify_file};
 pub use schema::SchemaSource;
 pub use statement::{Executed, Params, Statement, StatementResult};
+pub(crate) use table::Affinity;
 pub use table::{Table, TableSet};
 pub use verify::Findings;
+pub(crate) use watched::Watched;
 
 use group::{Job, deadline};
 use guard::Switch;
@@ -307,6 +310,11 @@ impl Store {
     /// The store as of its last commit.
     pub fn state(&self) -> Arc<StoreState> {
         self.inner.shared.state()
+    }
+
+    /// From the next group of transactions on, commits list what changed rows held and hold in these columns.
+    pub(crate) fn watch(&self, columns: Watched) {
+        self.inner.shared.watch(columns);
     }
 
     /// Commits from here on, in order, each after its sync. A receiver that lags is told so, and must treat everything as

@@ -6,6 +6,7 @@ use tokio::sync::broadcast;
 
 use super::commit::{Commit, StoreState};
 use super::table::TableSet;
+use super::watched::Watched;
 
 /// Commits a follower may be behind. Beyond it the follower is told that it lagged, and must take everything as touched.
 const COMMITS: usize = 256;
@@ -15,13 +16,15 @@ const COMMITS: usize = 256;
 pub(crate) struct Shared {
     state: RwLock<Arc<StoreState>>,
     tables: RwLock<Arc<TableSet>>,
+    /// Written by who follows queries.
+    watched: RwLock<Arc<Watched>>,
     commits: broadcast::Sender<Arc<Commit>>,
 }
 
 impl Shared {
     pub(crate) fn new(state: StoreState, tables: Arc<TableSet>) -> Self {
         let (commits, _) = broadcast::channel(COMMITS);
-        Self { state: RwLock::new(Arc::new(state)), tables: RwLock::new(tables), commits }
+        Self { state: RwLock::new(Arc::new(state)), tables: RwLock::new(tables), watched: RwLock::default(), commits }
     }
 
     pub(crate) fn state(&self) -> Arc<StoreState> {
@@ -40,6 +43,14 @@ impl Shared {
 
     pub(crate) fn set_tables(&self, tables: Arc<TableSet>) {
         *self.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
+    }
+
+    pub(crate) fn watched(&self) -> Arc<Watched> {
+        Arc::clone(&self.watched.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn watch(&self, columns: Watched) {
+        *self.watched.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(columns);
     }
 
     pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<Commit>> {

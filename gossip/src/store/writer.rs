@@ -65,7 +65,7 @@ pub(crate) struct Core {
     pub(crate) capture: SharedCapture,
     pub(crate) switch: Arc<Switch>,
     pub(crate) durability: Durability,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// Up to here versions and readings may be used.
     reserved: (u64, Hlc),
     wal: PathBuf,

@@ -14,6 +14,7 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags, ToSql};
 use thiserror::Error;
 
+use super::equality::Equality;
 use super::line;
 use super::shape::{Nested, Plain, Shape, ShapeError};
 use crate::store::{Params, Statement, Table, TableSet};
@@ -95,8 +96,17 @@ pub(super) struct Plan {
     /// The tables it reads, and of each the columns whose change may change the result. A key column is always among
     /// them: rows that come and go touch all columns, updates never one of the key.
     pub(super) reads: BTreeMap<Name, Columns>,
+    /// Of some tables, the one value of one column that a row must have to matter; at most one per table.
+    pub(super) equal: Vec<Equality>,
     /// What to bind.
     pub(super) params: Params,
+}
+
+impl Plan {
+    /// Whether the same commits concern both.
+    pub(super) fn concerns_as(&self, other: &Self) -> bool {
+        self.equal == other.equal && self.reads.keys().eq(other.reads.keys())
+    }
 }
 
 /// Columns of one table.
@@ -211,7 +221,36 @@ impl Analyst {
             plain.unwrap_or_else(|| Keyed { all: shape.text.clone(), one: None, keys: Vec::new() });
         self.prepare(&all)?;
         let reads = self.reads(tables)?;
-        Ok(Plan { identity, columns, all, one, keys, reads, params: statement.params.clone() })
+        let equal = self.equalities(&identity, &statement.params, tables);
+        Ok(Plan { identity, columns, all, one, keys, reads, equal, params: statement.params.clone() })
+    }
+
+    /// What the text, with its parameters in their places, demands of its tables. A table that is read twice may matter
+    /// by rows that only the other reading sees.
+    fn equalities(&self, expanded: &str, params: &Params, tables: &TableSet) -> Vec<Equality> {
+        // SQLite expands a text up to its first zero byte, and what is not UTF-8 does not come back as it was.
+        let altered = |value: &Value| matches!(value, Value::Text(bytes) if bytes.contains(&0) || std::str::from_utf8(bytes).is_err());
+        if params_of(params).any(altered) {
+            return Vec::new();
+        }
+        let Ok(Shape { plain: Some(plain), .. }) = Shape::of(expanded) else { return Vec::new() };
+        if plain.nested == Nested::Yes {
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        for source in &plain.sources {
+            let Some(table) = table_of(tables, &source.table) else { continue };
+            let readings = plain.sources.iter().filter(|other| other.table.eq_ignore_ascii_case(&source.table)).count();
+            let mut written = plain.equal.iter().filter(|written| match &written.label {
+                Some(label) => source.is_named(label),
+                // Of several tables SQLite knows whose the column is; here it is nobody's.
+                None => plain.sources.len() == 1,
+            });
+            if readings == 1 {
+                found.extend(written.find_map(|written| Equality::proven(&self.conn, table, written)));
+            }
+        }
+        found
     }
 
     /// Prepares a client's text, recording what it uses. Returns its number of columns.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use kith_gossip_proto::Name;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use super::analysis::{Analysts, Plan};
 use super::feed::{Feed, Reader, Start};
 use super::look::{Extent, Leash, LookError, look};
 use super::rows::{Difference, ResultRows};
-use crate::store::{Commit, Keys, QueryError, SchemaChange, Statement, Store};
+use crate::store::{Keys, QueryError, Statement, Store, Touched};
 
 /// Looks are at least this far apart: frames of a busy query are coalesced by it, and nobody sees 2 ms.
 const SPACING_MIN: Duration = Duration::from_millis(2);
@@ -106,26 +107,20 @@ impl Live {
         }
     }
 
-    /// Takes note of a commit.
-    pub(super) fn offer(&self, commit: &Commit) {
-        if commit.schema == SchemaChange::Changed {
-            return self.want(Wanted::Analysis);
-        }
+    /// Takes note that a commit changed a table, and of it what matters here at most in these rows.
+    pub(super) fn offer(&self, table: &Name, touched: &Touched, keys: &Keys) {
         let plan = self.plan();
-        for (table, columns) in &plan.reads {
-            let Some(touched) = commit.touched.get(table) else { continue };
-            if !columns.meet(&touched.columns) {
-                continue;
-            }
-            let extent = match (&touched.keys, &plan.one) {
-                (Keys::These(keys), Some(one)) if one.table == *table => Extent::Keys(keys.clone()),
-                (Keys::These(_) | Keys::Many, _) => Extent::All,
-            };
-            self.want(Wanted::Look(extent));
+        if !plan.reads.get(table).is_some_and(|columns| columns.meet(&touched.columns)) {
+            return;
         }
+        let extent = match (keys, &plan.one) {
+            (Keys::These(keys), Some(one)) if one.table == *table => Extent::Keys(keys.clone()),
+            (Keys::These(_) | Keys::Many, _) => Extent::All,
+        };
+        self.want(Wanted::Look(extent));
     }
 
-    /// Takes note that commits were missed: anything may have changed.
+    /// Takes note that commits were missed, or the schema is another: anything may have changed.
     pub(super) fn offer_anything(&self) {
         self.want(Wanted::Analysis);
     }
@@ -141,7 +136,7 @@ impl Live {
         self.end.get()
     }
 
-    fn plan(&self) -> Arc<Plan> {
+    pub(super) fn plan(&self) -> Arc<Plan> {
         Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -280,8 +275,9 @@ impl Follower {
             // As for the first look.
             differences = self.look(extent) => differences?,
         };
-        let events = self.live.feed.publish(&differences);
+        // Before anybody can know of it.
         self.counters.looks.fetch_add(1, Ordering::Relaxed);
+        let events = self.live.feed.publish(&differences);
         self.counters.events.fetch_add(events, Ordering::Relaxed);
         let spacing = (started.elapsed() * SPACING_FACTOR).clamp(SPACING_MIN, SPACING_MAX);
         self.ready = Instant::now() + spacing;
@@ -336,9 +332,13 @@ impl Follower {
     async fn analyse(&self) -> Result<(), End> {
         let plan = self.analysts.analyse(self.statement.clone(), self.store.tables()).await;
         let plan = plan.map_err(|error| End::Refused(error.to_string()))?;
-        let same = plan.columns == self.live.columns && plan.keys == self.live.plan().keys;
+        let before = self.live.plan();
+        let same = plan.columns == self.live.columns && plan.keys == before.keys && plan.concerns_as(&before);
+        if !same {
+            return Err(End::Columns);
+        }
         *self.live.plan.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
-        if same { Ok(()) } else { Err(End::Columns) }
+        Ok(())
     }
 }
 

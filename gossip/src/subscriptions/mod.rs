@@ -13,12 +13,14 @@
 //!
 //! Rows come in the order in which they entered the result; for the first who asks, that is the query's own ORDER BY.
 //!
-//! Reading order: `line` renders, `shape` reads the text, `analysis` asks SQLite what it means, `look` runs it, `rows`
-//! compares, `feed` keeps and shares changes, `live` ties them together, `attached` is what one listener reads.
+//! Reading order: `line` renders, `shape` reads the text, `equality` what it demands of one column, `analysis` asks SQLite what it means, `look` runs it, `rows`
+//! compares, `feed` keeps and shares changes, `live` ties them together, `interest` finds whom a commit concerns, `attached` is what one listener reads.
 
 pub(crate) mod line;
 
 mod shape;
+
+mod equality;
 
 mod analysis;
 
@@ -29,6 +31,8 @@ mod look;
 mod feed;
 
 mod live;
+
+mod interest;
 
 mod attached;
 
@@ -50,9 +54,10 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use analysis::QueryRefused;
 pub use attached::Attached;
 
-use crate::store::{Commit, QueryError, Statement, Store};
+use crate::store::{Commit, QueryError, SchemaChange, Statement, Store};
 use analysis::Analysts;
 use feed::{AttachError, Start};
+use interest::Interests;
 use live::{End, Follower, Live, REQUESTS};
 
 /// Queries followed at once. Each costs a task and its result's rows; at the bound the one that nobody has listened to for
@@ -77,6 +82,7 @@ struct Shared {
 struct Registry {
     by_id: BTreeMap<Uuid, Following>,
     by_identity: BTreeMap<String, Uuid>,
+    interests: Interests,
     cut: u64,
 }
 
@@ -248,7 +254,9 @@ impl Subscriptions {
         let token = self.0.token.child_token();
         // Registered before its first look, so that no commit falls between.
         registry.by_identity.insert(live.identity.clone(), live.id);
+        registry.interests.add(&live, &live.plan());
         registry.by_id.insert(live.id, Following { live: Arc::clone(&live), token: token.clone() });
+        self.0.store.watch(registry.interests.watched());
         drop(registry);
         let parts = (self.0.store.clone(), self.0.analysts.clone(), Arc::clone(&self.0.counters));
         let follower = Follower::new(Arc::clone(&live), statement.clone(), parts);
@@ -263,6 +271,7 @@ impl Subscriptions {
     fn forget(&self, live: &Live) {
         let mut registry = self.registry();
         registry.remove(live.id);
+        self.0.store.watch(registry.interests.watched());
     }
 
     /// Tells every query of every commit.
@@ -274,7 +283,8 @@ impl Subscriptions {
                 received = commits.recv() => received,
             };
             match received {
-                Ok(commit) => self.each(|live| live.offer(&commit)),
+                Ok(commit) if commit.schema == SchemaChange::Changed => self.each(Live::offer_anything),
+                Ok(commit) => self.registry().interests.tell(&commit),
                 Err(RecvError::Lagged(missed)) => {
                     warn!(missed, "commits came faster than they were followed: every query is run again");
                     self.each(Live::offer_anything);
@@ -299,6 +309,7 @@ impl Registry {
     fn remove(&mut self, id: Uuid) {
         if let Some(following) = self.by_id.remove(&id) {
             following.token.cancel();
+            self.interests.remove(id, &following.live.plan());
             self.cut += following.live.feed.cut();
             if self.by_identity.get(&following.live.identity) == Some(&id) {
                 self.by_identity.remove(&following.live.identity);

@@ -10,10 +10,15 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use sqlite3_parser::ast::{As, Cmd, Distinctness, Name, OneSelect, Select, SelectTable, Stmt};
+use kith_gossip_proto::Value;
+use sqlite3_parser::ast::{
+    As, Cmd, Distinctness, Expr, Id, Literal, Name, OneSelect, Operator, Select, SelectTable, Stmt,
+};
 use sqlite3_parser::lexer::Scanner;
 use sqlite3_parser::lexer::sql::{Parser, TokenType, Tokenizer};
 use sqlite3_parser::{Bump, FallibleIterator as _};
+
+use super::equality::Written;
 
 /// A table of a plain SELECT, as written there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub(super) struct Shape {
 pub(super) struct Plain {
     /// Its tables, in order.
     pub(super) sources: Vec<Source>,
+    /// Conditions `column = constant` that every row meets.
+    pub(super) equal: Vec<Written>,
     /// Where the select list ends: the offset of FROM.
     from: usize,
     /// Whether there is a SELECT inside it.
@@ -87,10 +94,10 @@ impl Shape {
         let text = sql[..tokens[last].end].to_owned();
         // The parser is another's, and a text that SQLite accepts must not take a thread down.
         let sources = catch_unwind(AssertUnwindSafe(|| plain_sources(&text))).ok().flatten();
-        let plain = sources.zip(top_level_from(tokens)).map(|(sources, from)| {
+        let plain = sources.zip(top_level_from(tokens)).map(|((sources, equal), from)| {
             let selects = tokens.iter().filter(|t| matches!(t.kind, TokenType::TK_SELECT | TokenType::TK_VALUES));
             let nested = if selects.count() > 1 || reads_a_table_by_in(tokens) { Nested::Yes } else { Nested::No };
-            Plain { sources, from, nested }
+            Plain { sources, equal, from, nested }
         });
         Ok(Self { text, plain })
     }
@@ -181,15 +188,22 @@ fn arguments<'a, 't>(tokens: &'a [Token<'t>]) -> Vec<&'a [Token<'t>]> {
 }
 
 /// The tables of the SELECT if it is plain but for aggregates, which only SQLite can tell.
-fn plain_sources(text: &str) -> Option<Vec<Source>> {
+fn plain_sources(text: &str) -> Option<(Vec<Source>, Vec<Written>)> {
     let arena = Bump::new();
     let Ok(Some(Cmd::Stmt(Stmt::Select(select)))) = Parser::new(&arena, text.as_bytes()).next() else { return None };
     let Select { with: None, body, order_by: _, limit: None } = select else { return None };
     if body.compounds.is_some() {
         return None;
     }
-    let OneSelect::Select { distinctness, from: Some(from), group_by: None, having: None, window_clause: None, .. } =
-        &body.select
+    let OneSelect::Select {
+        distinctness,
+        from: Some(from),
+        where_clause,
+        group_by: None,
+        having: None,
+        window_clause: None,
+        ..
+    } = &body.select
     else {
         return None;
     };
@@ -199,7 +213,47 @@ fn plain_sources(text: &str) -> Option<Vec<Source>> {
     let joined = from.joins.iter().flatten().map(|join| &join.table);
     let sources: Vec<_> = from.select.into_iter().chain(joined).map(source).collect::<Option<_>>()?;
     let labels: BTreeSet<_> = sources.iter().map(|source| unquoted(&source.label).to_ascii_lowercase()).collect();
-    (labels.len() == sources.len() && !sources.is_empty()).then_some(sources)
+    let mut equal = Vec::new();
+    if let Some(condition) = where_clause {
+        equalities(condition, &mut equal);
+    }
+    (labels.len() == sources.len() && !sources.is_empty()).then_some((sources, equal))
+}
+
+/// The conditions `column = constant` among those that must all hold.
+fn equalities(condition: &Expr<'_>, out: &mut Vec<Written>) {
+    match condition {
+        Expr::Parenthesized(inner) if inner.len() == 1 => equalities(&inner[0], out),
+        Expr::Binary(one, Operator::And, other) => {
+            equalities(one, out);
+            equalities(other, out);
+        }
+        Expr::Binary(one, Operator::Equals, other) => {
+            out.extend(equality(one, other).or_else(|| equality(other, one)));
+        }
+        _ => {}
+    }
+}
+
+fn equality(column: &Expr<'_>, constant: &Expr<'_>) -> Option<Written> {
+    let (label, column) = match column {
+        Expr::Id(Id(column)) | Expr::Name(Name(column)) => (None, unquoted(column)),
+        Expr::Qualified(Name(label), Name(column)) => (Some(unquoted(label)), unquoted(column)),
+        _ => return None,
+    };
+    let constant = match constant {
+        Expr::Literal(Literal::Numeric(digits)) => Value::Integer(digits.parse().ok()?),
+        Expr::Literal(Literal::String(written)) => Value::text(&unquoted(written)),
+        _ => return None,
+    };
+    Some(Written { label, column, constant })
+}
+
+impl Source {
+    /// Whether this is the table that an expression with this label means.
+    pub(super) fn is_named(&self, label: &str) -> bool {
+        unquoted(&self.label).eq_ignore_ascii_case(label)
+    }
 }
 
 fn source(table: &SelectTable<'_>) -> Option<Source> {

@@ -7,7 +7,7 @@ use kith_gossip::store::{Params, QueryError, Rows, SchemaSource, Statement, Stor
 use kith_gossip::subscriptions::{AttachOptions, SnapshotRows};
 use kith_gossip_proto::Value;
 
-use crate::replay::{Replay, Setup};
+use crate::replay::{Replay, Setup, answer};
 
 const SCHEMA: &str = "
 CREATE TABLE a (id TEXT NOT NULL PRIMARY KEY, x INTEGER NOT NULL DEFAULT 0, t TEXT, hidden INTEGER NOT NULL DEFAULT 0);
@@ -219,4 +219,35 @@ async fn a_query_without_end_does_not_outlive_its_server() {
     let ended = tokio::time::timeout(Duration::from_secs(20), setup.end()).await;
     ended.expect("the query kept its reader, and with it the store");
     assert!(waiting.await.unwrap().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_is_looked_at_by_the_queries_whose_value_it_leaves_or_enters() {
+    let setup = Setup::new(SCHEMA).await;
+    let mut replays = Vec::new();
+    for x in 0..10 {
+        let by_number = Statement::with("SELECT id, t FROM a WHERE x = ?", [Value::Integer(x)]);
+        replays.push(Replay::begin(&setup.subscriptions, by_number).await);
+        let by_text = statement(&format!("SELECT a.id, b.v FROM a LEFT JOIN b ON b.a_id = a.id WHERE a.t = 't{x}'"));
+        replays.push(Replay::begin(&setup.subscriptions, by_text).await);
+    }
+    let mut looks = Vec::new();
+    for sql in [
+        "INSERT INTO a (id, x, t) VALUES ('1', 3, 't4')",
+        "UPDATE a SET x = 5",
+        "UPDATE a SET hidden = 1",
+        "INSERT INTO a (id, x, t) VALUES ('2', 77, 'T4')",
+        "DELETE FROM a",
+    ] {
+        let before = setup.subscriptions.figures().looks;
+        setup.store.execute(vec![statement(sql)], None).await.unwrap();
+        for replay in &mut replays {
+            let answer = answer(&setup.store, replay.statement.clone()).await;
+            replay.until(&answer).await;
+        }
+        looks.push(setup.subscriptions.figures().looks - before);
+    }
+    // x = 3 and t = 't4'; x = 3 and x = 5, as the joined query does not read x beside its own condition; nobody; nobody; both.
+    assert_eq!(looks, [2, 2, 0, 0, 2]);
+    setup.end().await;
 }

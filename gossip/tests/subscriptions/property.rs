@@ -107,7 +107,7 @@ proptest! {
     #![proptest_config(ProptestConfig {
         cases: cases(),
         // A replay that is wrong is seen by waiting in vain for the right one, so each try to shrink takes its time.
-        max_shrink_time: 300_000,
+        max_shrink_time: 120_000,
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/subscriptions/failed.txt"))),
         ..ProptestConfig::default()
     })]
