@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::room::Place;
+
 /// A connection must have sent its first request's head by then.
 pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// A connection without a request is closed after this long: longer than clients' pools keep theirs (90 s in Go and in
@@ -22,10 +24,10 @@ pub(super) const IDLE: Duration = Duration::from_secs(120);
 pub(super) const STALLED: Duration = Duration::from_secs(30);
 
 /// What a connection is doing, shared by its service and its watch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Activity {
     begun: AtomicUsize,
-    running: AtomicUsize,
+    place: Place,
 }
 
 /// A request from its head to the end of its answer's body.
@@ -33,11 +35,25 @@ pub(super) struct Activity {
 pub(super) struct Running(Arc<Activity>);
 
 impl Activity {
+    pub(super) fn new(place: Place) -> Self {
+        Self { begun: AtomicUsize::new(0), place }
+    }
+
     /// A request's head has arrived.
     pub(super) fn begin(self: &Arc<Self>) -> Running {
         self.begun.fetch_add(1, Ordering::Relaxed);
-        self.running.fetch_add(1, Ordering::Relaxed);
+        self.place.begin();
         Running(Arc::clone(self))
+    }
+
+    /// Whether there was a request yet.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) > 0
+    }
+
+    /// Completes when somebody else needs the connection's place more. Cancel-safe.
+    pub(super) async fn asked_to_make_way(&self) {
+        self.place.make_way().cancelled().await;
     }
 
     /// Completes when the connection has been idle for too long.
@@ -49,7 +65,7 @@ impl Activity {
         }
         // Looked at once a period: a connection is closed after one to two of them.
         loop {
-            let idle_before = self.running.load(Ordering::Relaxed) == 0;
+            let idle_before = self.place.is_quiet();
             sleep(IDLE).await;
             let begun = self.begun.load(Ordering::Relaxed);
             if idle_before && begun == seen {
@@ -62,7 +78,7 @@ impl Activity {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.0.place.end();
     }
 }
 
@@ -127,8 +143,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::counter::Counter;
     use tokio::io::AsyncWriteExt;
 
+    use super::super::room::Room;
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -144,11 +162,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_closed_without_a_first_request_and_when_idle_but_not_during_one() {
+        let room = Room::new(2, Counter::default());
         let started = Instant::now();
-        Arc::new(Activity::default()).idle_for_too_long().await;
+        Activity::new(room.enter().await).idle_for_too_long().await;
         assert_eq!(started.elapsed(), FIRST_REQUEST);
 
-        let activity = Arc::new(Activity::default());
+        let activity = Arc::new(Activity::new(room.enter().await));
         let running = activity.begin();
         let watch = activity.idle_for_too_long();
         tokio::pin!(watch);

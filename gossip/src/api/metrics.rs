@@ -33,6 +33,7 @@ pub(super) struct Metrics {
     seconds: Family<ByRoute<1>, Histogram>,
     transactions: Family<ByRoute<1>, Counter>,
     queries: Family<ByRoute<1>, Counter>,
+    connections_closed: Counter,
 }
 
 /// How a transaction or query went.
@@ -59,6 +60,7 @@ impl Default for Metrics {
             seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             transactions: Family::default(),
             queries: Family::default(),
+            connections_closed: Counter::default(),
         }
     }
 }
@@ -80,6 +82,11 @@ impl Metrics {
         self.queries.get_or_create(&outcome.label()).inc();
     }
 
+    /// Where connections that made way for others are counted.
+    pub(super) fn connections_closed(&self) -> Counter {
+        self.connections_closed.clone()
+    }
+
     /// Everything, as Prometheus reads it.
     pub(super) fn text(&self, app: &App) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix("kith");
@@ -88,6 +95,8 @@ impl Metrics {
         registry.register_with_unit("http_request", help, Unit::Seconds, self.seconds.clone());
         registry.register("transactions", "Transactions tried", self.transactions.clone());
         registry.register("queries", "Queries tried", self.queries.clone());
+        let help = "Connections without a request that were closed to make room for others";
+        registry.register("http_connections_closed", help, self.connections_closed.clone());
         registry.register_collector(Box::new(Reading::of(app)));
         let mut text = String::new();
         encode(&mut text, &registry)?;

@@ -22,7 +22,7 @@
 //! line.
 //!
 //! Reading order: [`config`] and [`membership`] are what the API is given; `server` accepts connections, on `listen`ers,
-//! under `deadlines`; `gate` lets requests in; `statement` reads what they carry; one module per family of routes answers.
+//! under `deadlines`, while there is `room`; `gate` lets requests in; `statement` reads what they carry; one module per family of routes answers.
 
 pub mod config;
 pub mod membership;
@@ -30,6 +30,7 @@ pub mod membership;
 mod listen;
 
 mod deadlines;
+mod room;
 
 mod server;
 

@@ -18,7 +18,6 @@ use hyper_util::service::TowerToHyperService;
 use kith_gossip_proto::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,12 +29,13 @@ use super::listen::{BindError, Listeners};
 use super::membership::Membership;
 use super::metrics::Metrics;
 use super::reports::Reports;
+use super::room::{Place, Room};
 use super::routes::{App, router};
 use crate::store::Store;
 use crate::subscriptions::Subscriptions;
 
-/// Connections served at once. At the bound further ones wait in the kernel's queue: most that are open are idle, and those
-/// go after a while.
+/// Connections served at once. At the bound the one that has asked for nothing for longest is closed, and while all are at
+/// work further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 1_024;
 /// How long requests may go on after the server was told to stop.
 const GRACE: Duration = Duration::from_millis(1_500);
@@ -80,6 +80,7 @@ pub struct Api {
     listeners: Listeners,
     addrs: Addrs,
     router: Router,
+    room: Arc<Room>,
     stopping: CancellationToken,
 }
 
@@ -93,18 +94,20 @@ impl Api {
         let unix = listeners.unix.as_ref().map(|(_, file)| Path::to_owned(file.path()));
         let addrs = Addrs { tcp: tcp.collect::<Result<_, _>>()?, unix };
         let stopping = CancellationToken::new();
+        let metrics = Arc::<Metrics>::default();
+        let room = Room::new(CONNECTIONS, metrics.connections_closed());
         let app = App {
             node: parts.node,
             release: parts.release,
             store: parts.store,
             subscriptions: parts.subscriptions,
             membership: parts.membership,
-            metrics: Arc::new(Metrics::default()),
+            metrics,
             reports: Reports::default(),
             started: Instant::now(),
             stopping: stopping.clone(),
         };
-        Ok(Self { listeners, addrs, router: router(Arc::new(app), config.tokens), stopping })
+        Ok(Self { listeners, addrs, router: router(Arc::new(app), config.tokens), room, stopping })
     }
 
     /// Where it listens.
@@ -119,7 +122,7 @@ impl Api {
         let _stopped_in_any_case = stopping.clone().drop_guard();
         let server = Server {
             router: self.router,
-            permits: Arc::new(Semaphore::new(CONNECTIONS)),
+            room: self.room,
             connections: TaskTracker::new(),
             stopping: stopping.clone(),
         };
@@ -184,7 +187,7 @@ impl Listener for UnixListener {
 #[derive(Clone)]
 struct Server {
     router: Router,
-    permits: Arc<Semaphore>,
+    room: Arc<Room>,
     connections: TaskTracker,
     stopping: CancellationToken,
 }
@@ -192,21 +195,19 @@ struct Server {
 impl Server {
     async fn accept(self, listener: impl Listener) {
         loop {
-            // Dropping any of these waits loses nothing: a permit goes back, a connection stays in the kernel's queue.
+            // Dropping these waits loses nothing but a connection that nobody will serve any more. Accepted first, so that
+            // nobody makes way for a connection that does not come.
             let accepted = tokio::select! {
                 () = self.stopping.cancelled() => return,
                 accepted = async {
-                    let permit = Arc::clone(&self.permits).acquire_owned().await.expect("never closed");
-                    listener.accept().await.map(|connection| (permit, connection))
+                    let connection = listener.accept().await?;
+                    Ok((self.room.enter().await, connection))
                 } => accepted,
             };
             match accepted {
-                Ok((permit, connection)) => {
+                Ok((place, connection)) => {
                     let server = self.clone();
-                    self.connections.spawn(async move {
-                        server.serve(connection).await;
-                        drop(permit);
-                    });
+                    self.connections.spawn(async move { server.serve(connection, place).await });
                 }
                 // The connection was gone before it was accepted.
                 Err(error) if is_of_one_connection(&error) => debug!(%error, "connection not accepted"),
@@ -218,8 +219,8 @@ impl Server {
         }
     }
 
-    async fn serve(&self, connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let activity = Arc::new(Activity::default());
+    async fn serve(&self, connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, place: Place) {
+        let activity = Arc::new(Activity::new(place));
         let service = Service { inner: TowerToHyperService::new(self.router.clone()), activity: Arc::clone(&activity) };
         let mut builder = auto::Builder::new(Tracked(self.connections.clone()));
         // No timer for HTTP/1.1: see the deadlines. Never `pipeline_flush`: it lifts the bound on what is buffered for a
@@ -233,7 +234,7 @@ impl Server {
             .max_send_buf_size(BUFFER_BYTES)
             .max_concurrent_streams(STREAMS);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(Watched::new(connection)), service));
-        // The connection is polled again in every case but the last two, where it is meant to be dropped.
+        // The connection is polled again, unless it is meant to be dropped.
         let served = tokio::select! {
             served = connection.as_mut() => served,
             () = self.stopping.cancelled() => {
@@ -241,6 +242,17 @@ impl Server {
                 match tokio::time::timeout(GRACE, connection).await {
                     Ok(served) => served,
                     Err(_) => return debug!("connection cut off at shutdown"),
+                }
+            }
+            () = activity.asked_to_make_way() => {
+                // Who never asked has nothing to lose; the end of an answer may still have to be sent.
+                if !activity.has_begun() {
+                    return debug!("connection without a request made way");
+                }
+                connection.as_mut().graceful_shutdown();
+                match tokio::time::timeout(GRACE, connection).await {
+                    Ok(served) => served,
+                    Err(_) => return debug!("connection made way"),
                 }
             }
             () = activity.idle_for_too_long() => return debug!("idle connection closed"),
@@ -297,5 +309,59 @@ impl HttpBody for RunningBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use prometheus_client::metrics::counter::Counter;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    const BOUND: Duration = Duration::from_secs(20);
+
+    async fn ask(connection: &mut TcpStream) -> String {
+        connection.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 1_024];
+        let read = tokio::time::timeout(BOUND, connection.read(&mut answer)).await.expect("an answer in 20 s").unwrap();
+        String::from_utf8_lossy(&answer[..read]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn connections_that_ask_for_nothing_keep_nobody_out() {
+        let closed = Counter::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let server = Server {
+            router: Router::new().route("/", get(async || "here")),
+            room: Room::new(2, closed.clone()),
+            connections: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        };
+        let accepting = server.connections.spawn(server.clone().accept(listener));
+        let mut kept = TcpStream::connect(addr).await.unwrap();
+        assert!(ask(&mut kept).await.starts_with("HTTP/1.1 200"));
+
+        // Half a head each, and never more.
+        let mut half_open = Vec::new();
+        for _ in 0..20 {
+            let mut connection = TcpStream::connect(addr).await.unwrap();
+            connection.write_all(b"GET / HTTP/1.1\r\nhos").await.unwrap();
+            half_open.push(connection);
+        }
+        let mut other = TcpStream::connect(addr).await.unwrap();
+        assert!(ask(&mut other).await.ends_with("here"));
+        assert!(closed.get() >= 20, "all that came before but the last one: {}", closed.get());
+        let first = &mut half_open[0];
+        let read = tokio::time::timeout(BOUND, first.read(&mut [0; 1])).await.expect("its end in 20 s");
+        assert!(matches!(read, Ok(0) | Err(_)), "the first half-open one is closed: {read:?}");
+
+        server.stopping.cancel();
+        accepting.await.unwrap();
+        server.connections.close();
+        server.connections.wait().await;
     }
 }
