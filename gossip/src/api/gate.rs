@@ -17,15 +17,25 @@ use super::metrics::Metrics;
 /// done soon is better tried again, or elsewhere, than queued here.
 const IN_FLIGHT: usize = 128;
 
+/// The tokens that open the API, if any are asked for, and where refusals are counted.
+#[derive(Clone, Debug)]
+pub(super) struct Door {
+    pub(super) tokens: Option<Tokens>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
 /// Refuses requests without a token, and notes what the others may do. The body of the refusal is empty.
-pub(super) async fn check_token(State(tokens): State<Option<Tokens>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn check_token(State(door): State<Door>, mut request: Request, next: Next) -> Response {
     let presented = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    let scope = match (tokens, presented) {
+    let scope = match (door.tokens, presented) {
         (None, _) => Some(Scope::Admin),
         (Some(tokens), Some(presented)) => tokens.scope(presented),
         (Some(_), None) => None,
     };
-    let Some(scope) = scope else { return StatusCode::UNAUTHORIZED.into_response() };
+    let Some(scope) = scope else {
+        door.metrics.unauthorized();
+        return StatusCode::UNAUTHORIZED.into_response();
+    };
     request.extensions_mut().insert(scope);
     next.run(request).await
 }

@@ -33,6 +33,7 @@ pub(super) struct Metrics {
     seconds: Family<ByRoute<1>, Histogram>,
     transactions: Family<ByRoute<1>, Counter>,
     queries: Family<ByRoute<1>, Counter>,
+    unauthorized: Counter,
     connections_closed: Counter,
 }
 
@@ -60,6 +61,7 @@ impl Default for Metrics {
             seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             transactions: Family::default(),
             queries: Family::default(),
+            unauthorized: Counter::default(),
             connections_closed: Counter::default(),
         }
     }
@@ -82,6 +84,11 @@ impl Metrics {
         self.queries.get_or_create(&outcome.label()).inc();
     }
 
+    /// A request came without a token, or with a wrong one.
+    pub(super) fn unauthorized(&self) {
+        self.unauthorized.inc();
+    }
+
     /// Where connections that made way for others are counted.
     pub(super) fn connections_closed(&self) -> Counter {
         self.connections_closed.clone()
@@ -95,6 +102,8 @@ impl Metrics {
         registry.register_with_unit("http_request", help, Unit::Seconds, self.seconds.clone());
         registry.register("transactions", "Transactions tried", self.transactions.clone());
         registry.register("queries", "Queries tried", self.queries.clone());
+        let help = "Requests without a token or with a wrong one";
+        registry.register("http_unauthorized", help, self.unauthorized.clone());
         let help = "Connections without a request that were closed to make room for others";
         registry.register("http_connections_closed", help, self.connections_closed.clone());
         registry.register_collector(Box::new(Reading::of(app)));

@@ -46,7 +46,7 @@ const WITH_BODY: [(u16, &str); 5] = [
     (400, "not JSON, or a parameter or statement that cannot be"),
     (408, "the body took longer than 30 s"),
     (413, "the body is over 1 MiB"),
-    (415, "the body is not said to be JSON"),
+    (415, "the body is not said to be JSON, or is compressed"),
     (422, "JSON of another shape"),
 ];
 

@@ -15,12 +15,17 @@ pub(super) const BODY_BYTES: usize = 1 << 20;
 /// A body must have arrived by then.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
-/// The JSON of a body. 415 for another content type, 413 beyond the bound, 408 beyond the deadline, 400 for what is not
+/// The JSON of a body. 415 for another content type and for what is compressed, 413 beyond the bound, 408 beyond the deadline, 400 for what is not
 /// JSON, 422 for JSON of another shape.
 pub(super) async fn json<T: DeserializeOwned>(request: Request) -> Result<T, ApiError> {
     let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     if !kind.is_some_and(is_json) {
         let message = "the body must be JSON: send content-type: application/json";
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    }
+    // A short body that unpacks to a long one would pass by the bound, so nothing is unpacked.
+    if request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        let message = "the body must not be compressed: leave content-encoding out";
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
     let body = Limited::new(request.into_body(), BODY_BYTES).collect();

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::Tokens;
 use super::error::ApiError;
-use super::gate::{RouteLimit, check_scope, check_token, limit};
+use super::gate::{Door, RouteLimit, check_scope, check_token, limit};
 use super::membership::{MemberState, Membership};
 use super::metrics::Metrics;
 use super::{backup, migrations, openapi, queries, reports, status, subscribe, transactions, updates};
@@ -56,8 +56,9 @@ pub(super) fn router(app: Arc<App>, tokens: Option<Tokens>) -> Router {
     let metrics = Arc::clone(&app.metrics);
     let mut router = Router::new();
     for (path, route) in openapi::ROUTES.iter().map(|route| (route.path, route)) {
-        let limited = handler(path).layer(from_fn_with_state(RouteLimit::new(path, &metrics), limit));
-        router = router.route(path, limited.layer(from_fn_with_state(route.scope, check_scope)));
+        // The limit is outside, because it also counts what the scope refuses.
+        let scoped = handler(path).layer(from_fn_with_state(route.scope, check_scope));
+        router = router.route(path, scoped.layer(from_fn_with_state(RouteLimit::new(path, &metrics), limit)));
     }
     router
         .fallback(async |request: Request| {
@@ -67,7 +68,7 @@ pub(super) fn router(app: Arc<App>, tokens: Option<Tokens>) -> Router {
             let message = format!("{} is not for {}", request.uri().path(), request.method());
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
         })
-        .layer(from_fn_with_state(tokens, check_token))
+        .layer(from_fn_with_state(Door { tokens, metrics }, check_token))
         .with_state(app)
 }
 
