@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{Key, Name, Row, Stamp, Value};
 
@@ -27,17 +27,17 @@ impl Digest {
 
     /// The term of one cell.
     pub fn cell(table: &Name, key: &Key, column: &Name, value: &Value, stamp: Stamp) -> Self {
-        let mut hasher = Term::new(table, key, stamp);
-        hasher.bytes(column.as_str().as_bytes());
-        hasher.value(value);
-        hasher.finish()
+        let mut term = Term::new(table, key, stamp);
+        term.bytes(column.as_str().as_bytes());
+        term.value(value);
+        term.finish()
     }
 
     /// The term of a row's own state. A tombstone has no other.
     pub fn row(table: &Name, key: &Key, cl: u64, rs: Stamp) -> Self {
-        let mut hasher = Term::new(table, key, rs);
-        hasher.0.update(&cl.to_le_bytes());
-        hasher.finish()
+        let mut term = Term::new(table, key, rs);
+        term.0.extend_from_slice(&cl.to_le_bytes());
+        term.finish()
     }
 
     /// All terms of a row together.
@@ -74,49 +74,55 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Every field goes in with its length or a fixed size, so that no two terms have the same bytes.
-struct Term(Xxh3);
+/// The bytes of one term. Every field goes in with its length or a fixed size, so that no two terms have the same bytes.
+///
+/// They are gathered and hashed at once: most terms are below 240 bytes, for which that takes a tenth of what setting up a
+/// hash that is fed does (80 ns each, measured by `store` in `gossip/benches`).
+struct Term(Vec<u8>);
+
+/// The fixed fields and lengths of a term, and a usual name and key.
+const USUAL: usize = 128;
 
 impl Term {
     fn new(table: &Name, key: &Key, stamp: Stamp) -> Self {
-        let mut term = Self(Xxh3::new());
-        term.0.update(&stamp.hlc.to_bits().to_le_bytes());
-        term.0.update(stamp.site.as_bytes());
-        term.0.update(&stamp.version.to_le_bytes());
-        term.0.update(&stamp.seq.to_le_bytes());
+        let mut term = Self(Vec::with_capacity(USUAL + key.as_bytes().len()));
+        term.0.extend_from_slice(&stamp.hlc.to_bits().to_le_bytes());
+        term.0.extend_from_slice(stamp.site.as_bytes());
+        term.0.extend_from_slice(&stamp.version.to_le_bytes());
+        term.0.extend_from_slice(&stamp.seq.to_le_bytes());
         term.bytes(table.as_str().as_bytes());
         term.bytes(key.as_bytes());
         term
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
-        self.0.update(&(bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
+        self.0.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        self.0.extend_from_slice(bytes);
     }
 
     fn value(&mut self, value: &Value) {
         match value {
-            Value::Null => self.0.update(&[0]),
+            Value::Null => self.0.push(0),
             Value::Integer(i) => {
-                self.0.update(&[1]);
-                self.0.update(&i.to_le_bytes());
+                self.0.push(1);
+                self.0.extend_from_slice(&i.to_le_bytes());
             }
             Value::Real(f) => {
-                self.0.update(&[2]);
-                self.0.update(&f.to_bits().to_le_bytes());
+                self.0.push(2);
+                self.0.extend_from_slice(&f.to_bits().to_le_bytes());
             }
             Value::Text(bytes) => {
-                self.0.update(&[3]);
+                self.0.push(3);
                 self.bytes(bytes);
             }
             Value::Blob(bytes) => {
-                self.0.update(&[4]);
+                self.0.push(4);
                 self.bytes(bytes);
             }
         }
     }
 
     fn finish(self) -> Digest {
-        Digest(self.0.digest128())
+        Digest(xxh3_128(&self.0))
     }
 }
