@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! BEGIN IMMEDIATE
-//!   per member: SAVEPOINT, its work, its version, RELEASE   (or ROLLBACK TO: the others are not concerned)
+//!   per member: SAVEPOINT, its work, its version, RELEASE   (or ROLLBACK TO: the others are not concerned;
+//!                                                            a member without others needs no savepoint)
 //! heads, digest; COMMIT; state and commit published; all acknowledgements
 //! ```
 //! A member can end the whole transaction: an interrupt, `OR ROLLBACK`, a full disk. It gets its error, and the others
@@ -113,30 +114,33 @@ impl Core {
         self.reserve(jobs.len() as u64, wall)?;
         let heads = Arc::clone(self.ledger.sites.heads());
         let rows = self.conn.total_changes();
-        run(&self.conn, "BEGIN IMMEDIATE")?;
+        run(&self.conn, "/*kith*/ BEGIN IMMEDIATE")?;
+        let undo = if jobs.len() == 1 { Undo::Transaction } else { Undo::Savepoint };
         for (job, outcome) in jobs.iter().zip(outcomes.iter_mut()) {
             if let Outcome::Refused(_) = outcome {
                 continue;
             }
-            *outcome = self.member(job, sum, wall)?;
+            *outcome = self.member(job, undo, sum, wall)?;
             if self.conn.is_autocommit() {
                 return Err(Broken::Again);
             }
         }
         if self.conn.total_changes() == rows && heads == *self.ledger.sites.heads() {
             // Nothing is other than it was: no sync, no commit to tell of.
-            run(&self.conn, "ROLLBACK")?;
+            run(&self.conn, "/*kith*/ ROLLBACK")?;
             return Ok(Kept::Nothing);
         }
-        let committed = self.ledger.save(&self.conn).and_then(|()| run(&self.conn, "COMMIT"));
+        let committed = self.ledger.save(&self.conn).and_then(|()| run(&self.conn, "/*kith*/ COMMIT"));
         committed?;
         Ok(Kept::Changes)
     }
 
-    /// Runs one member within its savepoint. An error here is the transaction's; the member's own is an outcome.
-    fn member(&mut self, job: &Job, sum: &mut Sum, wall: u64) -> Result<Outcome, Broken> {
+    /// Runs one member so that it can be undone. An error here is the transaction's; the member's own is an outcome.
+    fn member(&mut self, job: &Job, undo: Undo, sum: &mut Sum, wall: u64) -> Result<Outcome, Broken> {
         let before = self.ledger.clone();
-        run(&self.conn, "SAVEPOINT member")?;
+        if undo == Undo::Savepoint {
+            run(&self.conn, "/*kith*/ SAVEPOINT member")?;
+        }
         let done = match job {
             Job::Execute { statements, deadline, reply } => {
                 if reply.is_closed() {
@@ -151,14 +155,21 @@ impl Core {
         };
         match done {
             Ok(outcome) => {
-                run(&self.conn, "RELEASE member")?;
+                if undo == Undo::Savepoint {
+                    run(&self.conn, "/*kith*/ RELEASE member")?;
+                }
                 Ok(outcome)
             }
             Err(error) => {
                 self.ledger = before;
-                if !self.conn.is_autocommit() {
-                    run(&self.conn, "ROLLBACK TO member")?;
-                    run(&self.conn, "RELEASE member")?;
+                // Where it has ended the transaction itself there is nothing left to undo.
+                match undo {
+                    _ if self.conn.is_autocommit() => {}
+                    Undo::Transaction => run(&self.conn, "/*kith*/ ROLLBACK")?,
+                    Undo::Savepoint => {
+                        run(&self.conn, "/*kith*/ ROLLBACK TO member")?;
+                        run(&self.conn, "/*kith*/ RELEASE member")?;
+                    }
                 }
                 Ok(Outcome::Refused(error))
             }
@@ -199,7 +210,7 @@ impl Core {
 
     pub(crate) fn roll_back(&self) {
         if !self.conn.is_autocommit()
-            && let Err(error) = run(&self.conn, "ROLLBACK")
+            && let Err(error) = run(&self.conn, "/*kith*/ ROLLBACK")
         {
             tracing::error!(%error, "a transaction could not be rolled back");
         }
@@ -236,6 +247,14 @@ fn run_statement(conn: &Connection, statement: &Statement) -> Result<u64, Troubl
     prepared.raw_execute().map(|rows| rows as u64).map_err(sql)
 }
 
+/// What takes back a member's changes and leaves those of the others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Undo {
+    /// There are no others. A savepoint would copy each page before its first change: a fifth of a small transaction.
+    Transaction,
+    Savepoint,
+}
+
 /// What a group left behind.
 enum Kept {
     Nothing,
@@ -256,8 +275,9 @@ impl From<rusqlite::Error> for Broken {
     }
 }
 
-pub(crate) fn run(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
-    conn.prepare_cached(&format!("{OWN} {sql}"))?.raw_execute().map(drop)
+/// Runs one of the store's own statements, which begins with [`OWN`].
+pub(crate) fn run(conn: &Connection, sql: &'static str) -> rusqlite::Result<()> {
+    conn.prepare_cached(sql)?.raw_execute().map(drop)
 }
 
 fn answer(done: impl IntoIterator<Item = (Job, Outcome)>, ledger: &Ledger) {

@@ -136,18 +136,18 @@ impl Ledger {
     ) -> rusqlite::Result<()> {
         let (was, old) = before.map_or((None, [].as_slice()), |(spot, stamps)| (Some(spot), stamps));
         let (is, new) = after.map_or((None, [].as_slice()), |(spot, stamps)| (Some(spot), stamps));
-        let mut forget = conn.prepare_cached(
-            "/*kith*/ DELETE FROM __kith_log WHERE site = ?1 AND ver = ?2 AND seq = ?3 AND tid = ?4 AND k = ?5",
-        )?;
         for &stamp in old.iter().filter(|stamp| !new.contains(stamp)) {
-            forget.execute(params![self.sites.intern(stamp), signed(stamp.version), stamp.seq, table, was])?;
+            conn.prepare_cached(
+                "/*kith*/ DELETE FROM __kith_log WHERE site = ?1 AND ver = ?2 AND seq = ?3 AND tid = ?4 AND k = ?5",
+            )?
+            .execute(params![self.sites.intern(stamp), signed(stamp.version), stamp.seq, table, was])?;
         }
-        let mut write = conn.prepare_cached(
-            "/*kith*/ INSERT INTO __kith_log (site, ver, seq, tid, k) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (site, ver, seq) DO UPDATE SET tid = ?4, k = ?5",
-        )?;
         for &stamp in new.iter().filter(|stamp| was != is || !old.contains(stamp)) {
-            write.execute(params![self.sites.intern(stamp), signed(stamp.version), stamp.seq, table, is])?;
+            conn.prepare_cached(
+                "/*kith*/ INSERT INTO __kith_log (site, ver, seq, tid, k) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (site, ver, seq) DO UPDATE SET tid = ?4, k = ?5",
+            )?
+            .execute(params![self.sites.intern(stamp), signed(stamp.version), stamp.seq, table, is])?;
         }
         Ok(())
     }

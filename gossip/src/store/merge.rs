@@ -371,7 +371,7 @@ impl Merge<'_> {
     ) -> rusqlite::Result<Option<(Spot, Vec<usize>)>> {
         let needed = |at: usize| table.cid[at].is_none() || table.needed[at] == Need::Required;
         let least: Vec<_> = (0..values.len()).map(|at| values[at].filter(|_| needed(at))).collect();
-        run(self.conn, "SAVEPOINT row")?;
+        run(self.conn, "/*kith*/ SAVEPOINT row")?;
         let spot = self.insert_values(table, key, &least)?;
         let kept = match &spot {
             None => false,
@@ -381,11 +381,11 @@ impl Merge<'_> {
             }
         };
         let Some(spot) = spot.filter(|_| kept) else {
-            run(self.conn, "ROLLBACK TO row")?;
-            run(self.conn, "RELEASE row")?;
+            run(self.conn, "/*kith*/ ROLLBACK TO row")?;
+            run(self.conn, "/*kith*/ RELEASE row")?;
             return Ok(None);
         };
-        run(self.conn, "RELEASE row")?;
+        run(self.conn, "/*kith*/ RELEASE row")?;
         let rest: Vec<_> =
             (0..values.len()).filter(|&at| !needed(at)).filter_map(|at| Some((at, values[at]?))).collect();
         let refused = self.update(table, &spot, &rest)?;
@@ -403,13 +403,13 @@ impl Merge<'_> {
         }
         let mut refused = Vec::new();
         for &(at, value) in changed {
-            run(self.conn, "SAVEPOINT cell")?;
+            run(self.conn, "/*kith*/ SAVEPOINT cell")?;
             let taken = self.update_values(table, spot, &[(at, value)])?;
             if taken == Taken::No || self.stored(table, spot)?[at] != *value {
-                run(self.conn, "ROLLBACK TO cell")?;
+                run(self.conn, "/*kith*/ ROLLBACK TO cell")?;
                 refused.push(at);
             }
-            run(self.conn, "RELEASE cell")?;
+            run(self.conn, "/*kith*/ RELEASE cell")?;
         }
         Ok(refused)
     }

@@ -138,11 +138,11 @@ impl Core {
         if self.ledger.aside.is_empty() {
             return Ok(());
         }
-        run(&self.conn, "BEGIN IMMEDIATE")?;
+        run(&self.conn, "/*kith*/ BEGIN IMMEDIATE")?;
         let tables = Arc::clone(&self.tables);
         self.adopt(&tables, &mut Sum::default())?;
         self.ledger.save(&self.conn)?;
-        run(&self.conn, "COMMIT")
+        run(&self.conn, "/*kith*/ COMMIT")
     }
 
     /// Does what it is told until it is told to close, or nobody can tell it any more.
@@ -284,12 +284,12 @@ impl Core {
         declared: &super::schema::Declared,
         sum: &mut Sum,
     ) -> Result<(Migrated, TableSet), SchemaError> {
-        run(&self.conn, "BEGIN IMMEDIATE")?;
+        run(&self.conn, "/*kith*/ BEGIN IMMEDIATE")?;
         let migrated = migrate(&self.conn, declared)?;
         let tables = TableSet::load(&self.conn)?;
         self.adopt(&tables, sum)?;
         self.ledger.save(&self.conn)?;
-        run(&self.conn, "COMMIT")?;
+        run(&self.conn, "/*kith*/ COMMIT")?;
         Ok((migrated, tables))
     }
 
