@@ -4,7 +4,8 @@
 //! BEGIN IMMEDIATE
 //!   per member: SAVEPOINT, its work, its version, RELEASE   (or ROLLBACK TO: the others are not concerned;
 //!                                                            a member without others needs no savepoint)
-//! heads, digest; COMMIT; state and commit published; all acknowledgements
+//! heads, digest; COMMIT; acknowledgements; the commit is told of (with less durability once it is synced, and what
+//!                                          acknowledges versions of peers with it)
 //! ```
 //! A member can end the whole transaction: an interrupt, `OR ROLLBACK`, a full disk. It gets its error, and the others
 //! are run again from their statements, without it; so each round has one member less.
@@ -21,11 +22,12 @@ use super::capture::Capture;
 use super::commit::SchemaChange;
 use super::error::{ApplyError, ExecuteError, Trouble};
 use super::flush::{TouchedTables, flush};
-use super::ledger::Ledger;
+use super::open::Durability;
+use super::publish::{Published, Told};
 use super::statement::{Executed, Statement, StatementResult};
 use super::table::OWN;
 use super::watched::Watched;
-use super::writer::{Core, Unsynced, wall_ms};
+use super::writer::{Core, wall_ms};
 
 /// Work that can share a transaction, and who waits for it.
 #[derive(Debug)]
@@ -77,20 +79,12 @@ impl Core {
             let before = self.ledger.clone();
             let mut sum = Sum { watched: self.shared.watched(), ..Sum::default() };
             match self.attempt(&jobs, &mut outcomes, &mut sum) {
-                Ok(Kept::Nothing) => return answer(jobs.into_iter().zip(outcomes), &self.ledger),
-                Ok(Kept::Changes) => {
-                    // With less durability clients need not wait for the sync; no peer hears of anything before.
-                    let soon = self.durability == super::open::Durability::Normal;
-                    let done = jobs.into_iter().zip(outcomes);
-                    let (now, synced): (Vec<_>, Vec<_>) =
-                        done.partition(|(job, _)| soon && matches!(job, Job::Execute { .. }));
-                    answer(now, &self.ledger);
-                    match self.publish(sum, SchemaChange::Same) {
-                        Ok(()) => answer(synced, &self.ledger),
-                        // Whether it is kept is found out by the next start.
-                        Err(Unsynced) => drop(synced),
-                    }
-                    return;
+                Ok(kept) => {
+                    let commit = match kept {
+                        Kept::Nothing => None,
+                        Kept::Changes => Some(self.published(sum, SchemaChange::Same)),
+                    };
+                    return self.done(jobs.into_iter().zip(outcomes), commit);
                 }
                 Err(Broken::Again) => {
                     self.ledger = before;
@@ -102,11 +96,23 @@ impl Core {
                         Outcome::Refused(own) => Outcome::Refused(own),
                         Outcome::Waiting | Outcome::Executed(_) | Outcome::Applied => Outcome::Refused(error.clone()),
                     });
-                    answer(jobs.into_iter().zip(failed), &self.ledger);
-                    return;
+                    return self.answers(jobs.into_iter().zip(failed).collect()).give();
                 }
             }
         }
+    }
+
+    /// Answers, and tells of the commit. With less durability clients need not wait for the sync. Whoever brought what
+    /// peers sent does, also if it was nothing new: it may have come before, and not be synced yet.
+    fn done(&mut self, done: impl Iterator<Item = (Job, Outcome)>, commit: Option<Published>) {
+        let soon = self.durability == Durability::Normal;
+        let (now, synced) = done.partition(|(job, _)| soon && matches!(job, Job::Execute { .. }));
+        self.answers(now).give();
+        self.tell(Told { commit, answers: self.answers(synced) });
+    }
+
+    fn answers(&self, done: Vec<(Job, Outcome)>) -> Answers {
+        Answers { done, heads: Arc::clone(self.ledger.sites.heads()) }
     }
 
     fn attempt(&mut self, jobs: &[Job], outcomes: &mut [Outcome], sum: &mut Sum) -> Result<Kept, Broken> {
@@ -280,24 +286,46 @@ pub(crate) fn run(conn: &Connection, sql: &'static str) -> rusqlite::Result<()> 
     conn.prepare_cached(sql)?.raw_execute().map(drop)
 }
 
-fn answer(done: impl IntoIterator<Item = (Job, Outcome)>, ledger: &Ledger) {
-    for (job, outcome) in done {
-        // Whoever no longer waits does not hear of it; the transaction stands or falls all the same.
-        match (job, outcome) {
-            (Job::Execute { reply, .. }, Outcome::Executed(done)) => drop(reply.send(Ok(done))),
-            (Job::Execute { reply, .. }, Outcome::Refused(error)) => drop(reply.send(Err(error))),
-            (Job::Apply { reply, .. } | Job::Join { reply, .. }, Outcome::Refused(error)) => {
-                drop(reply.send(Err(error.into())));
-            }
-            (Job::Apply { reply, .. } | Job::Join { reply, .. }, Outcome::Executed(_) | Outcome::Applied) => {
-                drop(reply.send(Ok(Vector::clone(ledger.sites.heads()))));
-            }
-            (Job::Execute { reply, .. }, Outcome::Waiting | Outcome::Applied) => {
-                drop(reply.send(Err(ExecuteError::Failed("the transaction was not run".to_owned()))));
-            }
-            (Job::Apply { reply, .. } | Job::Join { reply, .. }, Outcome::Waiting) => {
-                drop(reply.send(Err(ApplyError::Failed("the versions were not applied".to_owned()))));
-            }
+/// What is to be said to whom.
+pub(crate) struct Answers {
+    done: Vec<(Job, Outcome)>,
+    /// The heads after it.
+    heads: Arc<Vector>,
+}
+
+impl Answers {
+    /// Nobody waits.
+    pub(crate) fn none(heads: &Arc<Vector>) -> Self {
+        Self { done: Vec::new(), heads: Arc::clone(heads) }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.done.is_empty()
+    }
+
+    pub(crate) fn give(self) {
+        for (job, outcome) in self.done {
+            answer(job, outcome, &self.heads);
+        }
+    }
+}
+
+fn answer(job: Job, outcome: Outcome, heads: &Vector) {
+    // Whoever no longer waits does not hear of it; the transaction stands or falls all the same.
+    match (job, outcome) {
+        (Job::Execute { reply, .. }, Outcome::Executed(done)) => drop(reply.send(Ok(done))),
+        (Job::Execute { reply, .. }, Outcome::Refused(error)) => drop(reply.send(Err(error))),
+        (Job::Apply { reply, .. } | Job::Join { reply, .. }, Outcome::Refused(error)) => {
+            drop(reply.send(Err(error.into())));
+        }
+        (Job::Apply { reply, .. } | Job::Join { reply, .. }, Outcome::Executed(_) | Outcome::Applied) => {
+            drop(reply.send(Ok(heads.clone())));
+        }
+        (Job::Execute { reply, .. }, Outcome::Waiting | Outcome::Applied) => {
+            drop(reply.send(Err(ExecuteError::Failed("the transaction was not run".to_owned()))));
+        }
+        (Job::Apply { reply, .. } | Job::Join { reply, .. }, Outcome::Waiting) => {
+            drop(reply.send(Err(ApplyError::Failed("the versions were not applied".to_owned()))));
         }
     }
 }

@@ -24,7 +24,7 @@ use super::schema::{SchemaSource, read};
 use super::snapshot::Snapshot;
 use super::table::TableSet;
 use super::verify::{Findings, verify};
-use super::writer::{Core, Unsynced};
+use super::writer::Core;
 
 /// Opens a copy and makes sure that it is a sound store of a release that we know. Blocks for as long as it takes to read
 /// all of it. `named` is what an error calls it.
@@ -72,7 +72,8 @@ impl Core {
             let columns = table.columns.iter().cloned().collect();
             sum.touch([(table.name.clone(), Touched::anything(columns))].into());
         }
-        self.publish(sum, SchemaChange::Changed).map_err(|Unsynced| InstallError::ShuttingDown)
+        self.tell_commit(sum, SchemaChange::Changed);
+        Ok(())
     }
 
     /// Makes the copy a store of ours: our site, this start, what we had reserved, our tables.
@@ -113,18 +114,22 @@ impl Core {
     fn join_copy(&mut self, copy: &Connection) -> Result<(), InstallError> {
         let before = self.ledger.clone();
         let mut sum = Sum::default();
-        match self.joined_copy(copy, &mut sum) {
-            Ok(()) => self.publish(sum, SchemaChange::Same).map_err(|Unsynced| InstallError::ShuttingDown),
-            Err(error) => {
+        // Whoever is told the heads may take them for synced.
+        set_durability(&self.conn, Durability::Full)?;
+        let joined = self.joined_copy(copy, &mut sum);
+        match joined {
+            Ok(()) => self.tell_commit(sum, SchemaChange::Same),
+            Err(_) => {
                 self.roll_back();
                 self.ledger = before;
-                Err(error)
             }
         }
+        set_durability(&self.conn, self.durability)?;
+        joined
     }
 
     fn joined_copy(&mut self, copy: &Connection, sum: &mut Sum) -> Result<(), InstallError> {
-        run(&self.conn, "BEGIN IMMEDIATE")?;
+        run(&self.conn, "/*kith*/ BEGIN IMMEDIATE")?;
         let snapshot = Snapshot::begin(copy)?;
         let (above, theirs) = (Arc::clone(self.ledger.sites.heads()), Arc::clone(snapshot.ledger.sites.heads()));
         let mut failed: Option<ExecuteError> = None;
@@ -140,7 +145,7 @@ impl Core {
             None => self.join(&[], &theirs, sum)?,
         }
         self.ledger.save(&self.conn)?;
-        Ok(run(&self.conn, "COMMIT")?)
+        Ok(run(&self.conn, "/*kith*/ COMMIT")?)
     }
 
     /// Takes into memory what the file holds.

@@ -28,6 +28,7 @@ mod sites;
 pub(crate) mod stamps;
 
 mod group;
+mod publish;
 mod writer;
 
 mod apply;
@@ -141,10 +142,11 @@ impl Store {
             set_aside: opened.ledger.aside.values().sum(),
         };
         let shared = Arc::new(Shared::new(state, Arc::clone(&tables)));
-        let core = Core::new(opened, &path, durability, Arc::clone(&shared))
+        let mut core = Core::new(opened, &path, durability, Arc::clone(&shared))
             .map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
         let switch = Arc::clone(&core.switch);
         let (commands, queue) = mpsc::channel(QUEUE);
+        core.sync_apart(commands.downgrade()).map_err(OpenError::Thread)?;
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .stack_size(WRITER_STACK)

@@ -12,13 +12,14 @@ use rusqlite::types::Null;
 use tokio::sync::{mpsc, oneshot};
 
 use super::capture::{Capture, KEY_FUNCTION, SharedCapture};
-use super::commit::{Commit, SchemaChange, StoreState};
+use super::commit::SchemaChange;
 use super::error::{ExecuteError, InstallError, SchemaError, Trouble};
-use super::group::{Broken, Job, Sum, run};
+use super::group::{Answers, Broken, Job, Sum, run};
 use super::guard::{self, Switch};
 use super::ledger::{Ledger, signed};
 use super::migrate::{Migrated, Migration, migrate};
 use super::open::{Durability, Opened, set_durability};
+use super::publish::{Published, Teller, Told, Unsynced};
 use super::schema::{SchemaSource, read};
 use super::shared::Shared;
 use super::table::{Place, TableSet, quote};
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     },
     /// Finish: everything sent before is done already.
     Close,
+    /// What was committed cannot be synced: end.
+    Unsynced,
 }
 
 /// The writer's state. Lives on its thread.
@@ -69,6 +72,7 @@ pub(crate) struct Core {
     /// Up to here versions and readings may be used.
     reserved: (u64, Hlc),
     wal: PathBuf,
+    teller: Teller,
     disk: Disk,
     /// Held until the thread ends.
     _lock: File,
@@ -78,13 +82,9 @@ pub(crate) struct Core {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Disk {
     Sound,
-    /// A sync failed, and nobody knows what of the log is on disk: a later sync that succeeds would say nothing of what
-    /// this one lost (the pages count as written). So the writer ends, and the store is opened anew from what is there.
+    /// See [`Unsynced`](super::publish::Unsynced): the writer ends.
     Unknown,
 }
-
-/// A commit that was not synced, and of which nobody was told.
-pub(crate) struct Unsynced;
 
 impl Core {
     /// Installs the hooks. They stay as long as the connection does.
@@ -112,12 +112,21 @@ impl Core {
             shared,
             reserved,
             wal,
+            teller: Teller::AtOnce,
             disk: Disk::Sound,
             _lock: lock,
         };
         core.watch_keys()?;
         core.settle()?;
         Ok(core)
+    }
+
+    /// From here on a thread of its own syncs what is committed, if that is left to us.
+    pub(crate) fn sync_apart(&mut self, writer: mpsc::WeakSender<Command>) -> std::io::Result<()> {
+        if self.durability == Durability::Normal {
+            self.teller = Teller::synced(self.wal.clone(), Arc::clone(&self.shared), writer)?;
+        }
+        Ok(())
     }
 
     /// Puts the triggers on the tables whose keys SQLite would choose. They are this connection's alone.
@@ -167,6 +176,7 @@ impl Core {
                     drop(reply.send(self.try_migration(&sources)));
                 }
                 Command::Install { copy, reply } => drop(reply.send(self.install(copy))),
+                Command::Unsynced => self.disk = Disk::Unknown,
                 Command::Close => break,
             }
             if self.disk == Disk::Unknown {
@@ -206,39 +216,34 @@ impl Core {
         set_durability(&self.conn, self.durability)
     }
 
-    /// Tells everybody what was committed, once it is synced.
-    pub(crate) fn publish(&mut self, sum: Sum, schema: SchemaChange) -> Result<(), Unsynced> {
-        if self.durability == Durability::Normal {
-            self.sync()?;
-        }
+    /// What there is to tell of a commit.
+    pub(crate) fn published(&self, sum: Sum, schema: SchemaChange) -> Published {
         let ledger = &self.ledger;
-        let state = self.shared.advance(|last| StoreState {
-            site: last.site,
-            boot: last.boot,
+        Published {
+            sum,
             heads: Arc::clone(ledger.sites.heads()),
             digests: ledger.digests.clone(),
             hlc: ledger.clock.last(),
-            commits: last.commits + 1,
-            schema: self.tables.hash(),
             set_aside: ledger.aside.values().sum(),
-        });
-        self.shared.tell(Commit {
-            number: state.commits,
-            versions: sum.versions,
-            touched: sum.touched,
-            heads: Arc::clone(&state.heads),
+            tables: self.tables.hash(),
             schema,
-        });
-        Ok(())
+        }
     }
 
-    /// What SQLite leaves out with `synchronous = NORMAL`.
-    fn sync(&mut self) -> Result<(), Unsynced> {
-        File::open(&self.wal).and_then(|wal| wal.sync_data()).map_err(|error| {
-            tracing::error!(%error, "the write-ahead log could not be synced: the store ends");
+    /// Tells everybody of a commit that nobody waits for.
+    pub(crate) fn tell_commit(&mut self, sum: Sum, schema: SchemaChange) {
+        let commit = Some(self.published(sum, schema));
+        self.tell(Told { commit, answers: Answers::none(self.ledger.sites.heads()) });
+    }
+
+    /// Tells everybody, once all that is committed is synced.
+    pub(crate) fn tell(&mut self, told: Told) {
+        if told.commit.is_none() && told.answers.is_empty() {
+            return;
+        }
+        if let Err(Unsynced) = self.teller.tell(told, &self.shared) {
             self.disk = Disk::Unknown;
-            Unsynced
-        })
+        }
     }
 
     fn migrate(&mut self, sources: &[SchemaSource]) -> Result<Migrated, SchemaError> {
@@ -250,7 +255,7 @@ impl Core {
             Ok((migrated, tables)) => {
                 self.set_tables(tables)?;
                 if !migrated.is_empty() {
-                    self.publish(sum, SchemaChange::Changed).map_err(|Unsynced| SchemaError::ShuttingDown)?;
+                    self.tell_commit(sum, SchemaChange::Changed);
                 }
                 Ok(migrated)
             }
@@ -294,7 +299,8 @@ impl Core {
     }
 
     /// A clean end: the next start goes on with the next number, and the log is empty.
-    fn finish(self) {
+    fn finish(mut self) {
+        std::mem::replace(&mut self.teller, Teller::AtOnce).finish();
         let ended = self
             .keep_reserved(self.ledger.version, self.ledger.clock.last())
             .and_then(|()| self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));

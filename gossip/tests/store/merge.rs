@@ -330,6 +330,7 @@ async fn deletes_and_inserts_at_once_end_alike_on_both_sides() {
     b.store.apply(vec![created]).await.unwrap();
     // x: deleted against updated. y: deleted on both. z: inserted on both.
     let of_a = a.version("DELETE FROM t; INSERT INTO t VALUES ('z', 1, 'of a')").await;
+    b.waits_for_a_later_millisecond(&a).await;
     let of_b = b
         .version(
             "UPDATE t SET a = 9 WHERE id = 'x'; DELETE FROM t WHERE id = 'y'; INSERT INTO t (id, a) VALUES ('z', 2)",

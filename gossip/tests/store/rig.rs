@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use kith_gossip::store::{Durability, ExecuteError, Executed, QueryError, SchemaSource, Statement, Store, StoreConfig};
 use kith_gossip_proto::frame::PulledRow;
@@ -27,6 +28,14 @@ impl Rig {
         self.store.close().await;
         let store = Store::open(config(&self.dir, schema)).unwrap();
         Self { dir: self.dir, store }
+    }
+
+    /// What this store writes next is later than all that the other has written, though it has seen none of it.
+    pub(crate) async fn waits_for_a_later_millisecond(&self, other: &Self) {
+        let last = other.store.state().hlc.ms();
+        while SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() <= u128::from(last) {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Runs the statements, separated by `;`, as one transaction.

@@ -118,21 +118,45 @@ fn a_log_that_cannot_be_synced_ends_the_writer_before_anybody_is_told() {
     core.wal = dir.path().join("gone");
     let shared = Arc::clone(&core.shared);
     let (commands, queue) = mpsc::channel(4);
-    let (first, mut kept) = oneshot::channel();
-    let (second, mut later) = oneshot::channel();
-    for (id, reply) in [("a", first), ("b", second)] {
-        let job = Job::Execute { statements: vec![insert(id, 1)], deadline: None, reply };
-        commands.blocking_send(Command::Job(job)).unwrap();
-        // One group each.
-        commands
-            .blocking_send(Command::Migrate { sources: Vec::new(), kind: Migration::Kept, reply: oneshot::channel().0 })
-            .unwrap();
-    }
+    core.sync_apart(commands.downgrade()).unwrap();
+    let (reply, mut kept) = oneshot::channel();
+    let job = Job::Execute { statements: vec![insert("a", 1)], deadline: None, reply };
+    commands.blocking_send(Command::Job(job)).unwrap();
+    let (reply, mut synced) = oneshot::channel();
+    commands.blocking_send(Command::Job(Job::Apply { versions: Vec::new(), reply })).unwrap();
     core.work(queue);
     assert!(commands.is_closed(), "whoever holds the store sees that it has ended");
     assert_eq!(kept.try_recv().unwrap().unwrap().version, Some(1), "normal durability does not wait for the sync");
-    assert!(later.try_recv().is_err(), "what came after it was not begun");
+    assert!(synced.try_recv().is_err(), "whoever waits for a sync that failed gets no answer");
     assert_eq!(shared.state().commits, 0, "nobody was told of a commit that may be lost");
-    drop(shared);
     is_sound(&self::core(&dir));
+}
+
+#[test]
+fn commits_that_are_synced_apart_are_all_told_in_order_before_the_end() {
+    let dir = TempDir::new().unwrap();
+    let mut core = core(&dir);
+    core.durability = Durability::Normal;
+    let shared = Arc::clone(&core.shared);
+    let mut told = shared.follow();
+    let (commands, queue) = mpsc::channel(512);
+    core.sync_apart(commands.downgrade()).unwrap();
+    let mut answers = Vec::new();
+    for n in 0..200 {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Execute { statements: vec![insert(&n.to_string(), 1)], deadline: None, reply };
+        commands.blocking_send(Command::Job(job)).unwrap();
+        answers.push(answer);
+        // One group each.
+        let nothing = Command::Migrate { sources: Vec::new(), kind: Migration::Kept, reply: oneshot::channel().0 };
+        commands.blocking_send(nothing).unwrap();
+    }
+    commands.blocking_send(Command::Close).unwrap();
+    core.work(queue);
+    assert!(answers.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
+    for number in 1..=200 {
+        let commit = told.try_recv().unwrap();
+        assert_eq!((commit.number, commit.versions[0].version), (number, number));
+    }
+    assert_eq!(shared.state().commits, 200);
 }
