@@ -31,7 +31,7 @@ pub(crate) const STAMPS_MAX: u64 = 1_000_000;
 pub struct Collected {
     /// The heads in the snapshot the rows are read from.
     pub heads: Vector,
-    /// How many stamps lie above the vector: no fewer than there are rows to come. Not counted beyond [`STAMPS_MAX`].
+    /// How many stamps lie above the vector: no fewer than there are rows to come. Not counted beyond a million.
     pub stamps: u64,
     /// The rows, in parts. The channel closes at the end; an error is the last item. Dropping it ends the reading.
     pub rows: mpsc::Receiver<Result<Vec<PulledRow>, QueryError>>,

@@ -82,7 +82,7 @@ pub(crate) struct Core {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Disk {
     Sound,
-    /// See [`Unsynced`](super::publish::Unsynced): the writer ends.
+    /// See [`Unsynced`]: the writer ends.
     Unknown,
 }
 
