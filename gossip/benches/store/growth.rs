@@ -1,9 +1,11 @@
 //! What grows with the number of rows, and what does not.
 
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use kith_gossip::store::Store;
 use tempfile::TempDir;
 
 use crate::kith;
@@ -11,7 +13,7 @@ use crate::meter::{Meter, memory, size};
 use crate::plain::Plain;
 use crate::work::{BATCH, insert, range};
 
-/// For each number of rows: how fast the last of them came, what a start takes, and how much memory.
+/// For each number of rows: how fast the last of them came, what a snapshot and a start take, and how much memory.
 pub(crate) async fn curve(sizes: &[&str]) {
     let mut sizes: Vec<usize> = sizes.iter().map(|size| size.parse().expect("a number of rows")).collect();
     sizes.sort_unstable();
@@ -25,15 +27,40 @@ pub(crate) async fn curve(sizes: &[&str]) {
         }
         let ours = meter.stop(end - rows);
         let resident = memory("VmRSS");
+        let (made, taken) = snapshot(&store).await;
         store.close().await;
         let meter = Meter::start();
         plain.run(&range(rows, end, BATCH, insert).collect::<Vec<_>>());
         ours.tell(&format!("{end} rows: insert, 100 a transaction"), "rows", meter.stop(end - rows));
         println!("{end} rows: {:.1} MiB in the file, {resident:.1} MiB resident after writing", mib(size(dir.path())));
+        println!("    snapshot made in {made:.1?}, checked and taken over in {taken:.1?}");
         let this = std::env::current_exe().unwrap();
         assert!(Command::new(this).arg("open").arg(dir.path()).status().unwrap().success());
         rows = end;
     }
+}
+
+/// What a peer takes that has nothing: a copy made here, and taken over by an empty store there. The wire is left out.
+async fn snapshot(store: &Store) -> (Duration, Duration) {
+    let began = Instant::now();
+    let mut copy = store.copy().await.unwrap();
+    let made = began.elapsed();
+    let dir = TempDir::new().unwrap();
+    let newcomer = kith::open(dir.path());
+    let mut incoming = newcomer.receive().unwrap();
+    let mut bytes = vec![0; 1 << 18];
+    loop {
+        let read = copy.file.read(&mut bytes).unwrap();
+        if read == 0 {
+            break;
+        }
+        incoming.write(&bytes[..read]).unwrap();
+    }
+    let began = Instant::now();
+    newcomer.install(incoming).await.unwrap();
+    let taken = began.elapsed();
+    newcomer.close().await;
+    (made, taken)
 }
 
 fn mib(bytes: u64) -> f64 {

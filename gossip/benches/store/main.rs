@@ -49,7 +49,8 @@ async fn rates() {
     merges().await;
 }
 
-/// One row a transaction and nothing else, for a profiler to look at.
+/// One row a transaction and nothing else, for a profiler to look at. Half of its time is two threads that wake each other:
+/// where that goes through a hypervisor, `taskset -c 1` shows what the store itself takes.
 async fn lone(rows: usize) {
     let kith = Kith::new();
     let meter = Meter::start();
