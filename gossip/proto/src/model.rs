@@ -10,7 +10,9 @@ use thiserror::Error;
 
 use crate::frame::PulledRow;
 use crate::version::Life;
-use crate::{Cell, Change, Digest, Digests, HybridClock, Key, Name, Part, Row, SiteId, Stamp, Value, Vector, Version};
+use crate::{
+    Cell, Change, Digest, Digests, Hlc, HybridClock, Key, Name, Part, Row, SiteId, Stamp, Value, Vector, Version,
+};
 
 /// A row's table and primary key.
 pub type RowId = (Name, Key);
@@ -204,21 +206,46 @@ impl Store {
     }
 
     fn merge(&mut self, id: RowId, theirs: Row) {
-        let before = self.rows.remove(&id);
-        if let Some(row) = &before {
-            self.digests.take(Part::of(row.cl, row.rs), Digest::of(&id.0, &id.1, row));
-            row.stamps().iter().for_each(|stamp| drop(self.log.remove(&log_id(*stamp))));
-        }
-        let after = match before {
-            Some(mut row) => {
+        let after = match self.rows.get(&id) {
+            Some(ours) => {
+                let mut row = ours.clone();
                 row.join(theirs);
                 row
             }
             None => theirs,
         };
+        self.put(id, after);
+    }
+
+    /// Puts a row in the place of what is there.
+    fn put(&mut self, id: RowId, after: Row) {
+        if let Some(before) = self.rows.remove(&id) {
+            self.digests.take(Part::of(before.cl, before.rs), Digest::of(&id.0, &id.1, &before));
+            before.stamps().iter().for_each(|stamp| drop(self.log.remove(&log_id(*stamp))));
+        }
         self.digests.add(Part::of(after.cl, after.rs), Digest::of(&id.0, &id.1, &after));
         self.log.extend(after.stamps().into_iter().map(|stamp| (log_id(stamp), id.clone())));
         self.rows.insert(id, after);
+    }
+
+    /// Takes another site id, and stamps what the old one wrote above `kept` anew: one change per row, in the order of the
+    /// log. The old site's head goes back.
+    pub fn renounce(&mut self, kept: u64, site: SiteId, hlc: Hlc) {
+        let old = std::mem::replace(&mut self.site, site);
+        let above = self.log.range((old, kept + 1, 0)..=(old, u64::MAX, u32::MAX));
+        let mut met = BTreeSet::new();
+        let ids: Vec<_> = above.map(|(_, id)| id.clone()).filter(|id| met.insert(id.clone())).collect();
+        for (id, seq) in ids.into_iter().zip(0..) {
+            let mut row = self.rows[&id].clone();
+            let given_up = |stamp: &&mut Stamp| stamp.site == old && stamp.version > kept;
+            let stamps = row.cells.values_mut().map(|cell| &mut cell.stamp).chain([&mut row.rs]);
+            stamps.filter(given_up).for_each(|stamp| *stamp = Stamp { hlc, site, version: 1, seq });
+            self.put(id, row);
+            self.heads.raise(site, 1);
+        }
+        self.heads.set_back(old, kept);
+        self.clock.observe(hlc);
+        self.reserved = 0;
     }
 
     /// Takes another site id, as a store must that may have lost versions which others have seen. What the old site had

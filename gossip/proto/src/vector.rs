@@ -31,6 +31,14 @@ impl Vector {
         }
     }
 
+    /// Lowers a head: what the site wrote above `version` is not here after all. For a store that gives up its site.
+    pub fn set_back(&mut self, site: SiteId, version: u64) {
+        match version.min(self.head(site)) {
+            0 => drop(self.0.remove(&site)),
+            version => drop(self.0.insert(site, version)),
+        }
+    }
+
     /// The least upper bound of both.
     pub fn join(&mut self, other: &Self) {
         for (site, version) in other.iter() {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kith_gossip_proto::agreement::Agreement;
 use kith_gossip_proto::replica::{Input, Output, PullOutcome, Stream};
-use kith_gossip_proto::{Frame, NodeId, Replica, Vector, Version};
+use kith_gossip_proto::{Frame, NodeId, Replica, SiteId, Vector, Version};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -170,6 +170,10 @@ pub enum ReplicationError {
     /// The network has ended.
     #[error("the network has ended")]
     Net,
+    /// The store has given up its site. Who follows from the old one's heads what peers lack, and what they have told of
+    /// them, would be wrong; so all begins anew.
+    #[error("the store has another site id, so the node begins anew")]
+    Renamed,
     /// One of its tasks failed.
     #[error("a task of replication failed")]
     Task(#[source] JoinError),
@@ -182,6 +186,8 @@ pub(crate) struct Replication<S: Storage> {
     streams: mpsc::Receiver<PeerStream>,
     members: Members,
     commits: S::Commits,
+    /// The store's site when this began. It ends when that is another.
+    site: SiteId,
     replica: Replica,
     started: Instant,
     /// The streams that are open, by whose they are.
@@ -226,6 +232,7 @@ impl<S: Storage> Replication<S> {
         let started = Instant::now();
         // The commits first: what is committed in between is in both.
         let commits = store.commits();
+        let site = store.who().site;
         let replica = Replica::new(net.node().clone(), store.heads(), seed, started.elapsed());
         let mut tasks = JoinSet::new();
         let (applies, queued) = mpsc::channel(APPLIES);
@@ -239,6 +246,7 @@ impl<S: Storage> Replication<S> {
             streams,
             members,
             commits,
+            site,
             replica,
             started,
             open,
@@ -273,6 +281,9 @@ impl<S: Storage> Replication<S> {
             tokio::select! {
                 () = token.cancelled() => return Ok(()),
                 next = self.commits.next() => match next {
+                    Next::Commit { .. } | Next::Lagged if self.links.store.who().site != self.site => {
+                        return Err(ReplicationError::Renamed);
+                    }
                     Next::Commit { versions, heads } => {
                         versions.into_iter().for_each(|version| self.feed(Input::Committed(version)));
                         self.feed(Input::Stored(Arc::unwrap_or_clone(heads)));

@@ -198,7 +198,7 @@ struct TestNode {
     net: Net,
     status: watch::Receiver<Arc<ReplicationStatus>>,
     token: CancellationToken,
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Result<(), ReplicationError>>,
     rest: TestNet,
 }
 
@@ -234,9 +234,12 @@ impl TestNode {
         let token = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let stop = token.clone();
-        tasks.spawn(async move { membership.run(stop).await.unwrap() });
+        tasks.spawn(async move {
+            membership.run(stop).await.unwrap();
+            Ok(())
+        });
         let stop = token.clone();
-        tasks.spawn(async move { replication.run(stop).await.unwrap() });
+        tasks.spawn(replication.run(stop));
         Self { store, net, status: published.status, token, tasks, rest }
     }
 
@@ -244,7 +247,7 @@ impl TestNode {
         self.token.cancel();
         within("the parts end", async {
             while let Some(joined) = self.tasks.join_next().await {
-                joined.unwrap();
+                joined.unwrap().unwrap();
             }
         })
         .await;
@@ -418,4 +421,16 @@ async fn status_says_who_is_behind() {
     for node in nodes {
         node.stop().await;
     }
+}
+
+#[tokio::test]
+async fn replication_ends_when_the_store_gives_up_its_site() {
+    let authority = DevAuthority::new("test").unwrap();
+    let mut node = TestNode::start(&authority, 1, &[]).await;
+    node.store.commit();
+    node.store.state().site = SiteId::new([9; 16]);
+    node.store.stored();
+    let ended = within("replication ends", node.tasks.join_next()).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(ReplicationError::Renamed)), "{ended:?}");
+    node.stop().await;
 }

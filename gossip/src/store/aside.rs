@@ -8,6 +8,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params};
 
 use super::ledger::Ledger;
+use super::renounce::Above;
 use super::stamps::Stamps;
 use super::statement::{Sql, value};
 
@@ -38,6 +39,12 @@ impl Aside {
         stamps.sort_unstable();
         stamps.dedup();
         stamps
+    }
+
+    /// Puts one stamp in the place of some.
+    pub(crate) fn replace(&mut self, these: Above, stamp: Stamp) {
+        let stamps = self.cells.values_mut().map(|cell| &mut cell.stamp).chain(self.own.as_mut().map(|(_, rs)| rs));
+        stamps.filter(|old| these.holds(**old)).for_each(|old| *old = stamp);
     }
 
     /// Which part of the digest it counts in. Cells without a state of their own are a live row's.

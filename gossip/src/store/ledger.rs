@@ -37,6 +37,17 @@ pub(crate) enum Spot {
     Key(Key),
 }
 
+impl Spot {
+    /// Reads what [`ToSql`](rusqlite::ToSql) writes.
+    pub(crate) fn read(k: ValueRef<'_>) -> Option<Self> {
+        match k {
+            ValueRef::Integer(rowid) => Some(Self::Row(rowid)),
+            ValueRef::Blob(bytes) => Key::from_bytes(bytes).ok().map(Self::Key),
+            ValueRef::Null | ValueRef::Real(_) | ValueRef::Text(_) => None,
+        }
+    }
+}
+
 impl rusqlite::ToSql for Spot {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(match self {

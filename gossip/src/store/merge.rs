@@ -34,19 +34,20 @@ pub(crate) struct Merge<'a> {
 
 /// What we hold of a key.
 #[derive(Debug)]
-enum Ours {
+pub(super) enum Ours {
     Nothing,
     Live(Live),
     Tomb(Stamps),
     Aside(Aside),
 }
 
+/// A live row.
 #[derive(Debug)]
-struct Live {
-    spot: Spot,
-    stamps: Stamps,
+pub(super) struct Live {
+    pub(super) spot: Spot,
+    pub(super) stamps: Stamps,
     values: Vec<Value>,
-    aside: Aside,
+    pub(super) aside: Aside,
 }
 
 /// A row that was written: where it is, and what of it could not be.
@@ -70,6 +71,20 @@ impl Ours {
     /// Whether readers see it.
     fn is_visible(&self) -> bool {
         matches!(self, Self::Live(_))
+    }
+}
+
+impl Live {
+    /// The digest of all of it, what is set aside included.
+    pub(super) fn digest(&self, table: &Table, key: &Key) -> Digest {
+        let mut sum = self.aside.digest(&table.name, key);
+        sum += Digest::row(&table.name, key, self.stamps.cl, self.stamps.rs());
+        for (at, cid) in table.cells() {
+            if let Some(stamp) = self.stamps.cell(cid) {
+                sum += Digest::cell(&table.name, key, &table.columns[at], &self.values[at], stamp);
+            }
+        }
+        sum
     }
 }
 
@@ -155,7 +170,7 @@ impl Merge<'_> {
         }
     }
 
-    fn load(&self, table: &Table, key: &Key) -> rusqlite::Result<Ours> {
+    pub(super) fn load(&self, table: &Table, key: &Key) -> rusqlite::Result<Ours> {
         let aside = self.ledger.aside(self.conn, table.id, key)?;
         if aside.own.is_some() {
             return Ok(Ours::Aside(aside));
@@ -241,14 +256,7 @@ impl Merge<'_> {
                 Ok((spot, aside.stamps()))
             }
             Ours::Live(live) => {
-                let mut sum = live.aside.digest(&table.name, key);
-                sum += Digest::row(&table.name, key, live.stamps.cl, live.stamps.rs());
-                for (at, cid) in table.cells() {
-                    if let Some(stamp) = live.stamps.cell(cid) {
-                        sum += Digest::cell(&table.name, key, &table.columns[at], &live.values[at], stamp);
-                    }
-                }
-                self.ledger.digests.take(Part::Live, sum);
+                self.ledger.digests.take(Part::Live, live.digest(table, key));
                 self.delete(table, &live.spot)?;
                 self.ledger.drop_stamps(self.conn, table, &live.spot)?;
                 self.ledger.set_aside(self.conn, table.id, key, &live.aside, &Aside::default())?;

@@ -39,6 +39,7 @@ mod merge;
 mod outlet;
 mod presence;
 mod read;
+mod renounce;
 mod restore;
 mod snapshot;
 mod verify;
@@ -67,6 +68,7 @@ pub use migrate::Migrated;
 pub use open::{Durability, StoreConfig};
 pub use presence::Presence;
 pub use read::{Examined, Rows};
+pub use renounce::Renounced;
 pub use restore::{Existing, Restored, restore, verify_file};
 pub use schema::SchemaSource;
 pub use statement::{Executed, Params, Statement, StatementResult};
@@ -99,7 +101,6 @@ struct Inner {
     pool: Arc<Pool>,
     copies: Arc<Semaphore>,
     shared: Arc<Shared>,
-    site: SiteId,
     boot: u64,
     nonce: u64,
 }
@@ -129,10 +130,10 @@ impl Store {
     pub fn open(config: StoreConfig) -> Result<Self, OpenError> {
         let opened = open::open(&config)?;
         let StoreConfig { path, durability, .. } = config;
-        let (site, boot, nonce) = (opened.ledger.own(), opened.boot, opened.nonce);
+        let (boot, nonce) = (opened.boot, opened.nonce);
         let tables = Arc::clone(&opened.tables);
         let state = StoreState {
-            site,
+            site: opened.ledger.own(),
             boot,
             heads: Arc::clone(opened.ledger.sites.heads()),
             digests: opened.ledger.digests.clone(),
@@ -161,16 +162,15 @@ impl Store {
                 pool,
                 copies: Arc::new(Semaphore::new(copy::COPIES)),
                 shared,
-                site,
                 boot,
                 nonce,
             }),
         })
     }
 
-    /// The store's identity in stamps.
+    /// The store's identity in stamps, as of its last commit.
     pub fn site(&self) -> SiteId {
-        self.inner.site
+        self.state().site
     }
 
     /// How often the store was opened.
@@ -288,6 +288,22 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Install { copy, reply }).await.map_err(|Closed| InstallError::ShuttingDown)?;
         answer.await.unwrap_or(Err(InstallError::ShuttingDown))
+    }
+
+    /// Gives up the store's site but for its versions up to `kept`: what it wrote above that is stamped anew under another
+    /// site, and the old one's head goes back. For a store whose past others know otherwise, or whose stamps they do not
+    /// take. What readers see stays as it is. Synced, and told to whoever follows the commits, when it returns.
+    pub async fn renounce(&self, kept: u64) -> Result<Renounced, ApplyError> {
+        let mut commits = self.commits();
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Renounce { kept, reply }).await.map_err(|Closed| ApplyError::ShuttingDown)?;
+        let done = answer.await.unwrap_or(Err(ApplyError::ShuttingDown))?;
+        while self.site() == done.old {
+            if let Err(RecvError::Closed) = commits.recv().await {
+                return Err(ApplyError::ShuttingDown);
+            }
+        }
+        Ok(done)
     }
 
     /// Runs something of our own on a read-only connection, on a thread that may block. Never a client's text, which

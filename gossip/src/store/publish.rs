@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use kith_gossip_proto::{Digests, Hlc, Vector};
+use kith_gossip_proto::{Digests, Hlc, SiteId, Vector};
 use tokio::sync::mpsc::WeakSender;
 
 use super::commit::{Commit, SchemaChange, StoreState};
@@ -35,6 +35,7 @@ pub(crate) struct Told {
 /// A commit, and the state after it.
 pub(crate) struct Published {
     pub(crate) sum: Sum,
+    pub(crate) site: SiteId,
     pub(crate) heads: Arc<Vector>,
     pub(crate) digests: Digests,
     pub(crate) hlc: Hlc,
@@ -106,9 +107,9 @@ fn sync_all(wal: &PathBuf, queue: &Receiver<Told>, shared: &Shared) -> Result<()
 
 impl Told {
     fn pass_on(self, shared: &Shared) {
-        if let Some(Published { sum, heads, digests, hlc, set_aside, tables, schema }) = self.commit {
+        if let Some(Published { sum, site, heads, digests, hlc, set_aside, tables, schema }) = self.commit {
             let state = shared.advance(|last| StoreState {
-                site: last.site,
+                site,
                 boot: last.boot,
                 heads,
                 digests,

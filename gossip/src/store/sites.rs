@@ -119,6 +119,19 @@ impl Sites {
         }
     }
 
+    /// Makes a site that nobody has met the store's own. Returns its number.
+    pub(crate) fn begin(&mut self, site: SiteId) -> u32 {
+        self.own = site;
+        self.number(site)
+    }
+
+    /// Takes back a head, for a site that was given up.
+    pub(crate) fn set_back(&mut self, site: SiteId, version: u64) {
+        Arc::make_mut(&mut self.heads).set_back(site, version);
+        let ord = self.number(site);
+        self.dirty.insert(ord);
+    }
+
     /// Writes what changed since the last time.
     pub(crate) fn save(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let mut statement = conn.prepare_cached(

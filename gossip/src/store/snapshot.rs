@@ -6,9 +6,9 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::aside::Aside;
-use super::ledger::{Ledger, Spot, damaged};
+use super::ledger::{Ledger, Spot};
 use super::merge::place_values;
-use super::stamps::{Damaged, Stamps};
+use super::stamps::Stamps;
 use super::statement::Sql;
 use super::table::{Table, TableSet};
 
@@ -35,11 +35,7 @@ impl<'a> Snapshot<'a> {
 
     /// The row that a log row points at; none when the log is wrong.
     pub(crate) fn at(&self, table: i64, k: ValueRef<'_>) -> rusqlite::Result<Option<PulledRow>> {
-        let spot = match k {
-            ValueRef::Integer(rowid) => Spot::Row(rowid),
-            ValueRef::Blob(bytes) => Spot::Key(Key::from_bytes(bytes).map_err(|_| damaged(Damaged))?),
-            ValueRef::Null | ValueRef::Real(_) | ValueRef::Text(_) => return Ok(None),
-        };
+        let Some(spot) = Spot::read(k) else { return Ok(None) };
         match (self.tables.by_id(table), &spot) {
             (Some(table), Spot::Row(_)) => self.live(table, &spot),
             (Some(table), Spot::Key(key)) => {

@@ -93,6 +93,16 @@ impl Stamps {
         }
     }
 
+    /// Puts one stamp in the place of some.
+    pub(crate) fn replace(&mut self, these: impl Fn(Stamp) -> bool, stamp: Stamp) {
+        let replaced = self.groups.iter().filter(|group| these(group.stamp));
+        let mask = replaced.fold(0, |mask, group| mask | group.mask);
+        if these(self.rs()) {
+            self.set_rs(stamp);
+        }
+        self.set(mask, stamp);
+    }
+
     fn clear(&mut self, mask: u128) {
         self.groups.iter_mut().for_each(|group| group.mask &= !mask);
     }

@@ -13,13 +13,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::capture::{Capture, KEY_FUNCTION, SharedCapture};
 use super::commit::SchemaChange;
-use super::error::{ExecuteError, InstallError, SchemaError, Trouble};
+use super::error::{ApplyError, ExecuteError, InstallError, SchemaError, Trouble};
 use super::group::{Answers, Broken, Job, Sum, run};
 use super::guard::{self, Switch};
 use super::ledger::{Ledger, signed};
 use super::migrate::{Migrated, Migration, migrate};
 use super::open::{Durability, Opened, set_durability};
 use super::publish::{Published, Teller, Told, Unsynced};
+use super::renounce::Renounced;
 use super::schema::{SchemaSource, read};
 use super::shared::Shared;
 use super::table::{Place, TableSet, quote};
@@ -54,6 +55,11 @@ pub(crate) enum Command {
         copy: Connection,
         reply: oneshot::Sender<Result<Vector, InstallError>>,
     },
+    /// Give up the store's site but for its versions up to one.
+    Renounce {
+        kept: u64,
+        reply: oneshot::Sender<Result<Renounced, ApplyError>>,
+    },
     /// Finish: everything sent before is done already.
     Close,
     /// What was committed cannot be synced: end.
@@ -70,7 +76,7 @@ pub(crate) struct Core {
     pub(crate) durability: Durability,
     pub(super) shared: Arc<Shared>,
     /// Up to here versions and readings may be used.
-    reserved: (u64, Hlc),
+    pub(super) reserved: (u64, Hlc),
     wal: PathBuf,
     teller: Teller,
     disk: Disk,
@@ -176,6 +182,7 @@ impl Core {
                     drop(reply.send(self.try_migration(&sources)));
                 }
                 Command::Install { copy, reply } => drop(reply.send(self.install(copy))),
+                Command::Renounce { kept, reply } => drop(reply.send(self.renounce(kept).map_err(ApplyError::from))),
                 Command::Unsynced => self.disk = Disk::Unknown,
                 Command::Close => break,
             }
@@ -221,6 +228,7 @@ impl Core {
         let ledger = &self.ledger;
         Published {
             sum,
+            site: ledger.own(),
             heads: Arc::clone(ledger.sites.heads()),
             digests: ledger.digests.clone(),
             hlc: ledger.clock.last(),
@@ -352,7 +360,7 @@ pub(crate) fn wall_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl From<ExecuteError> for super::error::ApplyError {
+impl From<ExecuteError> for ApplyError {
     fn from(error: ExecuteError) -> Self {
         match error {
             ExecuteError::DiskFull => Self::DiskFull,

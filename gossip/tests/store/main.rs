@@ -12,5 +12,6 @@ mod group;
 mod merge;
 mod open;
 mod query;
+mod renounce;
 mod restore;
 mod schema;

@@ -38,6 +38,8 @@ enum Step {
     Pull { from: usize, to: usize },
     /// Everything, from `from`.
     PullAll { from: usize, to: usize },
+    /// Store `at` gives up its site and, under it, its last `back` versions.
+    Renounce { at: usize, back: u64 },
 }
 
 fn statement() -> impl Strategy<Value = String> {
@@ -71,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0usize..2, site(), 1usize..4, 0usize..2).prop_map(|(of, to, count, skip)| Step::Push { of, to, count, skip }),
         2 => (site(), site()).prop_map(|(from, to)| Step::Pull { from, to }),
         1 => (site(), site()).prop_map(|(from, to)| Step::PullAll { from, to }),
+        1 => (0usize..2, 0u64..4).prop_map(|(at, back)| Step::Renounce { at, back }),
     ]
 }
 
@@ -79,13 +82,15 @@ struct World {
     rigs: Vec<Rig>,
     models: Vec<model::Store>,
     history: BTreeMap<SiteId, Vec<Version>>,
+    /// Rows that were stamped anew.
+    restamped: Vec<PulledRow>,
 }
 
 impl World {
     fn new() -> Self {
         let rigs = vec![Rig::new(SCHEMA), Rig::new(SCHEMA), Rig::new(EARLIER)];
         let models = rigs.iter().map(|rig| model::Store::new(rig.store.site())).collect();
-        Self { rigs, models, history: BTreeMap::new() }
+        Self { rigs, models, history: BTreeMap::new(), restamped: Vec::new() }
     }
 
     fn store(&self, at: usize) -> &Store {
@@ -109,7 +114,7 @@ impl World {
                 let site = self.store(*of).site();
                 let all = self.history.get(&site).map_or([].as_slice(), Vec::as_slice);
                 let head = self.store(*to).state().heads.head(site);
-                let known = usize::try_from(head).unwrap().min(all.len());
+                let known = all.partition_point(|version| version.version <= head);
                 let batch: Vec<_> = all.iter().skip((known + skip).saturating_sub(1)).take(*count).cloned().collect();
                 self.models[*to].apply(&batch);
                 let heads = self.store(*to).apply(batch).await.unwrap();
@@ -120,7 +125,25 @@ impl World {
                 self.pull(*from, *to, above).await;
             }
             Step::PullAll { from, to } => self.pull(*from, *to, Vector::default()).await,
+            Step::Renounce { at, back } => self.renounce(*at, *back).await,
         }
+    }
+
+    async fn renounce(&mut self, at: usize, back: u64) {
+        let before = shown(&self.rigs[at]).await;
+        let store = &self.rigs[at].store;
+        let kept = store.state().heads.head(store.site()).saturating_sub(back);
+        let done = store.renounce(kept).await.unwrap();
+        assert_eq!((done.kept, done.site), (kept, store.site()));
+        self.models[at].renounce(kept, done.site, store.state().hlc);
+        let (rows, _) = collect(store, Vector::clone(&store.state().heads)).await;
+        assert_eq!(rows, [], "no stamp is above its head");
+        assert_eq!(shown(&self.rigs[at]).await, before, "readers see what they saw");
+        let model = &self.models[at];
+        let others = model.heads().iter().filter(|&(site, _)| site != done.site).collect();
+        let rows = model.collect(&others).rows;
+        assert_eq!(rows.len() as u64, done.rows);
+        self.restamped.extend(rows);
     }
 
     async fn pull(&mut self, from: usize, to: usize, above: Vector) {
@@ -148,16 +171,27 @@ impl World {
 const TABLES: [&str; 3] =
     ["SELECT * FROM t ORDER BY id", "SELECT x, y, a, b FROM w ORDER BY x, y", "SELECT * FROM n ORDER BY id"];
 
+async fn shown(rig: &Rig) -> Vec<Vec<Vec<Value>>> {
+    let mut shown = Vec::new();
+    for sql in TABLES {
+        shown.push(rig.rows(sql).await.unwrap());
+    }
+    shown
+}
+
 async fn ends_equal(steps: Vec<Step>) {
     let mut world = World::new();
     for step in &steps {
         world.step(step).await;
         world.equals_the_models().await;
     }
-    for (from, to) in [(0, 2), (1, 0), (0, 1), (2, 0), (0, 2), (1, 2)] {
+    for (from, to) in [(0, 2), (1, 0), (2, 0), (0, 1), (0, 2), (1, 2)] {
         world.step(&Step::Pull { from, to }).await;
     }
-    let expected = model::fold(world.history.values().flatten());
+    let mut expected = model::fold(world.history.values().flatten());
+    for PulledRow { table, key, row } in world.restamped.clone() {
+        expected.get_mut(&(table, key)).unwrap().join(row);
+    }
     for at in 0..3 {
         is_sound(world.store(at)).await;
         assert_eq!(state(world.store(at)).await, expected, "store {at}");
@@ -168,11 +202,9 @@ async fn ends_equal(steps: Vec<Step>) {
     is_sound(world.store(2)).await;
     assert_eq!(world.store(2).state().set_aside, 0);
     assert_eq!(state(world.store(2)).await, expected, "after the schema came");
-    for sql in TABLES {
-        let rows = world.rigs[0].rows(sql).await.unwrap();
-        for rig in &world.rigs[1..] {
-            assert_eq!(rig.rows(sql).await.unwrap(), rows, "{sql}");
-        }
+    let rows = shown(&world.rigs[0]).await;
+    for rig in &world.rigs[1..] {
+        assert_eq!(shown(rig).await, rows);
     }
     for rig in &world.rigs {
         rig.store.close().await;

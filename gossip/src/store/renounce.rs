@@ -1,0 +1,228 @@
+//! Giving up the store's site: for a store whose past others know otherwise than it does itself, or whose stamps they
+//! do not take.
+//!
+//! What the site wrote above some version is written again under a site that nobody has met, with a fresh reading; what
+//! readers see stays as it is. The old site becomes one like any other: its head goes back to that version, and what peers
+//! have of it above comes by a pull.
+//!
+//! No version is made of it that could be pushed. A row may have cells of others beside the ones that are written again,
+//! and only a whole row, as a pull brings it, says that truly. Peers see the new head, and pull.
+
+use std::sync::Arc;
+
+use kith_gossip_proto::{Digest, Key, Name, Part, SiteId, Stamp};
+use rusqlite::{OptionalExtension, params};
+
+use super::commit::SchemaChange;
+use super::error::ExecuteError;
+use super::flush::all_stamps;
+use super::group::{Sum, run};
+use super::ledger::{Spot, damaged, signed};
+use super::merge::{Merge, Ours};
+use super::open::{Durability, set_durability};
+use super::stamps::{Damaged, Stamps};
+use super::table::Table;
+use super::writer::{Core, wall_ms};
+
+/// Entries of the log that are looked at in one go.
+const PAGE: u32 = 1_000;
+
+/// What became of the store's site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renounced {
+    /// The site that was given up.
+    pub old: SiteId,
+    /// The last of its versions that stand.
+    pub kept: u64,
+    /// The store's site from here on.
+    pub site: SiteId,
+    /// Rows that were stamped anew.
+    pub rows: u64,
+}
+
+/// An entry of the log: version and position of a stamp, and where it says that the row is.
+type Entry = ((u64, u32), i64, Spot);
+
+/// The stamps of a site above a version.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Above {
+    site: SiteId,
+    version: u64,
+}
+
+impl Above {
+    pub(crate) fn holds(self, stamp: Stamp) -> bool {
+        stamp.site == self.site && stamp.version > self.version
+    }
+}
+
+impl Core {
+    /// Gives up the store's site but for its versions up to `kept`. Synced, whatever the durability: whoever takes up the
+    /// old site again after a power cut has learnt nothing.
+    pub(crate) fn renounce(&mut self, kept: u64) -> Result<Renounced, ExecuteError> {
+        let (before, reserved) = (self.ledger.clone(), self.reserved);
+        set_durability(&self.conn, Durability::Full)?;
+        let done = self.renounced(kept);
+        if done.is_ok() {
+            self.tell_commit(Sum::default(), SchemaChange::Same);
+        } else {
+            self.roll_back();
+            (self.ledger, self.reserved) = (before, reserved);
+        }
+        set_durability(&self.conn, self.durability)?;
+        done
+    }
+
+    fn renounced(&mut self, kept: u64) -> Result<Renounced, ExecuteError> {
+        run(&self.conn, "/*kith*/ BEGIN IMMEDIATE")?;
+        let old = self.ledger.own();
+        let kept = kept.min(self.ledger.sites.heads().head(old));
+        let site = self.conn.query_row("SELECT randomblob(16)", [], |row| row.get(0))?;
+        let ord = self.ledger.sites.begin(SiteId::new(site));
+        self.ledger.version = 0;
+        let rows = self.restamp(Above { site: old, version: kept })?;
+        self.ledger.sites.set_back(old, kept);
+        self.ledger.save(&self.conn)?;
+        self.conn.execute("UPDATE __kith_meta SET self = ?1, reserved_ver = ?2", [i64::from(ord), 0])?;
+        // Nothing is reserved of the new site; readings are as before.
+        self.reserved.0 = self.ledger.version;
+        run(&self.conn, "/*kith*/ COMMIT")?;
+        Ok(Renounced { old, kept, site: self.ledger.own(), rows })
+    }
+
+    /// Gives every row that carries such a stamp one of the own site's next version instead. How many there are.
+    fn restamp(&mut self, above: Above) -> Result<u64, ExecuteError> {
+        let (mut last, mut seq) = ((above.version, u32::MAX), 0_u32);
+        let mut stamp = Stamp { hlc: self.ledger.clock.last(), site: self.ledger.own(), version: 1, seq };
+        loop {
+            let page = self.page(above, last)?;
+            let Some(&(at, ..)) = page.last() else { return Ok(u64::from(seq)) };
+            last = at;
+            if seq == 0 {
+                stamp.hlc = self.ledger.clock.tick(wall_ms());
+                self.ledger.version = stamp.version;
+                self.ledger.sites.raise(stamp.site, stamp.version);
+            }
+            for (_, table, spot) in page {
+                if self.restamp_row(table, &spot, above, Stamp { seq, ..stamp })? == Found::Restamped {
+                    let full = || ExecuteError::Failed("more rows than a version can name".to_owned());
+                    seq = seq.checked_add(1).ok_or_else(full)?;
+                }
+            }
+        }
+    }
+
+    /// The next entries of the log.
+    fn page(&self, above: Above, after: (u64, u32)) -> rusqlite::Result<Vec<Entry>> {
+        let mut statement = self.conn.prepare_cached(
+            "/*kith*/ SELECT ver, seq, tid, k FROM __kith_log
+             WHERE site = ?1 AND ver >= ?2 AND (ver, seq) > (?2, ?3) ORDER BY ver, seq LIMIT ?4",
+        )?;
+        let bound = params![self.ledger.sites.ord(above.site), signed(after.0), after.1, PAGE];
+        let rows = statement.query_map(bound, |row| {
+            let spot = Spot::read(row.get_ref(3)?).ok_or_else(|| damaged(Damaged))?;
+            Ok(((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?), row.get(2)?, spot))
+        })?;
+        rows.collect()
+    }
+
+    fn restamp_row(&mut self, id: i64, spot: &Spot, above: Above, stamp: Stamp) -> rusqlite::Result<Found> {
+        let tables = Arc::clone(&self.tables);
+        let mut merge = Merge { conn: &self.conn, ledger: &mut self.ledger };
+        match (tables.by_id(id), spot) {
+            (Some(table), spot) => match merge.key_at(table, spot)? {
+                Some(key) => merge.restamp(table, &key, above, stamp),
+                None => Ok(Found::Nothing),
+            },
+            (None, Spot::Key(key)) => {
+                let name: Option<String> = merge
+                    .conn
+                    .query_row("SELECT name FROM __kith_table WHERE tid = ?1", [id], |row| row.get(0))
+                    .optional()?;
+                name.map_or(Ok(Found::Nothing), |name| {
+                    merge.restamp_aside(id, &name.as_str().into(), key, above, stamp)
+                })
+            }
+            (None, Spot::Row(_)) => Ok(Found::Nothing),
+        }
+    }
+}
+
+/// What was where the log points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Restamped,
+    /// None of the stamps that are looked for: the row has two of them and was met before, or the log is wrong.
+    Nothing,
+}
+
+impl Merge<'_> {
+    /// The key of the row at a place.
+    fn key_at(&self, table: &Table, spot: &Spot) -> rusqlite::Result<Option<Key>> {
+        match spot {
+            Spot::Key(key) => Ok(Some(key.clone())),
+            Spot::Row(rowid) => {
+                let mut read = self.conn.prepare_cached(&table.sql.read)?;
+                let values = read.query_row([rowid], |row| table.values(row, 0)).optional()?;
+                Ok(values.and_then(|values| table.key_of(&values).ok()))
+            }
+        }
+    }
+
+    fn restamp(&mut self, table: &Table, key: &Key, above: Above, stamp: Stamp) -> rusqlite::Result<Found> {
+        let spot = Spot::Key(key.clone());
+        match self.load(table, key)? {
+            Ours::Nothing => Ok(Found::Nothing),
+            Ours::Aside(_) => self.restamp_aside(table.id, &table.name, key, above, stamp),
+            Ours::Tomb(old) if above.holds(old.rs()) => {
+                let new = Stamps::fresh(old.cl, stamp, 0);
+                let digest = |stamps: &Stamps| Digest::row(&table.name, key, stamps.cl, stamps.rs());
+                self.ledger.digests.take(Part::of(old.cl, old.rs()), digest(&old));
+                self.ledger.digests.add(Part::of(new.cl, new.rs()), digest(&new));
+                self.ledger.put_tomb(self.conn, table, key, &new)?;
+                self.ledger.log(self.conn, table.id, Some((&spot, &[old.rs()])), Some((&spot, &[stamp])))?;
+                Ok(Found::Restamped)
+            }
+            Ours::Tomb(_) => Ok(Found::Nothing),
+            Ours::Live(mut live) => {
+                let before = all_stamps(&live.stamps, &live.aside);
+                if !before.iter().any(|&stamp| above.holds(stamp)) {
+                    return Ok(Found::Nothing);
+                }
+                self.ledger.digests.take(Part::Live, live.digest(table, key));
+                let held = live.aside.clone();
+                live.stamps.replace(|stamp| above.holds(stamp), stamp);
+                live.aside.replace(above, stamp);
+                self.ledger.digests.add(Part::Live, live.digest(table, key));
+                self.ledger.set_aside(self.conn, table.id, key, &held, &live.aside)?;
+                self.ledger.put_stamps(self.conn, table, &live.spot, &live.stamps)?;
+                let after = all_stamps(&live.stamps, &live.aside);
+                self.ledger.log(self.conn, table.id, Some((&live.spot, &before)), Some((&live.spot, &after)))?;
+                Ok(Found::Restamped)
+            }
+        }
+    }
+
+    /// A row that is set aside whole.
+    fn restamp_aside(
+        &mut self,
+        id: i64,
+        name: &Name,
+        key: &Key,
+        above: Above,
+        stamp: Stamp,
+    ) -> rusqlite::Result<Found> {
+        let before = self.ledger.aside(self.conn, id, key)?;
+        let mut after = before.clone();
+        after.replace(above, stamp);
+        if before == after {
+            return Ok(Found::Nothing);
+        }
+        self.ledger.digests.take(before.part(), before.digest(name, key));
+        self.ledger.digests.add(after.part(), after.digest(name, key));
+        self.ledger.set_aside(self.conn, id, key, &before, &after)?;
+        let spot = Spot::Key(key.clone());
+        self.ledger.log(self.conn, id, Some((&spot, &before.stamps())), Some((&spot, &after.stamps())))?;
+        Ok(Found::Restamped)
+    }
+}
