@@ -18,14 +18,18 @@
 //! | 21 | snapshot end | the hash of all of them: without it they are thrown away |
 //! | 13 | graft | beside heads: push these sites' versions to me, from these numbers on |
 //! | 14 | prune | beside heads: do not push these sites' versions to me |
-//! | 8-12, 15-17, 22-31 | | kept for clocks, identities of sites, key ranges of a repair |
+//! | 22 | compare | first frame on a pull's stream: the digests of your buckets |
+//! | 23 | buckets | the answer: the answerer's heads, and the digests at these; before it, chunks without bytes while they are made |
+//! | 24 | repair | first frame on a pull's stream: all that is above these heads, and all rows of these buckets |
+//! | 8-12, 15-17, 25-31 | | kept for clocks, identities of sites, key ranges of a repair |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::buckets::{BUCKETS, Bucket, Buckets};
 use crate::codec::{DecodeError, Decoder, Encoder};
 use crate::version::Life;
-use crate::{Cell, Change, Key, Name, NodeId, Row, SiteId, Stamp, Value, Vector, Version};
+use crate::{Cell, Change, Digest, Key, Name, NodeId, Row, SiteId, Stamp, Value, Vector, Version};
 
 /// The wire version this release speaks; [`Hello`] carries it.
 pub const WIRE_VERSION: u32 = 1;
@@ -63,6 +67,12 @@ pub enum Frame {
     Graft(Vector),
     /// Do not push these sites' versions to me: they come another way.
     Prune(Vec<SiteId>),
+    /// Look through all your rows, and send me the digests of their buckets.
+    Compare,
+    /// The sender's heads, and the digests of its buckets in the same read snapshot.
+    Buckets(Vector, Buckets),
+    /// Send me all that is above these heads, as for a pull, and all rows of these buckets besides.
+    Repair(Vector, Vec<Bucket>),
     /// A kind of a later release. Skipped.
     Unknown(u8),
 }
@@ -178,6 +188,9 @@ impl Frame {
             Self::SnapshotEnd(_) => 21,
             Self::Graft(_) => 13,
             Self::Prune(_) => 14,
+            Self::Compare => 22,
+            Self::Buckets(..) => 23,
+            Self::Repair(..) => 24,
             Self::Unknown(kind) => *kind,
         }
     }
@@ -202,15 +215,21 @@ impl Frame {
             Self::Refused(reason) => out.bytes(reason.as_bytes()),
             Self::Snapshot(bytes) => out.varint(*bytes),
             Self::Chunk(bytes) => out.bytes(bytes),
-            Self::SnapshotEnd(hash) => {
-                out.u64(*hash as u64);
-                out.u64((*hash >> 64) as u64);
+            Self::SnapshotEnd(hash) => put_u128(&mut out, *hash),
+            Self::Buckets(heads, buckets) => {
+                put_vector(&mut out, heads);
+                buckets.iter().for_each(|digest| put_u128(&mut out, digest.to_bits()));
+            }
+            Self::Repair(above, buckets) => {
+                put_vector(&mut out, above);
+                out.varint(buckets.len() as u64);
+                buckets.iter().for_each(|bucket| out.varint(u64::from(bucket.number())));
             }
             Self::Prune(sites) => {
                 out.varint(sites.len() as u64);
                 sites.iter().for_each(|&site| out.site(site));
             }
-            Self::NeedsSnapshot | Self::Unknown(_) => {}
+            Self::NeedsSnapshot | Self::Compare | Self::Unknown(_) => {}
         }
         out.finish()
     }
@@ -232,9 +251,12 @@ impl Frame {
             18 => Self::NeedsSnapshot,
             19 => Self::Snapshot(body.varint()?),
             20 => Self::Chunk(body.bytes()?.into()),
-            21 => Self::SnapshotEnd(u128::from(body.u64()?) | u128::from(body.u64()?) << 64),
+            21 => Self::SnapshotEnd(get_u128(&mut body)?),
             13 => Self::Graft(get_vector(&mut body)?),
             14 => Self::Prune(body.list(1, Decoder::site)?),
+            22 => Self::Compare,
+            23 => Self::Buckets(get_vector(&mut body)?, get_buckets(&mut body)?),
+            24 => Self::Repair(get_vector(&mut body)?, body.list(1, get_bucket)?),
             kind => Self::Unknown(kind),
         })
     }
@@ -289,6 +311,24 @@ fn get_vector(body: &mut Decoder<'_>) -> Result<Vector, DecodeError> {
         vector.raise(body.site()?, body.ordinal()?);
     }
     Ok(vector)
+}
+
+fn put_u128(out: &mut Encoder, number: u128) {
+    out.u64(number as u64);
+    out.u64((number >> 64) as u64);
+}
+
+fn get_u128(body: &mut Decoder<'_>) -> Result<u128, DecodeError> {
+    Ok(u128::from(body.u64()?) | u128::from(body.u64()?) << 64)
+}
+
+fn get_buckets(body: &mut Decoder<'_>) -> Result<Buckets, DecodeError> {
+    let digests = (0..BUCKETS).map(|_| get_u128(body).map(Digest::from_bits)).collect::<Result<_, _>>()?;
+    Buckets::new(digests).ok_or(DecodeError::Invalid("buckets"))
+}
+
+fn get_bucket(body: &mut Decoder<'_>) -> Result<Bucket, DecodeError> {
+    Bucket::new(body.varint()?).ok_or(DecodeError::Invalid("bucket"))
 }
 
 fn put_stamp(out: &mut Encoder, stamp: Stamp) {

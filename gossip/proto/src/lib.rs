@@ -25,8 +25,10 @@ pub mod vector;
 pub mod version;
 
 pub mod agreement;
+pub mod buckets;
 pub mod digest;
 pub mod digests;
+pub mod repair;
 
 mod codec;
 pub mod frame;

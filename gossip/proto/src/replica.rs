@@ -263,6 +263,9 @@ impl Replica {
             | Frame::Snapshot(_)
             | Frame::Chunk(_)
             | Frame::SnapshotEnd(_)
+            | Frame::Compare
+            | Frame::Buckets(..)
+            | Frame::Repair(..)
             | Frame::Unknown(_) => {}
         }
     }

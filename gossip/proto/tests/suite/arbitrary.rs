@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use kith_gossip_proto::buckets::{Bucket, Buckets};
 use kith_gossip_proto::frame::{Hello, PulledRow};
 use kith_gossip_proto::version::Life;
-use kith_gossip_proto::{Cell, Change, Frame, Hlc, Key, Name, Row, SiteId, Stamp, Value, Vector, Version};
+use kith_gossip_proto::{Cell, Change, Digest, Frame, Hlc, Key, Name, Row, SiteId, Stamp, Value, Vector, Version};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
@@ -107,6 +108,10 @@ pub(crate) fn pulled_row() -> impl Strategy<Value = PulledRow> {
     (table(), key(), row()).prop_map(|(table, key, row)| PulledRow { table, key, row })
 }
 
+pub(crate) fn bucket() -> impl Strategy<Value = Bucket> {
+    (0..1024u64).prop_map(|number| Bucket::new(number).unwrap())
+}
+
 pub(crate) fn frame() -> impl Strategy<Value = Frame> {
     prop_oneof![
         hello().prop_map(Frame::Hello),
@@ -122,6 +127,13 @@ pub(crate) fn frame() -> impl Strategy<Value = Frame> {
         any::<u128>().prop_map(Frame::SnapshotEnd),
         vector().prop_map(Frame::Graft),
         vec(site(), 0..4).prop_map(Frame::Prune),
+        Just(Frame::Compare),
+        (vector(), vec((bucket(), any::<u128>()), 0..3)).prop_map(|(heads, some)| {
+            let mut buckets = Buckets::default();
+            some.into_iter().for_each(|(bucket, bits)| buckets.add(bucket, Digest::from_bits(bits)));
+            Frame::Buckets(heads, buckets)
+        }),
+        (vector(), vec(bucket(), 0..4)).prop_map(|(above, buckets)| Frame::Repair(above, buckets)),
         prop_oneof![Just(0u8), 26u8..=255].prop_map(Frame::Unknown),
     ]
 }

@@ -7,6 +7,7 @@ mod digest;
 mod fuzzing;
 mod laws;
 mod model;
+mod repair;
 mod replica;
 mod simulator;
 mod wide;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kith_gossip_proto::buckets::Buckets;
 use kith_gossip_proto::replica::{
     GRAFT_AFTER, HEADS_EVERY, Input, Output, PULL_AFTER, PULL_EVERY, PULL_RETRY, PullOutcome, Sizes, Stream,
     WHOLE_HEADS_AFTER,
@@ -452,6 +453,9 @@ fn frames_that_belong_elsewhere_change_nothing() {
         Frame::Snapshot(3),
         Frame::Chunk([1, 2, 3].into()),
         Frame::SnapshotEnd(1),
+        Frame::Compare,
+        Frame::Buckets(vector(&[(1, 1)]), Buckets::default()),
+        Frame::Repair(vector(&[(1, 1)]), Vec::new()),
         Frame::Unknown(31),
         Frame::Heads(vector(&[(1, 1)])),
     ];

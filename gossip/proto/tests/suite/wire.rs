@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::frame::{FRAME_MAX, Hello, PART_BYTES, PulledRow, row_frames};
 use kith_gossip_proto::version::Life;
 use kith_gossip_proto::{Cell, Change, DecodeError, Frame, Hlc, Key, Row, Stamp, Value, Vector, Version};
@@ -25,7 +26,9 @@ fn size(frame: &Frame) -> usize {
         Frame::Prune(sites) => size_of_val(&**sites),
         Frame::Refused(reason) => reason.len(),
         Frame::Chunk(bytes) => bytes.len(),
-        Frame::NeedsSnapshot | Frame::Snapshot(_) | Frame::SnapshotEnd(_) | Frame::Unknown(_) => 0,
+        Frame::Buckets(heads, buckets) => heads.len() * 40 + buckets.iter().count() * 16,
+        Frame::Repair(heads, buckets) => heads.len() * 40 + size_of_val(&**buckets),
+        Frame::NeedsSnapshot | Frame::Snapshot(_) | Frame::SnapshotEnd(_) | Frame::Compare | Frame::Unknown(_) => 0,
     }
 }
 
@@ -192,6 +195,12 @@ fn bytes_of_wire_version_1() {
             "0d 01 00 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa ac02",
         ),
         ("a prune", Frame::Prune(vec![site_id(0xAA)]), "0e 01 00 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+        ("compare", Frame::Compare, "16"),
+        (
+            "repair",
+            Frame::Repair(Vector::from_iter([(site_id(0xAA), 300)]), [1, 1023].map(|n| Bucket::new(n).unwrap()).into()),
+            "18 01 00 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa ac02 02 01 ff07",
+        ),
         ("a later kind", Frame::Unknown(31), "1f"),
     ];
     let changed: Vec<_> = golden
@@ -295,8 +304,15 @@ fn a_later_kind_is_passed_over_whatever_its_body() {
 }
 
 #[test]
+fn a_bucket_that_there_is_not_is_refused() {
+    assert_eq!(Frame::decode(&[24, 0, 1, 0x80, 0x08]), Err(DecodeError::Invalid("bucket")));
+    let short = [&[23, 0][..], &[0; 16 * 1023]].concat();
+    assert_eq!(Frame::decode(&short), Err(DecodeError::Truncated));
+}
+
+#[test]
 fn a_count_beyond_the_frame_is_refused_before_room_is_made() {
-    for kind in [2, 3, 4, 5, 6, 13, 14] {
+    for kind in [2, 3, 4, 5, 6, 13, 14, 23, 24] {
         let bytes = [&[kind][..], &[0xFF; 9], &[1], &[0; 64]].concat();
         assert!(Frame::decode(&bytes).is_err(), "kind {kind}");
     }
