@@ -14,7 +14,7 @@ use tokio_util::io::ReaderStream;
 use super::error::ApiError;
 use super::routes::App;
 use crate::chain::Chain;
-use crate::store::CopyError;
+use crate::store::{CopyError, Pace};
 
 /// The type of SQLite's databases.
 const SQLITE: HeaderValue = HeaderValue::from_static("application/vnd.sqlite3");
@@ -46,7 +46,7 @@ pub(super) async fn get(State(app): State<Arc<App>>) -> Result<Response, ApiErro
 /// `GET /v1/verify`: log and digest, made anew from the rows and compared.
 pub(super) async fn verify(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let failed = |error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error);
-    let found = app.store.verify().await.map_err(failed)?;
+    let found = app.store.verify(Pace::AtOnce).await.map_err(failed)?;
     Ok(Json(json!({
         "rows": found.rows,
         "tombstones": found.tombstones,

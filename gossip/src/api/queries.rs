@@ -53,10 +53,12 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Resul
 fn status(error: &QueryError) -> StatusCode {
     match error {
         QueryError::NotReadOnly | QueryError::Prepare(_) => StatusCode::BAD_REQUEST,
-        QueryError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-        QueryError::Bind(_) | QueryError::Pool | QueryError::Failed(_) | QueryError::TimedOut => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        QueryError::ShuttingDown | QueryError::Malformed(_) => StatusCode::SERVICE_UNAVAILABLE,
+        QueryError::Bind(_)
+        | QueryError::Pool
+        | QueryError::Failed(_)
+        | QueryError::Broken(_)
+        | QueryError::TimedOut => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -84,7 +84,9 @@ fn status(error: &ExecuteError) -> StatusCode {
         ExecuteError::Empty => StatusCode::BAD_REQUEST,
         ExecuteError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         ExecuteError::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
-        ExecuteError::ReadOnly | ExecuteError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        ExecuteError::ReadOnly | ExecuteError::ShuttingDown | ExecuteError::Malformed(_) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         ExecuteError::Statement { .. }
         | ExecuteError::Key { .. }
         | ExecuteError::KeyChosen { .. }

@@ -194,5 +194,8 @@ fn belongs(stream: Stream, frame: &Frame) -> Result<(), FrameError> {
         (_, Frame::Snapshot(_) | Frame::Chunk(_) | Frame::SnapshotEnd(_)) => {
             Err(FrameError::Unexpected("a frame of a snapshot"))
         }
+        (_, Frame::Compare | Frame::Buckets(..) | Frame::Repair(..)) => {
+            Err(FrameError::Unexpected("a frame of a repair"))
+        }
     }
 }

@@ -137,6 +137,9 @@ async fn fetch(net: &Net, node: &NodeId, above: Vector) -> Result<(Vec<PulledRow
                 | Frame::Snapshot(_)
                 | Frame::Chunk(_)
                 | Frame::SnapshotEnd(_)
+                | Frame::Compare
+                | Frame::Buckets(..)
+                | Frame::Repair(..)
                 | Frame::Graft(_)
                 | Frame::Prune(_),
             ) => {

@@ -8,7 +8,9 @@ use kith_gossip_proto::{SiteId, Vector, Version};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::store::{ApplyError, Collected, Commit, CopyError, Incoming, InstallError, QueryError, Store, StoreCopy};
+use crate::store::{
+    ApplyError, Collected, Commit, CopyError, Incoming, InstallError, Pace, QueryError, Store, StoreCopy,
+};
 
 /// Which store this is, as hellos say it.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +91,7 @@ impl Storage for Store {
     }
 
     async fn look(&self) -> Result<Vec<String>, QueryError> {
-        Ok(self.verify().await?.wrong)
+        Ok(self.verify(Pace::AtOnce).await?.wrong)
     }
 
     fn commits(&self) -> Self::Commits {

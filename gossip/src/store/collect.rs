@@ -40,14 +40,14 @@ pub struct Collected {
 pub(crate) async fn collect(pool: &Arc<Pool>, above: Vector) -> Result<Collected, QueryError> {
     let (head, begun) = oneshot::channel();
     let (parts, rows) = mpsc::channel(PARTS_AHEAD);
-    let parts = pool.outlet(parts);
+    let (parts, health) = (pool.outlet(parts), pool.health());
     pool.start(move |conn| {
         let began = conn.and_then(|conn| Snapshot::begin(conn).map_err(|error| trouble(&error)));
         match began {
-            Err(error) => drop(head.send(Err(error))),
+            Err(error) => drop(head.send(Err(health.note(error)))),
             Ok(snapshot) => {
                 let heads = Vector::clone(snapshot.ledger.sites.heads());
-                let counted = count(&snapshot, &above).map_err(|error| trouble(&error));
+                let counted = count(&snapshot, &above).map_err(|error| health.note(trouble(&error)));
                 if head.send(counted.map(|stamps| (heads, stamps))).is_err() {
                     return;
                 }
@@ -55,7 +55,7 @@ pub(crate) async fn collect(pool: &Arc<Pool>, above: Vector) -> Result<Collected
                 match walk(&snapshot, &above, |row| out.add(row)) {
                     // That nobody takes the last part is no error of ours.
                     Ok(()) => drop(out.flush()),
-                    Err(error) => drop(out.parts.put(Err(trouble(&error)))),
+                    Err(error) => drop(out.parts.put(Err(health.note(trouble(&error))))),
                 }
             }
         }

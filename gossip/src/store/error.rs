@@ -109,6 +109,9 @@ pub enum ExecuteError {
     /// The transaction could not be kept for a reason that lies with the store: a failing disk, a lost change.
     #[error("the store failed: {0}")]
     Failed(String),
+    /// SQLite cannot read its own file. The store ends, and is opened anew.
+    #[error("the database is damaged ({0}): the store is opened anew")]
+    Malformed(String),
 }
 
 /// Why a query gave no rows, or no more of them.
@@ -129,6 +132,12 @@ pub enum QueryError {
     /// Reading failed.
     #[error("{0}")]
     Failed(String),
+    /// SQLite cannot read its own file. The store ends, and is opened anew.
+    #[error("the database is damaged ({0}): the store is opened anew")]
+    Malformed(String),
+    /// What was read is not what was written.
+    #[error("the store is damaged: {0}")]
+    Broken(String),
     /// The time given was over.
     #[error("the query took longer than its timeout")]
     TimedOut,
@@ -283,6 +292,8 @@ pub(crate) enum Trouble {
     Sql(String),
     /// The file or the memory failed: not the statement's fault.
     Store(String),
+    /// The file is not what SQLite wrote.
+    Malformed(String),
 }
 
 impl Trouble {
@@ -291,10 +302,9 @@ impl Trouble {
             Some(ErrorCode::DiskFull) => Self::DiskFull,
             Some(ErrorCode::ReadOnly) => Self::ReadOnly,
             Some(ErrorCode::OperationInterrupted) => Self::Interrupted,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Malformed(text(error)),
             Some(
                 ErrorCode::SystemIoFailure
-                | ErrorCode::DatabaseCorrupt
-                | ErrorCode::NotADatabase
                 | ErrorCode::CannotOpen
                 | ErrorCode::FileLockingProtocolFailed
                 | ErrorCode::InternalMalfunction
@@ -320,7 +330,7 @@ impl From<rusqlite::Error> for ApplyError {
             Trouble::DiskFull => Self::DiskFull,
             Trouble::ReadOnly => Self::ReadOnly,
             Trouble::Interrupted => Self::Failed("interrupted".to_owned()),
-            Trouble::Sql(message) | Trouble::Store(message) => Self::Failed(message),
+            Trouble::Sql(message) | Trouble::Store(message) | Trouble::Malformed(message) => Self::Failed(message),
         }
     }
 }
@@ -333,6 +343,7 @@ impl From<rusqlite::Error> for ExecuteError {
             Trouble::ReadOnly => Self::ReadOnly,
             Trouble::Interrupted => Self::TimedOut,
             Trouble::Sql(message) | Trouble::Store(message) => Self::Failed(message),
+            Trouble::Malformed(message) => Self::Malformed(message),
         }
     }
 }

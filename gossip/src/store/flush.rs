@@ -289,16 +289,18 @@ impl Writer<'_> {
         }
         self.ledger.digests.take(aside.part(), aside.digest(&table.name, key));
         self.ledger.set_aside(conn, table.id, key, &aside, &Aside::default())?;
-        self.ledger.put_stamps(conn, table, &to.spot, &Stamps::fresh(cl, stamp, table.mask()))?;
-        self.ledger.log(conn, table.id, Some((&spot, &before)), Some((&to.spot, &[stamp])))?;
-        self.ledger.digests.add(Part::of(cl, stamp), Digest::row(&table.name, key, cl, stamp));
+        let mut terms = Digest::row(&table.name, key, cl, stamp);
         let mut values = to.values.into_iter().map(Some).collect::<Vec<_>>();
         let mut cells = BTreeMap::new();
         for (at, _) in table.cells() {
             let value = values[at].take().expect("each column is taken once");
-            self.ledger.digests.add(Part::Live, Digest::cell(&table.name, key, &table.columns[at], &value, stamp));
+            terms += Digest::cell(&table.name, key, &table.columns[at], &value, stamp);
             cells.insert(table.columns[at].clone(), value);
         }
+        self.ledger.digests.add(Part::Live, terms);
+        let stamps = Stamps::fresh(cl, stamp, table.mask()).sealed(terms);
+        self.ledger.put_stamps(conn, table, &to.spot, &stamps)?;
+        self.ledger.log(conn, table.id, Some((&spot, &before)), Some((&to.spot, &[stamp])))?;
         Ok(Change { table: table.name.clone(), key: key.clone(), cl, life: Life::Changed, cells })
     }
 
@@ -314,22 +316,25 @@ impl Writer<'_> {
         let aside = self.ledger.aside(conn, table.id, key)?;
         let mut kept = aside.clone();
         let before = all_stamps(&stamps, &aside);
-        let mut mask = 0;
+        let (mut mask, mut went, mut came) = (0, Digest::default(), Digest::default());
         let mut cells = BTreeMap::new();
         for &at in columns {
             let (name, cid) = (&table.columns[at], table.cid[at].expect("only columns with a bit are compared"));
             mask |= 1 << cid;
             if let Some(old) = stamps.cell(cid) {
-                self.ledger.digests.take(Part::Live, Digest::cell(&table.name, key, name, &from.values[at], old));
+                went += Digest::cell(&table.name, key, name, &from.values[at], old);
             }
             if let Some(old) = kept.cells.remove(name) {
                 self.ledger.digests.take(Part::Live, Digest::cell(&table.name, key, name, &old.value, old.stamp));
             }
             let value = std::mem::replace(&mut to.values[at], Value::Null);
-            self.ledger.digests.add(Part::Live, Digest::cell(&table.name, key, name, &value, stamp));
+            came += Digest::cell(&table.name, key, name, &value, stamp);
             cells.insert(name.clone(), value);
         }
+        self.ledger.digests.take(Part::Live, went);
+        self.ledger.digests.add(Part::Live, came);
         stamps.set(mask, stamp);
+        stamps.reseal(went, came);
         self.ledger.set_aside(conn, table.id, key, &aside, &kept)?;
         self.ledger.put_stamps(conn, table, &to.spot, &stamps)?;
         let after = all_stamps(&stamps, &kept);
@@ -343,19 +348,13 @@ impl Writer<'_> {
         let stamps = held.expect("lift reads the stamps of every row that was there");
         let aside = self.ledger.aside(conn, table.id, key)?;
         let before = all_stamps(&stamps, &aside);
-        self.ledger.digests.take(Part::Live, Digest::row(&table.name, key, stamps.cl, stamps.rs()));
-        for (at, cid) in table.cells() {
-            if let Some(old) = stamps.cell(cid) {
-                self.ledger
-                    .digests
-                    .take(Part::Live, Digest::cell(&table.name, key, &table.columns[at], &from.values[at], old));
-            }
-        }
+        self.ledger.digests.take(Part::Live, table.terms(key, &stamps, &from.values));
         self.ledger.digests.take(aside.part(), aside.digest(&table.name, key));
         self.ledger.set_aside(conn, table.id, key, &aside, &Aside::default())?;
         let cl = stamps.cl + 1;
-        self.ledger.put_tomb(conn, table, key, &Stamps::fresh(cl, stamp, 0))?;
-        self.ledger.digests.add(Part::of(cl, stamp), Digest::row(&table.name, key, cl, stamp));
+        let term = Digest::row(&table.name, key, cl, stamp);
+        self.ledger.put_tomb(conn, table, key, &Stamps::fresh(cl, stamp, 0).sealed(term))?;
+        self.ledger.digests.add(Part::of(cl, stamp), term);
         let spot = Spot::Key(key.clone());
         self.ledger.log(conn, table.id, Some((&from.spot, &before)), Some((&spot, &[stamp])))?;
         Ok(Change { table: table.name.clone(), key: key.clone(), cl, life: Life::Changed, cells: BTreeMap::new() })

@@ -78,7 +78,9 @@ impl Core {
         loop {
             let before = self.ledger.clone();
             let mut sum = Sum { watched: self.shared.watched(), ..Sum::default() };
-            match self.attempt(&jobs, &mut outcomes, &mut sum) {
+            let attempt = self.attempt(&jobs, &mut outcomes, &mut sum);
+            self.look_for_damage(&outcomes, attempt.as_ref().err());
+            match attempt {
                 Ok(kept) => {
                     let commit = match kept {
                         Kept::Nothing => None,
@@ -98,6 +100,23 @@ impl Core {
                     });
                     return self.answers(jobs.into_iter().zip(failed).collect()).give();
                 }
+            }
+        }
+    }
+
+    /// Whether SQLite has stumbled over its file.
+    fn look_for_damage(&self, outcomes: &[Outcome], broken: Option<&Broken>) {
+        let refused = outcomes.iter().filter_map(|outcome| match outcome {
+            Outcome::Refused(error) => Some(error),
+            Outcome::Waiting | Outcome::Executed(_) | Outcome::Applied => None,
+        });
+        let group = broken.and_then(|broken| match broken {
+            Broken::Failed(error) => Some(error),
+            Broken::Again => None,
+        });
+        for error in refused.chain(group) {
+            if let ExecuteError::Malformed(detail) = error {
+                self.shared.health.malformed(detail);
             }
         }
     }
@@ -233,6 +252,7 @@ fn run_statements(conn: &Connection, statements: &[Statement]) -> Result<Vec<Sta
             Trouble::ReadOnly => ExecuteError::ReadOnly,
             Trouble::Interrupted => ExecuteError::TimedOut,
             Trouble::Store(message) => ExecuteError::Failed(message),
+            Trouble::Malformed(message) => ExecuteError::Malformed(message),
         })?;
         results.push(StatementResult { rows_affected, time: started.elapsed() });
     }

@@ -23,7 +23,7 @@ use super::open::{self, Durability, set_durability};
 use super::schema::{SchemaSource, read};
 use super::snapshot::Snapshot;
 use super::table::TableSet;
-use super::verify::{Findings, verify};
+use super::verify::{Findings, Indexes, verify};
 use super::writer::Core;
 
 /// Opens a copy and makes sure that it is a sound store of a release that we know. Blocks for as long as it takes to read
@@ -31,7 +31,7 @@ use super::writer::Core;
 pub(crate) fn sound(path: &Path, named: &Path) -> Result<(Connection, Findings), InstallError> {
     let conn = open::alone(path).map_err(|error| open::failed(named, error))?;
     open::check(&conn, named)?;
-    let found = verify(&conn).map_err(|error| InstallError::Unsound(error.to_string()))?;
+    let found = verify(&conn, Indexes::Trusted).map_err(|error| InstallError::Unsound(error.to_string()))?;
     match found.wrong.first() {
         Some(wrong) => Err(InstallError::Unsound(wrong.clone())),
         None => Ok((conn, found)),

@@ -4,7 +4,7 @@
 //! refuse, is set aside; so is the whole row when it cannot be inserted without such a cell. Set aside or not, the row
 //! merges, counts and travels the same.
 
-use kith_gossip_proto::{Digest, Key, Name, Part, Row, Stamp, Value};
+use kith_gossip_proto::{Cell, Digest, Key, Name, Part, Row, Stamp, Value};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, ToSql};
 
 use super::aside::Aside;
@@ -46,7 +46,7 @@ pub(super) enum Ours {
 pub(super) struct Live {
     pub(super) spot: Spot,
     pub(super) stamps: Stamps,
-    values: Vec<Value>,
+    pub(super) values: Vec<Value>,
     pub(super) aside: Aside,
 }
 
@@ -78,12 +78,7 @@ impl Live {
     /// The digest of all of it, what is set aside included.
     pub(super) fn digest(&self, table: &Table, key: &Key) -> Digest {
         let mut sum = self.aside.digest(&table.name, key);
-        sum += Digest::row(&table.name, key, self.stamps.cl, self.stamps.rs());
-        for (at, cid) in table.cells() {
-            if let Some(stamp) = self.stamps.cell(cid) {
-                sum += Digest::cell(&table.name, key, &table.columns[at], &self.values[at], stamp);
-            }
-        }
+        sum += table.terms(key, &self.stamps, &self.values);
         sum
     }
 }
@@ -216,11 +211,12 @@ impl Merge<'_> {
     fn replace(&mut self, table: &Table, key: &Key, ours: Ours, row: Row) -> rusqlite::Result<Seen> {
         let was_visible = ours.is_visible();
         let (from, before) = self.remove(table, key, ours)?;
-        self.ledger.digests.add(Part::of(row.cl, row.rs), Digest::of(&table.name, key, &row));
+        let terms = Digest::of(&table.name, key, &row);
+        self.ledger.digests.add(Part::of(row.cl, row.rs), terms);
         let placed = if row.is_alive() {
             self.insert(table, key, row)?
         } else {
-            let stamps = Stamps::fresh(row.cl, row.rs, 0);
+            let stamps = Stamps::fresh(row.cl, row.rs, 0).sealed(terms);
             self.ledger.put_tomb(self.conn, table, key, &stamps)?;
             let after = [row.rs];
             let spot = Spot::Key(key.clone());
@@ -228,15 +224,17 @@ impl Merge<'_> {
             return Ok(if was_visible { Seen::Row } else { Seen::Nothing });
         };
         self.ledger.set_aside(self.conn, table.id, key, &Aside::default(), &placed.aside)?;
-        let after = match &placed.stamps {
-            Some(stamps) => {
-                self.ledger.put_stamps(self.conn, table, &placed.spot, stamps)?;
-                all_stamps(stamps, &placed.aside)
+        let seen = placed.stamps.is_some();
+        let after = match placed.stamps {
+            Some(mut stamps) => {
+                stamps.reseal(placed.aside.digest(&table.name, key), terms);
+                self.ledger.put_stamps(self.conn, table, &placed.spot, &stamps)?;
+                all_stamps(&stamps, &placed.aside)
             }
             None => placed.aside.stamps(),
         };
         self.ledger.log(self.conn, table.id, Some((&from, &before)), Some((&placed.spot, &after)))?;
-        Ok(if was_visible || placed.stamps.is_some() { Seen::Row } else { Seen::Nothing })
+        Ok(if was_visible || seen { Seen::Row } else { Seen::Nothing })
     }
 
     fn remove(&mut self, table: &Table, key: &Key, ours: Ours) -> rusqlite::Result<(Spot, Vec<Stamp>)> {
@@ -270,28 +268,33 @@ impl Merge<'_> {
         let Live { spot, mut stamps, values, aside: held } = live;
         let before = all_stamps(&stamps, &held);
         let mut aside = held.clone();
+        let (mut went, mut came) = (Digest::default(), Digest::default());
         if theirs.rs > stamps.rs() {
-            self.ledger.digests.take(Part::Live, Digest::row(&table.name, key, stamps.cl, stamps.rs()));
-            self.ledger.digests.add(Part::Live, Digest::row(&table.name, key, stamps.cl, theirs.rs));
+            went += Digest::row(&table.name, key, stamps.cl, stamps.rs());
+            came += Digest::row(&table.name, key, stamps.cl, theirs.rs);
             stamps.set_rs(theirs.rs);
         }
         let mut won = Vec::new();
         for (name, cell) in theirs.cells {
             let place = table.cell(&name);
-            let ours = place.and_then(|(at, cid)| stamps.cell(cid).map(|stamp| (stamp, &values[at])));
-            let ours = ours.or_else(|| aside.cells.get(&name).map(|cell| (cell.stamp, &cell.value)));
+            let in_table = place.and_then(|(at, cid)| stamps.cell(cid).map(|stamp| (stamp, &values[at])));
+            let ours = in_table.or_else(|| aside.cells.get(&name).map(|cell| (cell.stamp, &cell.value)));
             if ours.is_some_and(|ours| ours >= (cell.stamp, &cell.value)) {
                 continue;
             }
             if let Some((stamp, value)) = ours {
-                self.ledger.digests.take(Part::Live, Digest::cell(&table.name, key, &name, value, stamp));
+                let term = Digest::cell(&table.name, key, &name, value, stamp);
+                if in_table.is_some() { went += term } else { self.ledger.digests.take(Part::Live, term) }
             }
-            self.ledger.digests.add(Part::Live, Digest::cell(&table.name, key, &name, &cell.value, cell.stamp));
+            let term = Digest::cell(&table.name, key, &name, &cell.value, cell.stamp);
             match place {
-                None => drop(aside.cells.insert(name, cell)),
+                None => {
+                    self.ledger.digests.add(Part::Live, term);
+                    aside.cells.insert(name, cell);
+                }
                 Some((at, cid)) => {
                     aside.cells.remove(&name);
-                    won.push((at, cid, cell));
+                    won.push((at, cid, cell, term));
                 }
             }
         }
@@ -299,18 +302,23 @@ impl Merge<'_> {
             return Ok(Seen::Nothing);
         }
         // A value that is there already needs its new stamp only.
-        let differs = |&&(at, _, ref cell): &&(usize, u8, kith_gossip_proto::Cell)| values[at] != cell.value;
-        let changed: Vec<_> = won.iter().filter(differs).map(|(at, _, cell)| (*at, &cell.value)).collect();
+        let differs = |&&(at, _, ref cell, _): &&(usize, u8, Cell, Digest)| values[at] != cell.value;
+        let changed: Vec<_> = won.iter().filter(differs).map(|(at, _, cell, _)| (*at, &cell.value)).collect();
         let refused = self.update(table, &spot, &changed)?;
         let written = changed.iter().map(|&(at, _)| at).filter(|at| !refused.contains(at)).collect::<Vec<_>>();
-        for (at, cid, cell) in won {
+        for (at, cid, cell, term) in won {
             if refused.contains(&at) {
+                self.ledger.digests.add(Part::Live, term);
                 stamps.unset(1 << cid);
                 aside.cells.insert(table.columns[at].clone(), cell);
             } else {
+                came += term;
                 stamps.set(1 << cid, cell.stamp);
             }
         }
+        self.ledger.digests.take(Part::Live, went);
+        self.ledger.digests.add(Part::Live, came);
+        stamps.reseal(went, came);
         let after = all_stamps(&stamps, &aside);
         self.ledger.set_aside(self.conn, table.id, key, &held, &aside)?;
         self.ledger.put_stamps(self.conn, table, &spot, &stamps)?;

@@ -37,6 +37,7 @@ mod copy;
 mod install;
 mod merge;
 mod outlet;
+mod pace;
 mod presence;
 mod read;
 mod renounce;
@@ -47,6 +48,7 @@ mod watched;
 
 mod commit;
 mod error;
+mod health;
 mod shared;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,15 +59,17 @@ use kith_gossip_proto::frame::PulledRow;
 use kith_gossip_proto::{Key, SiteId, Vector, Version};
 use rusqlite::Connection;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 pub use collect::Collected;
 pub use commit::{Commit, Keys, SchemaChange, StoreState, Touched};
 pub use copy::{Incoming, StoreCopy};
 pub use error::{ApplyError, CopyError, ExecuteError, InstallError, OpenError, QueryError, RestoreError, SchemaError};
 pub use guard::Used;
+pub use health::Looked;
 pub use migrate::Migrated;
 pub use open::{Durability, StoreConfig};
+pub use pace::Pace;
 pub use presence::Presence;
 pub use read::{Examined, Rows};
 pub use renounce::Renounced;
@@ -79,9 +83,11 @@ pub(crate) use watched::Watched;
 
 use group::{Job, deadline};
 use guard::Switch;
+use health::Health;
 use migrate::Migration;
 use read::Pool;
 use shared::Shared;
+use verify::Indexes;
 use writer::{Command, Core, QUEUE};
 
 /// The writer's stack. SQLite's parser and machine need little; a row's values are on the heap.
@@ -116,6 +122,7 @@ impl Store {
                     source: rusqlite::Error::ToSqlConversionFailure(Box::new(error)),
                 };
                 let aside = restore::set_aside(&path, "damaged").map_err(failed)?.unwrap_or_default();
+                health::clear(&path).map_err(failed)?;
                 tracing::error!(
                     path = %path.display(), aside = %aside.display(), detail,
                     "the store is damaged: it is kept aside, and its rows are fetched from the peers"
@@ -142,7 +149,8 @@ impl Store {
             schema: tables.hash(),
             set_aside: opened.ledger.aside.values().sum(),
         };
-        let shared = Arc::new(Shared::new(state, Arc::clone(&tables)));
+        let health = Arc::new(Health::new(&path));
+        let shared = Arc::new(Shared::new(state, Arc::clone(&tables), Arc::clone(&health)));
         let mut core = Core::new(opened, &path, durability, Arc::clone(&shared))
             .map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
         let switch = Arc::clone(&core.switch);
@@ -153,7 +161,7 @@ impl Store {
             .stack_size(WRITER_STACK)
             .spawn(move || core.work(queue))
             .map_err(OpenError::Thread)?;
-        let pool = Arc::new(Pool::new(&path));
+        let pool = Arc::new(Pool::new(&path, health));
         Ok(Self {
             inner: Arc::new(Inner {
                 commands,
@@ -320,9 +328,20 @@ impl Store {
         self.inner.pool.run(move |conn| presence::of(conn, &table, keys).map_err(|error| read::trouble(&error))).await?
     }
 
-    /// Recomputes the log and the digest from the rows, and compares.
-    pub async fn verify(&self) -> Result<Findings, QueryError> {
-        self.inner.pool.run(|conn| verify::verify(conn)).await?
+    /// Looks through all rows, and recomputes the log and the digest from them.
+    pub async fn verify(&self, pace: Pace) -> Result<Findings, QueryError> {
+        let health = &self.inner.shared.health;
+        let found = self.inner.pool.look(pace, |conn| verify::verify(conn, Indexes::Checked)).await?;
+        if let Some(detail) = found.malformed.first() {
+            health.malformed(detail);
+        }
+        health.looked(found.wrong.clone());
+        Ok(found)
+    }
+
+    /// What was found when rows were last looked at, from now on.
+    pub fn looks(&self) -> watch::Receiver<Option<Arc<Looked>>> {
+        self.inner.shared.health.looks()
     }
 
     /// The store as of its last commit.
@@ -346,10 +365,14 @@ impl Store {
         self.inner.shared.tables()
     }
 
-    /// Waits until the writer has ended. Before [`Store::close`] that is a fault: the store takes nothing any more, and the
-    /// part that holds it is to be started anew.
+    /// Waits until the writer has ended, or SQLite has stumbled over the file. Before [`Store::close`] either is a fault: the
+    /// store is good for nothing any more, and the part that holds it is to be started anew.
     pub async fn ended(&self) {
-        self.inner.commands.closed().await;
+        // Cancel-safe: both only wait.
+        tokio::select! {
+            () = self.inner.commands.closed() => {}
+            () = self.inner.shared.health.is_malformed() => {}
+        }
     }
 
     /// Finishes what is queued, ends what is being read, and closes the file. What is asked for later is answered with
@@ -358,7 +381,7 @@ impl Store {
         // An error says that the writer has ended already.
         drop(self.inner.commands.send(Command::Close).await);
         self.inner.pool.close().await;
-        if tokio::time::timeout(FINISH, self.ended()).await.is_err() {
+        if tokio::time::timeout(FINISH, self.inner.commands.closed()).await.is_err() {
             self.inner.switch.close();
         }
         let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take();

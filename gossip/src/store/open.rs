@@ -11,7 +11,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::copy;
 use super::error::{OpenError, SchemaError, text};
-use super::ledger::{Ledger, signed};
+use super::health::{clear, is_suspect};
+use super::ledger::{Ledger, is_damage, signed};
 use super::migrate::migrate;
 use super::schema::{SchemaSource, read};
 use super::sites::Sites;
@@ -135,9 +136,11 @@ pub(crate) fn check(conn: &Connection, path: &Path) -> Result<(), OpenError> {
     } else if has("SELECT EXISTS (SELECT 1 FROM sqlite_schema)")? {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
-    let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite)?;
+    // The quick one passes over what indexes say, and is enough as long as nothing has shown otherwise.
+    let looks = if is_suspect(path) { "PRAGMA integrity_check(1)" } else { "PRAGMA quick_check(1)" };
+    let verdict: String = conn.query_row(looks, [], |row| row.get(0)).map_err(sqlite)?;
     if verdict == "ok" {
-        Ok(())
+        clear(path).map_err(|error| sqlite(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))
     } else {
         Err(OpenError::Damaged { path: path.to_owned(), detail: verdict.replace('\n', " ") })
     }
@@ -148,6 +151,7 @@ pub(crate) fn failed(path: &Path, source: rusqlite::Error) -> OpenError {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
             OpenError::Damaged { path: path.to_owned(), detail: text(&source) }
         }
+        _ if is_damage(&source) => OpenError::Damaged { path: path.to_owned(), detail: text(&source) },
         _ => OpenError::Sqlite { path: path.to_owned(), source },
     }
 }
@@ -220,7 +224,7 @@ const LAYOUT: &str = "
     CREATE TABLE IF NOT EXISTS __kith_day (day INTEGER NOT NULL PRIMARY KEY, sum BLOB NOT NULL);
     CREATE TABLE IF NOT EXISTS __kith_site (
         ord INTEGER NOT NULL PRIMARY KEY, id BLOB NOT NULL UNIQUE, head INTEGER NOT NULL, hlc INTEGER NOT NULL,
-        state INTEGER NOT NULL);
+        state INTEGER NOT NULL, seal INTEGER);
     CREATE TABLE IF NOT EXISTS __kith_table (
         tid INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL UNIQUE, live INTEGER NOT NULL DEFAULT 0,
         purged_cl INTEGER NOT NULL DEFAULT 0);

@@ -14,8 +14,11 @@ use tokio_util::task::TaskTracker;
 
 use super::error::{QueryError, Trouble, text};
 use super::guard::{Lookout, Used};
+use super::health::Health;
+use super::ledger::is_damage;
 use super::open::both;
 use super::outlet::Outlet;
+use super::pace::Pace;
 use super::statement::{Statement, value};
 
 /// Connections at once. Each is opened once and kept; its caches grow to about 1 MiB with use.
@@ -43,6 +46,7 @@ pub struct Rows {
 #[derive(Debug)]
 pub(crate) struct Pool {
     path: PathBuf,
+    health: Arc<Health>,
     idle: Mutex<Vec<Reading>>,
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -76,9 +80,10 @@ pub(crate) struct Reader {
 }
 
 impl Pool {
-    pub(crate) fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path, health: Arc<Health>) -> Self {
         Self {
             path: path.to_owned(),
+            health,
             idle: Mutex::default(),
             permits: Arc::new(Semaphore::new(READERS)),
             tasks: TaskTracker::new(),
@@ -113,7 +118,10 @@ impl Pool {
         let (out, rows) = mpsc::channel(ROWS_AHEAD);
         let out = self.outlet(out);
         self.tasks.spawn_blocking(move || match Reader::open(pool, permit) {
-            Ok(mut reader) => stream(reader.reading(), &statement, deadline, head, &out),
+            Ok(mut reader) => {
+                let health = Arc::clone(&reader.pool.health);
+                stream(reader.reading(), &statement, deadline, head, &out, &health);
+            }
             Err(error) => drop(head.send(Err(error))),
         });
         let failed = |_| Err(QueryError::Failed("the reader ended early".to_owned()));
@@ -156,6 +164,21 @@ impl Pool {
         move || closing.is_cancelled()
     }
 
+    /// Runs something that reads much, at this pace.
+    pub(crate) async fn look<T: Send + 'static>(
+        self: &Arc<Self>,
+        pace: Pace,
+        work: impl FnOnce(&Connection) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let closing = self.closing.clone();
+        let looked = self.run(move |conn| pace.read(conn, &closing, work)).await?;
+        looked.map_err(|error| self.health.note(error))
+    }
+
+    pub(crate) fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -180,11 +203,11 @@ impl Reader {
         let idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let reading = match idle {
             Some(reading) => reading,
-            None => connect(&pool.path).map_err(|error| QueryError::Failed(text(&error)))?,
+            None => connect(&pool.path).map_err(|error| pool.health.note(trouble(&error)))?,
         };
         // A connection learns of a migration only when it runs something, and what is prepared before, `SELECT *` above
         // all, is prepared against the tables as they were.
-        refresh(&reading.conn).map_err(|error| trouble(&error))?;
+        refresh(&reading.conn).map_err(|error| pool.health.note(trouble(&error)))?;
         Ok(Self { pool, reading: Some(reading), _permit: permit })
     }
 
@@ -229,6 +252,7 @@ fn stream(
     deadline: Option<Instant>,
     head: oneshot::Sender<Result<Vec<String>, QueryError>>,
     out: &Outlet<Result<Vec<Value>, QueryError>>,
+    health: &Health,
 ) {
     let unwanted = out.unwanted();
     let over = move || unwanted() || deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -263,7 +287,7 @@ fn stream(
     });
     drop(conn.progress_handler(0, None::<fn() -> bool>));
     lookout.leave();
-    match (ran, head) {
+    match (ran.map_err(|error| health.note(error)), head) {
         (Ok(()), _) => {}
         (Err(error), Some(head)) => drop(head.send(Err(error))),
         // The listener may be gone, which is why it failed.
@@ -272,7 +296,11 @@ fn stream(
 }
 
 fn prepare<'a>(conn: &'a Connection, statement: &Statement) -> Result<rusqlite::Statement<'a>, QueryError> {
-    let mut prepared = conn.prepare(&statement.sql).map_err(|error| QueryError::Prepare(text(&error)))?;
+    let refused = |error: rusqlite::Error| match trouble(&error) {
+        malformed @ QueryError::Malformed(_) => malformed,
+        _ => QueryError::Prepare(text(&error)),
+    };
+    let mut prepared = conn.prepare(&statement.sql).map_err(refused)?;
     if !prepared.readonly() || prepared.column_count() == 0 {
         return Err(QueryError::NotReadOnly);
     }
@@ -307,6 +335,8 @@ fn read(rows: &mut rusqlite::Rows<'_>) -> Result<Option<Vec<Value>>, QueryError>
 pub(crate) fn trouble(error: &rusqlite::Error) -> QueryError {
     match Trouble::of(error) {
         Trouble::Interrupted => QueryError::TimedOut,
+        Trouble::Malformed(detail) => QueryError::Malformed(detail),
+        _ if is_damage(error) => QueryError::Broken(text(error)),
         Trouble::DiskFull | Trouble::ReadOnly | Trouble::Sql(_) | Trouble::Store(_) => QueryError::Failed(text(error)),
     }
 }

@@ -175,10 +175,11 @@ impl Merge<'_> {
             Ours::Nothing => Ok(Found::Nothing),
             Ours::Aside(_) => self.restamp_aside(table.id, &table.name, key, above, stamp),
             Ours::Tomb(old) if above.holds(old.rs()) => {
-                let new = Stamps::fresh(old.cl, stamp, 0);
-                let digest = |stamps: &Stamps| Digest::row(&table.name, key, stamps.cl, stamps.rs());
-                self.ledger.digests.take(Part::of(old.cl, old.rs()), digest(&old));
-                self.ledger.digests.add(Part::of(new.cl, new.rs()), digest(&new));
+                let went = Digest::row(&table.name, key, old.cl, old.rs());
+                let came = Digest::row(&table.name, key, old.cl, stamp);
+                let new = Stamps::fresh(old.cl, stamp, 0).sealed(came);
+                self.ledger.digests.take(Part::of(old.cl, old.rs()), went);
+                self.ledger.digests.add(Part::of(new.cl, stamp), came);
                 self.ledger.put_tomb(self.conn, table, key, &new)?;
                 self.ledger.log(self.conn, table.id, Some((&spot, &[old.rs()])), Some((&spot, &[stamp])))?;
                 Ok(Found::Restamped)
@@ -191,7 +192,9 @@ impl Merge<'_> {
                 }
                 self.ledger.digests.take(Part::Live, live.digest(table, key));
                 let held = live.aside.clone();
+                let went = table.terms(key, &live.stamps, &live.values);
                 live.stamps.replace(|stamp| above.holds(stamp), stamp);
+                live.stamps.reseal(went, table.terms(key, &live.stamps, &live.values));
                 live.aside.replace(above, stamp);
                 self.ledger.digests.add(Part::Live, live.digest(table, key));
                 self.ledger.set_aside(self.conn, table.id, key, &held, &live.aside)?;

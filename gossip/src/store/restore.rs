@@ -16,7 +16,7 @@ use super::copy::{Beside, COMING, with};
 use super::error::RestoreError;
 use super::install::sound;
 use super::open::{alone, failed, lock};
-use super::verify::{Findings, verify};
+use super::verify::{Findings, Indexes, verify};
 
 /// Files of one kind that are kept aside; the oldest is taken away when another comes. A store that is damaged again and
 /// again must not fill the disk.
@@ -75,7 +75,7 @@ pub fn verify_file(path: &Path) -> Result<Findings, RestoreError> {
     }
     let conn = alone(&scratch.path).map_err(|error| failed(path, error))?;
     super::open::check(&conn, path)?;
-    verify(&conn).map_err(|error| RestoreError::Unreadable(error.to_string()))
+    verify(&conn, Indexes::Checked).map_err(|error| RestoreError::Unreadable(error.to_string()))
 }
 
 /// Gives the store a site of its own, which has written nothing.

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::broadcast;
 
 use super::commit::{Commit, StoreState};
+use super::health::Health;
 use super::table::TableSet;
 use super::watched::Watched;
 
@@ -19,12 +20,14 @@ pub(crate) struct Shared {
     /// Written by who follows queries.
     watched: RwLock<Arc<Watched>>,
     commits: broadcast::Sender<Arc<Commit>>,
+    pub(crate) health: Arc<Health>,
 }
 
 impl Shared {
-    pub(crate) fn new(state: StoreState, tables: Arc<TableSet>) -> Self {
+    pub(crate) fn new(state: StoreState, tables: Arc<TableSet>, health: Arc<Health>) -> Self {
         let (commits, _) = broadcast::channel(COMMITS);
-        Self { state: RwLock::new(Arc::new(state)), tables: RwLock::new(tables), watched: RwLock::default(), commits }
+        let (state, tables) = (RwLock::new(Arc::new(state)), RwLock::new(tables));
+        Self { state, tables, watched: RwLock::default(), commits, health }
     }
 
     pub(crate) fn state(&self) -> Arc<StoreState> {

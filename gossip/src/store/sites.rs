@@ -1,12 +1,19 @@
 //! The sites this store has met: small numbers for 16-byte ids, and how far each has been applied.
 //!
 //! A number (`ord`) is given once and never means another site, so stamps on disk stay true.
+//!
+//! Every row is sealed with a hash of all of it. A head that a disk has raised would be the worst of all damage: peers
+//! would take it over, and skip the versions up to it when they come.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kith_gossip_proto::{Hlc, SiteId, Stamp, Vector};
 use rusqlite::{Connection, params};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::ledger::damaged;
+use super::stamps::Damaged;
 
 /// All sites by number and by id. Cloned at the start of every group of transactions and put back when it fails, so the
 /// maps are shared until they change.
@@ -49,13 +56,18 @@ impl Sites {
             hlc: BTreeMap::new(),
             dirty: BTreeSet::new(),
         };
-        let mut statement = conn.prepare("SELECT ord, id, head, hlc FROM __kith_site")?;
+        let mut statement = conn.prepare("SELECT ord, id, head, hlc, seal FROM __kith_site")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let (ord, id) = (row.get(0)?, SiteId::new(row.get(1)?));
+            let (ord, id, head, hlc) = (row.get(0)?, SiteId::new(row.get(1)?), row.get(2)?, row.get(3)?);
+            let kept: Option<i64> = row.get(4)?;
+            // A site that nothing was heard of yet has no seal.
+            if kept.map_or((head, hlc) != (0, 0), |kept| kept != seal(ord, id, head, hlc)) {
+                return Err(damaged(Damaged));
+            }
             sites.learn(ord, id);
-            Arc::make_mut(&mut sites.heads).raise(id, row.get::<_, i64>(2)?.cast_unsigned());
-            sites.hlc.insert(ord, Hlc::from_bits(row.get::<_, i64>(3)?.cast_unsigned()));
+            Arc::make_mut(&mut sites.heads).raise(id, head.cast_unsigned());
+            sites.hlc.insert(ord, Hlc::from_bits(hlc.cast_unsigned()));
         }
         Ok(sites)
     }
@@ -135,19 +147,20 @@ impl Sites {
     /// Writes what changed since the last time.
     pub(crate) fn save(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let mut statement = conn.prepare_cached(
-            "/*kith*/ INSERT INTO __kith_site (ord, id, head, hlc, state) VALUES (?1, ?2, ?3, ?4, 0)
-             ON CONFLICT (ord) DO UPDATE SET head = ?3, hlc = ?4",
+            "/*kith*/ INSERT INTO __kith_site (ord, id, head, hlc, state, seal) VALUES (?1, ?2, ?3, ?4, 0, ?5)
+             ON CONFLICT (ord) DO UPDATE SET head = ?3, hlc = ?4, seal = ?5",
         )?;
         for ord in std::mem::take(&mut self.dirty) {
             let id = self.known.ids[&ord];
             let hlc = self.hlc.get(&ord).copied().unwrap_or(Hlc::ZERO);
-            statement.execute(params![
-                ord,
-                id.as_bytes(),
-                self.heads.head(id).cast_signed(),
-                hlc.to_bits().cast_signed()
-            ])?;
+            let (head, hlc) = (self.heads.head(id).cast_signed(), hlc.to_bits().cast_signed());
+            statement.execute(params![ord, id.as_bytes(), head, hlc, seal(ord, id, head, hlc)])?;
         }
         Ok(())
     }
+}
+
+fn seal(ord: u32, id: SiteId, head: i64, hlc: i64) -> i64 {
+    let bytes = [&ord.to_le_bytes()[..], id.as_bytes(), &head.to_le_bytes(), &hlc.to_le_bytes()].concat();
+    xxh3_64(&bytes).cast_signed()
 }

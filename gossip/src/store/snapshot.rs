@@ -6,11 +6,12 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::aside::Aside;
-use super::ledger::{Ledger, Spot};
+use super::ledger::{Ledger, Spot, damaged};
 use super::merge::place_values;
-use super::stamps::Stamps;
+use super::stamps::{Damaged, Stamps};
 use super::statement::Sql;
 use super::table::{Table, TableSet};
+use super::verify::is_sealed;
 
 /// A read transaction, and what it says of sites and tables. What the writer holds in memory may be newer.
 pub(crate) struct Snapshot<'a> {
@@ -45,6 +46,9 @@ impl<'a> Snapshot<'a> {
                     return Ok(Some(found));
                 }
                 if let Some(tomb) = self.ledger.tomb(self.conn, table, key)? {
+                    if !is_sealed(table, key, &tomb) {
+                        return Err(damaged(Damaged));
+                    }
                     let row = Row::tombstone(tomb.cl, tomb.rs());
                     return Ok(Some(PulledRow { table: table.name.clone(), key: key.clone(), row }));
                 }
@@ -67,8 +71,13 @@ impl<'a> Snapshot<'a> {
         let place = place_values(table, spot);
         let mut statement = self.conn.prepare_cached(&table.sql.read)?;
         let bound = rusqlite::params_from_iter(place.iter().map(Sql));
-        let values = statement.query_row(bound, |row| table.values(row, 0)).optional()?;
-        values.map(|values| self.assemble(table, &stamps, values)).transpose()
+        let Some(values) = statement.query_row(bound, |row| table.values(row, 0)).optional()? else { return Ok(None) };
+        // Here rows are read for peers: what a disk has changed must not get to them.
+        let key = table.key_of(&values).map_err(|_| damaged(Damaged))?;
+        if !stamps.is_sealed(table.terms(&key, &stamps, &values)) {
+            return Err(damaged(Damaged));
+        }
+        self.assemble(table, &stamps, values).map(Some)
     }
 
     /// A live row from its values and stamps, with what is set aside of it.

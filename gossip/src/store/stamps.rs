@@ -1,12 +1,17 @@
 //! All stamps of one row, packed: what `st` holds.
 //!
 //! ```text
-//! varint causal length, then one or more groups { varint column mask, varint site ord, varint version, varint seq, 8 bytes hlc }
+//! varint causal length, 4 bytes seal, then one or more groups { varint column mask, varint site ord, varint version, varint seq, 8 bytes hlc }
 //! ```
 //! The first group is the row's own stamp, and its mask the columns written by the same change; so a fresh row has one
-//! group, about 16 bytes. A bit of the mask is a column's `cid`.
+//! group, about 20 bytes. A bit of the mask is a column's `cid`.
+//!
+//! The seal is 32 bits of the sum of the row's terms in the digest, without those of cells that are set
+//! aside. SQLite cannot tell a flipped bit of a value from a value, and the digest of the whole store says only that
+//! something is wrong; the seal says it of the row, whenever the row is read for a peer. Being a sum it is kept like the
+//! digest, change by change, and costs no hash of its own. One damage in four billion passes it.
 
-use kith_gossip_proto::{Hlc, SiteId, Stamp};
+use kith_gossip_proto::{Digest, Hlc, SiteId, Stamp};
 use thiserror::Error;
 
 /// How many columns of a table, its key aside, can carry stamps: the bits of a mask.
@@ -16,6 +21,7 @@ pub(crate) const COLUMNS_MAX: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stamps {
     pub(crate) cl: u64,
+    seal: u32,
     /// The row's own first, each once.
     groups: Vec<Group>,
 }
@@ -26,15 +32,31 @@ struct Group {
     stamp: Stamp,
 }
 
-/// Bytes in `st` that this release does not write.
+/// A row whose stamps no release writes, or whose seal is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the stamps of a row are damaged")]
+#[error("a row is not what was written")]
 pub(crate) struct Damaged;
 
 impl Stamps {
-    /// A row whose every column in `mask` was written by the change that created it; a tombstone with mask 0.
+    /// A row whose every column in `mask` was written by the change that created it; a tombstone with mask 0. Not sealed.
     pub(crate) fn fresh(cl: u64, stamp: Stamp, mask: u128) -> Self {
-        Self { cl, groups: vec![Group { mask, stamp }] }
+        Self { cl, seal: 0, groups: vec![Group { mask, stamp }] }
+    }
+
+    /// Sealed with the sum of all terms of the row.
+    pub(crate) fn sealed(mut self, terms: Digest) -> Self {
+        self.seal = low(terms);
+        self
+    }
+
+    /// Whether these are the terms that the row was written with.
+    pub(crate) fn is_sealed(&self, terms: Digest) -> bool {
+        self.seal == low(terms)
+    }
+
+    /// Terms came into the row and went from it.
+    pub(crate) fn reseal(&mut self, went: Digest, came: Digest) {
+        self.seal = self.seal.wrapping_sub(low(went)).wrapping_add(low(came));
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -117,8 +139,9 @@ impl Stamps {
 
     /// The bytes. `ord` numbers sites.
     pub(crate) fn pack(&self, mut ord: impl FnMut(Stamp) -> u32) -> Vec<u8> {
-        let mut out = Vec::with_capacity(4 + 20 * self.groups.len());
+        let mut out = Vec::with_capacity(8 + 20 * self.groups.len());
         push(&mut out, u128::from(self.cl));
+        out.extend_from_slice(&self.seal.to_le_bytes());
         for group in &self.groups {
             push(&mut out, group.mask);
             push(&mut out, u128::from(ord(group.stamp)));
@@ -132,6 +155,9 @@ impl Stamps {
     /// Reads the bytes. `site` knows sites by number.
     pub(crate) fn unpack(mut bytes: &[u8], site: impl Fn(u32) -> Option<SiteId>) -> Result<Self, Damaged> {
         let cl = narrow(take(&mut bytes)?)?;
+        let (seal, rest) = bytes.split_first_chunk::<4>().ok_or(Damaged)?;
+        let seal = u32::from_le_bytes(*seal);
+        bytes = rest;
         let mut groups = Vec::with_capacity(1);
         while groups.is_empty() || !bytes.is_empty() {
             let mask = take(&mut bytes)?;
@@ -143,8 +169,12 @@ impl Stamps {
             let hlc = Hlc::from_bits(u64::from_le_bytes(*hlc));
             groups.push(Group { mask, stamp: Stamp { hlc, site, version, seq } });
         }
-        Ok(Self { cl, groups })
+        Ok(Self { cl, seal, groups })
     }
+}
+
+fn low(terms: Digest) -> u32 {
+    terms.to_bits() as u32
 }
 
 fn push(out: &mut Vec<u8>, mut number: u128) {
@@ -192,9 +222,9 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_row_takes_about_sixteen_bytes() {
+    fn a_fresh_row_takes_about_twenty_bytes() {
         let stamp = Stamp { hlc: Hlc::from_ms(1_700_000_000_000), site: site(1).unwrap(), version: 70_000, seq: 3 };
-        assert_eq!(Stamps::fresh(1, stamp, 0xFF).pack(|_| 1).len(), 16);
+        assert_eq!(Stamps::fresh(1, stamp, 0xFF).pack(|_| 1).len(), 20);
     }
 
     proptest! {
@@ -204,7 +234,7 @@ mod tests {
             sets in proptest::collection::vec((stamp(), prop_oneof![any::<u128>(), 0u128..16]), 0..6),
             own in stamp(),
         ) {
-            let mut stamps = Stamps::fresh(7, first, u128::MAX >> 1);
+            let mut stamps = Stamps::fresh(7, first, u128::MAX >> 1).sealed(Digest::from_bits(own.seq.into()));
             for (stamp, mask) in sets {
                 stamps.set(mask, stamp);
                 for cid in 0..128u8 {

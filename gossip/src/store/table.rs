@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use kith_gossip_proto::key::KeyError;
-use kith_gossip_proto::{Key, Name, Value};
+use kith_gossip_proto::{Digest, Key, Name, Value};
 use rusqlite::Connection;
 
+use super::stamps::Stamps;
 use super::statement::value;
 
 /// What begins all SQL of the store's own. Prepared statements are cached by their text, and what was prepared with the
@@ -252,6 +253,17 @@ impl Table {
     pub(crate) fn cell(&self, name: &Name) -> Option<(usize, u8)> {
         let at = self.columns.iter().position(|column| column == name)?;
         self.cid[at].map(|cid| (at, cid))
+    }
+
+    /// The terms that a live row adds to the digest, but for cells that are set aside: what its stamps are sealed with.
+    pub(crate) fn terms(&self, key: &Key, stamps: &Stamps, values: &[Value]) -> Digest {
+        let mut sum = Digest::row(&self.name, key, stamps.cl, stamps.rs());
+        for (at, cid) in self.cells() {
+            if let Some(stamp) = stamps.cell(cid) {
+                sum += Digest::cell(&self.name, key, &self.columns[at], &values[at], stamp);
+            }
+        }
+        sum
     }
 
     pub(crate) fn by_key(&self) -> bool {

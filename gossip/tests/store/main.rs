@@ -7,6 +7,7 @@ mod rig;
 mod capture;
 mod copy;
 mod crash;
+mod damage;
 mod days;
 mod group;
 mod merge;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kith_gossip::store::{SchemaSource, Store};
+use kith_gossip::store::{Pace, SchemaSource, Store};
 use kith_gossip_proto::frame::PulledRow;
 use kith_gossip_proto::model;
 use kith_gossip_proto::{Cell, Change, Hlc, Key, Name, SiteId, Stamp, Value, Vector, Version, version::Life};
@@ -434,6 +434,6 @@ async fn a_row_whose_index_cannot_be_computed_stops_no_site() {
     assert_eq!(heads, *b.store.state().heads, "all versions are applied");
     assert_eq!(a.store.state().digests, b.store.state().digests);
     for rig in [&a, &b] {
-        assert_eq!(rig.store.verify().await.unwrap().wrong, Vec::<String>::new());
+        assert_eq!(rig.store.verify(Pace::AtOnce).await.unwrap().wrong, Vec::<String>::new());
     }
 }

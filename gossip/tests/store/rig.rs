@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kith_gossip::store::{Durability, ExecuteError, Executed, QueryError, SchemaSource, Statement, Store, StoreConfig};
+use kith_gossip::store::{
+    Durability, ExecuteError, Executed, Pace, QueryError, SchemaSource, Statement, Store, StoreConfig,
+};
 use kith_gossip_proto::frame::PulledRow;
 use kith_gossip_proto::version::Life;
 use kith_gossip_proto::{Key, Name, Row, Value, Vector, Version};
@@ -100,7 +102,7 @@ pub(crate) async fn rows(store: &Store, statement: Statement) -> Result<Vec<Vec<
 }
 
 pub(crate) async fn is_sound(store: &Store) {
-    let found = store.verify().await.unwrap();
+    let found = store.verify(Pace::AtOnce).await.unwrap();
     assert!(found.wrong.is_empty(), "{:#?}", found.wrong);
     assert_eq!(found.digests, store.state().digests);
 }

@@ -8,9 +8,10 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::store::commit::StoreState;
+use crate::store::health::Health;
 use crate::store::open::{StoreConfig, open};
 use crate::store::statement::{Executed, Statement};
-use crate::store::verify::verify;
+use crate::store::verify::{Indexes, verify};
 
 fn core(dir: &TempDir) -> Core {
     let sql = "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a INTEGER, b BLOB)".to_owned();
@@ -27,7 +28,7 @@ fn core(dir: &TempDir) -> Core {
         schema: opened.tables.hash(),
         set_aside: 0,
     };
-    let shared = Arc::new(Shared::new(state, Arc::clone(&opened.tables)));
+    let shared = Arc::new(Shared::new(state, Arc::clone(&opened.tables), Arc::new(Health::new(&config.path))));
     Core::new(opened, &config.path, config.durability, shared).unwrap()
 }
 
@@ -43,7 +44,7 @@ fn insert(id: &str, size: usize) -> Statement {
 }
 
 fn is_sound(core: &Core) {
-    let found = verify(&core.conn).unwrap();
+    let found = verify(&core.conn, Indexes::Checked).unwrap();
     assert!(found.wrong.is_empty(), "{:#?}", found.wrong);
     assert_eq!(found.digests, core.ledger.digests);
 }
