@@ -167,6 +167,7 @@ impl Collector for Reading {
             ("replication_behind", "Versions that peers have and this node has not", self.replication.behind),
             ("replication_queued", "Versions received and not yet applied", self.replication.queued),
             ("subscription_queries", "Live queries", self.subscriptions.queries),
+            ("subscription_bytes", "Bytes that live queries hold", self.subscriptions.bytes),
             ("subscription_listeners", "Listeners of live queries", self.subscriptions.listeners),
         ];
         for (name, help, value) in gauges {

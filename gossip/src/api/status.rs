@@ -147,6 +147,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "looks": subscriptions.looks,
             "events": subscriptions.events,
             "cut": subscriptions.cut,
+            "bytes": subscriptions.bytes,
         },
         "certificate": app.membership.certificate().map(|certificate| json!({
             "ends_ms": certificate.ends.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis(),

@@ -13,7 +13,7 @@ pub(crate) const KEYS_MAX: usize = 1_024;
 /// One SQLite transaction that was kept and synced: some transactions of clients, or versions or rows of peers.
 #[derive(Clone, Debug)]
 pub struct Commit {
-    /// Consecutive since the store was opened, from 1.
+    /// Greater than that of every commit before it, in this file.
     pub number: u64,
     /// The own versions in it, in order. Empty when it stored what peers sent.
     pub versions: Vec<Arc<Version>>,
@@ -85,7 +85,7 @@ pub struct StoreState {
     pub digests: Digests,
     /// The last reading of the hybrid logical clock.
     pub hlc: Hlc,
-    /// Commits since the store was opened.
+    /// The number of the last commit.
     pub commits: u64,
     /// Hash of the tables and columns, equal on nodes with equal schemas.
     pub schema: u64,

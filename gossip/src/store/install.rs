@@ -91,10 +91,11 @@ impl Core {
             [own.as_bytes()],
         )?;
         let (version, hlc) = self.reserved();
+        let commits = self.ledger.commits + 1;
         tx.execute(
             "UPDATE __kith_meta SET self = (SELECT ord FROM __kith_site WHERE id = ?1), boot = ?2, nonce = ?3,
-             reserved_ver = ?4, reserved_hlc = ?5",
-            params![own.as_bytes(), boot, nonce, signed(version), signed(hlc.to_bits())],
+             reserved_ver = ?4, reserved_hlc = ?5, commits = ?6",
+            params![own.as_bytes(), boot, nonce, signed(version), signed(hlc.to_bits()), signed(commits)],
         )?;
         Ok(tx.commit()?)
     }

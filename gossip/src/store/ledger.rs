@@ -24,6 +24,8 @@ pub(crate) struct Ledger {
     kept: Digests,
     /// The last own version that was used.
     pub(crate) version: u64,
+    /// The last commit.
+    pub(crate) commits: u64,
     /// Per table: how much is set aside in `__kith_unknown`. Tables with nothing there are absent.
     pub(crate) aside: BTreeMap<i64, u64>,
 }
@@ -65,14 +67,15 @@ impl Ledger {
     /// took from the file, and that a peer may hold, is never given out again.
     pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Self> {
         let sites = Sites::load(conn)?;
-        let (version, hlc, digest): (i64, i64, [u8; 16]) =
-            conn.query_row("SELECT reserved_ver, reserved_hlc, digest FROM __kith_meta", [], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        let (version, hlc, digest, commits): (i64, i64, [u8; 16], i64) =
+            conn.query_row("SELECT reserved_ver, reserved_hlc, digest, commits FROM __kith_meta", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
             })?;
         let clock = HybridClock::new(Hlc::from_bits(hlc.cast_unsigned()).max(sites.hlc()));
         let version = version.cast_unsigned().max(sites.heads().head(sites.own()));
         let digests = Digests::new(bits(digest), days(conn)?);
-        Ok(Self { aside: Self::count_aside(conn)?, sites, clock, kept: digests.clone(), digests, version })
+        let (aside, commits) = (Self::count_aside(conn)?, commits.cast_unsigned());
+        Ok(Self { aside, sites, clock, kept: digests.clone(), digests, version, commits })
     }
 
     pub(crate) fn own(&self) -> SiteId {
@@ -166,11 +169,10 @@ impl Ledger {
     /// Writes what is held in memory, as part of the transaction that is about to be committed.
     pub(crate) fn save(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.sites.save(conn)?;
-        conn.prepare_cached("/*kith*/ UPDATE __kith_meta SET digest = ?1")?.execute([self
-            .digests
-            .live()
-            .to_bits()
-            .to_le_bytes()])?;
+        self.commits += 1;
+        let live = self.digests.live().to_bits().to_le_bytes();
+        conn.prepare_cached("/*kith*/ UPDATE __kith_meta SET digest = ?1, commits = ?2")?
+            .execute(params![live, signed(self.commits)])?;
         if !self.digests.days().eq(self.kept.days()) {
             self.save_days(conn)?;
         }

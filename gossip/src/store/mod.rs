@@ -145,7 +145,7 @@ impl Store {
             heads: Arc::clone(opened.ledger.sites.heads()),
             digests: opened.ledger.digests.clone(),
             hlc: opened.ledger.clock.last(),
-            commits: 0,
+            commits: opened.ledger.commits,
             schema: tables.hash(),
             set_aside: opened.ledger.aside.values().sum(),
         };

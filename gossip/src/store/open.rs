@@ -215,12 +215,12 @@ pub(crate) fn set_durability(conn: &Connection, durability: Durability) -> rusql
 /// Our own tables. `self` is the `ord` of the store's own site; `reserved_ver` and `reserved_hlc` are not below any that
 /// was used. A table that is not `live` is known by name only, from peers. In `__kith_unknown` a
 /// column's name is a text, and the empty blob stands for the row's own state. `digest` is of live rows, `__kith_day` has
-/// that of tombstones.
+/// that of tombstones. `commits` says which commit a reader's snapshot is of.
 const LAYOUT: &str = "
     CREATE TABLE IF NOT EXISTS __kith_meta (
         one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, self INTEGER NOT NULL,
         boot INTEGER NOT NULL, nonce INTEGER NOT NULL, reserved_ver INTEGER NOT NULL, reserved_hlc INTEGER NOT NULL,
-        digest BLOB NOT NULL);
+        digest BLOB NOT NULL, commits INTEGER NOT NULL);
     CREATE TABLE IF NOT EXISTS __kith_day (day INTEGER NOT NULL PRIMARY KEY, sum BLOB NOT NULL);
     CREATE TABLE IF NOT EXISTS __kith_site (
         ord INTEGER NOT NULL PRIMARY KEY, id BLOB NOT NULL UNIQUE, head INTEGER NOT NULL, hlc INTEGER NOT NULL,
@@ -244,8 +244,8 @@ const BOOT_MAX: u64 = 1 << 32;
 /// Counts the start, after `last` at least, and draws its nonce.
 fn start(conn: &Connection, last: u64) -> rusqlite::Result<(u64, u64)> {
     conn.query_row(
-        "INSERT INTO __kith_meta (one, format, self, boot, nonce, reserved_ver, reserved_hlc, digest)
-         VALUES (1, ?1, 1, ?2 + 1, random(), 0, 0, zeroblob(16))
+        "INSERT INTO __kith_meta (one, format, self, boot, nonce, reserved_ver, reserved_hlc, digest, commits)
+         VALUES (1, ?1, 1, ?2 + 1, random(), 0, 0, zeroblob(16), 0)
          ON CONFLICT (one) DO UPDATE SET format = ?1, boot = max(boot, ?2) + 1, nonce = random()
          RETURNING boot, nonce",
         [FORMAT, signed(last.min(BOOT_MAX))],

@@ -34,6 +34,7 @@ pub(crate) struct Told {
 
 /// A commit, and the state after it.
 pub(crate) struct Published {
+    pub(crate) number: u64,
     pub(crate) sum: Sum,
     pub(crate) site: SiteId,
     pub(crate) heads: Arc<Vector>,
@@ -107,19 +108,19 @@ fn sync_all(wal: &PathBuf, queue: &Receiver<Told>, shared: &Shared) -> Result<()
 
 impl Told {
     fn pass_on(self, shared: &Shared) {
-        if let Some(Published { sum, site, heads, digests, hlc, set_aside, tables, schema }) = self.commit {
+        if let Some(Published { number, sum, site, heads, digests, hlc, set_aside, tables, schema }) = self.commit {
             let state = shared.advance(|last| StoreState {
                 site,
                 boot: last.boot,
                 heads,
                 digests,
                 hlc,
-                commits: last.commits + 1,
+                commits: number,
                 schema: tables,
                 set_aside,
             });
             shared.tell(Commit {
-                number: state.commits,
+                number,
                 versions: sum.versions,
                 touched: sum.touched,
                 heads: Arc::clone(&state.heads),

@@ -12,7 +12,7 @@ use rusqlite::types::Null;
 use tokio::sync::{mpsc, oneshot};
 
 use super::capture::{Capture, KEY_FUNCTION, SharedCapture};
-use super::commit::SchemaChange;
+use super::commit::{SchemaChange, StoreState};
 use super::error::{ApplyError, ExecuteError, InstallError, SchemaError, Trouble};
 use super::group::{Answers, Broken, Job, Sum, run};
 use super::guard::{self, Switch};
@@ -124,6 +124,13 @@ impl Core {
         };
         core.watch_keys()?;
         core.settle()?;
+        let (ledger, shared) = (&core.ledger, &core.shared);
+        shared.advance(|opened| StoreState {
+            digests: ledger.digests.clone(),
+            commits: ledger.commits,
+            set_aside: ledger.aside.values().sum(),
+            ..opened.clone()
+        });
         Ok(core)
     }
 
@@ -227,6 +234,7 @@ impl Core {
     pub(crate) fn published(&self, sum: Sum, schema: SchemaChange) -> Published {
         let ledger = &self.ledger;
         Published {
+            number: ledger.commits,
             sum,
             site: ledger.own(),
             heads: Arc::clone(ledger.sites.heads()),
@@ -300,8 +308,10 @@ impl Core {
         run(&self.conn, "/*kith*/ BEGIN IMMEDIATE")?;
         let migrated = migrate(&self.conn, declared)?;
         let tables = TableSet::load(&self.conn)?;
-        self.adopt(&tables, sum)?;
-        self.ledger.save(&self.conn)?;
+        if !migrated.is_empty() {
+            self.adopt(&tables, sum)?;
+            self.ledger.save(&self.conn)?;
+        }
         run(&self.conn, "/*kith*/ COMMIT")?;
         Ok((migrated, tables))
     }

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::equality::Equality;
 use super::line;
-use super::shape::{Nested, Plain, Shape, ShapeError};
+use super::shape::{Join, Nested, Plain, Reach, Shape, ShapeError};
 use crate::store::{Params, Statement, Table, TableSet};
 
 /// SQL text may be this long.
@@ -27,8 +27,8 @@ const KEY_COLUMN: &str = "__kith_key_";
 /// A plain query with its keys.
 struct Keyed {
     all: String,
-    one: Option<OneRow>,
-    keys: Vec<usize>,
+    parts: Vec<Part>,
+    reach: Reach,
 }
 
 /// Why a statement is not a subscription.
@@ -89,10 +89,10 @@ pub(super) struct Plan {
     pub(super) columns: Vec<String>,
     /// What to run for the whole result: the selected columns, then the key columns.
     pub(super) all: String,
-    /// What to run for one row.
-    pub(super) one: Option<OneRow>,
-    /// For each table of a plain query, how many key columns follow the selected ones. Empty: the cells are the identity.
-    pub(super) keys: Vec<usize>,
+    /// The tables of a plain query, whose key columns follow the selected ones. Empty: the cells are the identity.
+    pub(super) parts: Vec<Part>,
+    /// Which result rows a changed row may concern.
+    pub(super) reach: Reach,
     /// The tables it reads, and of each the columns whose change may change the result. A key column is always among
     /// them: rows that come and go touch all columns, updates never one of the key.
     pub(super) reads: BTreeMap<Name, Columns>,
@@ -107,6 +107,15 @@ impl Plan {
     pub(super) fn concerns_as(&self, other: &Self) -> bool {
         self.equal == other.equal && self.reads.keys().eq(other.reads.keys())
     }
+
+    /// What to run for the result rows that are made of one row of a table, given by its place: its key's parameters are
+    /// bound by [`bind_key`].
+    pub(super) fn of_part(&self, table: usize) -> String {
+        let first: usize = self.parts[..table].iter().map(|part| part.columns).sum();
+        let equal = |i| format!("\"{KEY_COLUMN}{}\" = :{KEY_COLUMN}{i}", first + i);
+        let condition: Vec<_> = (0..self.parts[table].columns).map(equal).collect();
+        format!("SELECT * FROM (\n{}\n) WHERE {}", self.all, condition.join(" AND "))
+    }
 }
 
 /// Columns of one table.
@@ -118,11 +127,13 @@ pub(super) enum Columns {
     These(BTreeSet<Name>),
 }
 
-/// How a plain query over one table is asked for one of its rows.
-#[derive(Clone, Debug)]
-pub(super) struct OneRow {
+/// A table of a plain query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part {
     pub(super) table: Name,
-    pub(super) sql: String,
+    /// How many key columns it has.
+    pub(super) columns: usize,
+    pub(super) join: Join,
 }
 
 /// Where queries are analysed, one at a time: it takes less than a millisecond.
@@ -217,12 +228,12 @@ impl Analyst {
             Some(_) | None => None,
         };
         // What is run is what is recorded: with the keys, if they were added.
-        let Keyed { all, one, keys } =
-            plain.unwrap_or_else(|| Keyed { all: shape.text.clone(), one: None, keys: Vec::new() });
+        let whole = || Keyed { all: shape.text.clone(), parts: Vec::new(), reach: Reach::Whole };
+        let Keyed { all, parts, reach } = plain.unwrap_or_else(whole);
         self.prepare(&all)?;
         let reads = self.reads(tables)?;
         let equal = self.equalities(&identity, &statement.params, tables);
-        Ok(Plan { identity, columns, all, one, keys, reads, equal, params: statement.params.clone() })
+        Ok(Plan { identity, columns, all, parts, reach, reads, equal, params: statement.params.clone() })
     }
 
     /// What the text, with its parameters in their places, demands of its tables. A table that is read twice may matter
@@ -315,7 +326,7 @@ impl Analyst {
         visible: usize,
         tables: &TableSet,
     ) -> Result<Option<Keyed>, QueryRefused> {
-        let (mut added, mut origins, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut added, mut origins, mut parts) = (Vec::new(), Vec::new(), Vec::new());
         for source in &plain.sources {
             let Some(table) = table_of(tables, &source.table) else { return Ok(None) };
             for column in &table.key {
@@ -323,7 +334,7 @@ impl Analyst {
                 added.push(format!("{}.\"{quoted}\" AS \"{KEY_COLUMN}{}\"", source.label, added.len()));
                 origins.push((table.name.as_str().to_owned(), column.as_str().to_owned()));
             }
-            keys.push(table.key.len());
+            parts.push(Part { table: table.name.clone(), columns: table.key.len(), join: source.join });
         }
         let Some(all) = shape.with_columns(&added) else { return Ok(None) };
         let confirmed = self.recorded(|conn| {
@@ -336,13 +347,7 @@ impl Analyst {
         if !confirmed.unwrap_or(false) {
             return Ok(None);
         }
-        let one = (plain.sources.len() == 1 && plain.nested == Nested::No).then(|| {
-            let equal = |i| format!("\"{KEY_COLUMN}{i}\" = :{KEY_COLUMN}{i}");
-            let condition: Vec<_> = (0..added.len()).map(equal).collect();
-            let sql = format!("SELECT * FROM (\n{all}\n) WHERE {}", condition.join(" AND "));
-            OneRow { table: Name::from(origins[0].0.as_str()), sql }
-        });
-        Ok(Some(Keyed { all, one, keys }))
+        Ok(Some(Keyed { all, parts, reach: plain.reach }))
     }
 
     /// The replicated tables and columns that the last recorded statement reads; refuses everything else.
@@ -463,7 +468,7 @@ fn is_ours(parameter: Option<&str>) -> bool {
     parameter.is_some_and(|name| name.strip_prefix(':').is_some_and(|name| name.starts_with(KEY_COLUMN)))
 }
 
-/// Binds the key that a [`OneRow`] is asked for.
+/// Binds the key that [`Plan::of_part`] asks for.
 pub(super) fn bind_key(statement: &mut rusqlite::Statement<'_>, key: &[Value]) -> rusqlite::Result<()> {
     for (i, value) in key.iter().enumerate() {
         let name = format!(":{KEY_COLUMN}{i}");

@@ -186,6 +186,11 @@ impl Feed {
         self.lock().listening()
     }
 
+    /// How much memory the changes take that are kept.
+    pub(super) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// How many readers were cut off.
     pub(super) fn cut(&self) -> u64 {
         self.lock().cut

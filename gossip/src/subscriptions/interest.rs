@@ -63,9 +63,9 @@ impl Interests {
         debug_assert_eq!(commit.schema, SchemaChange::Same, "then every query is analysed anew");
         for (table, touched) in &commit.touched {
             let Some(within) = self.tables.get(table) else { continue };
-            within.any.values().for_each(|live| live.offer(table, touched, &touched.keys));
+            within.any.values().for_each(|live| live.offer(commit.number, table, touched, &touched.keys));
             for (column, values) in &within.equal {
-                tell_equal(table, touched, touched.by_value(column), values);
+                tell_equal(commit.number, table, touched, touched.by_value(column), values);
             }
         }
     }
@@ -83,17 +83,21 @@ impl Interests {
 
 /// Tells the queries that want one value each of a column.
 fn tell_equal(
+    commit: u64,
     table: &Name,
     touched: &Touched,
     listed: Option<&BTreeMap<Value, BTreeSet<Key>>>,
     wanted: &BTreeMap<Value, Queries>,
 ) {
     let Some(listed) = listed else {
-        return wanted.values().flat_map(Queries::values).for_each(|live| live.offer(table, touched, &touched.keys));
+        return wanted
+            .values()
+            .flat_map(Queries::values)
+            .for_each(|live| live.offer(commit, table, touched, &touched.keys));
     };
     for (value, keys) in listed {
         let Some(queries) = wanted.get(value) else { continue };
         let keys = Keys::These(keys.clone());
-        queries.values().for_each(|live| live.offer(table, touched, &keys));
+        queries.values().for_each(|live| live.offer(commit, table, touched, &keys));
     }
 }

@@ -7,6 +7,7 @@
 //! together. A quick succession of looks is spread out so that a query costs at most a fifth of a core; the first change
 //! after a pause is never delayed.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -21,9 +22,12 @@ use uuid::Uuid;
 
 use super::Counters;
 use super::analysis::{Analysts, Plan};
+use super::budget::{Over, Share, TOTAL_BYTES};
 use super::feed::{Feed, Reader, Start};
-use super::look::{Extent, Leash, LookError, look};
+use super::look::{Changed, Extent, Leash, LookError, look};
 use super::rows::{Difference, ResultRows};
+use super::shape::Reach;
+use super::told::{Known, Told};
 use crate::store::{Keys, QueryError, Statement, Store, Touched};
 
 /// Looks are at least this far apart: frames of a busy query are coalesced by it, and nobody sees 2 ms.
@@ -40,6 +44,9 @@ const READER_PAUSE: Duration = Duration::from_millis(100);
 const KEPT_IDLE: Duration = Duration::from_secs(600);
 /// Above this many keys, or a quarter of the result, one run of the whole query is cheaper than one per key.
 const KEYS_MAX: usize = 256;
+/// The same for a query over several tables: without an index that joins them the other way round, each key costs a run
+/// through the other table.
+const JOINED_KEYS_MAX: usize = 32;
 /// Requests for the rows that may wait while a look runs. Beyond it the askers wait in their own tasks.
 pub(super) const REQUESTS: usize = 64;
 
@@ -74,18 +81,37 @@ pub(super) struct Live {
 enum Wanted {
     #[default]
     Nothing,
-    Look(Extent),
+    Look {
+        extent: Extent,
+        /// The commit that asked last.
+        upto: u64,
+    },
     /// The schema changed: what the query means must be found out again.
     Analysis,
 }
 
-/// The task that owns a query's rows.
-pub(super) struct Follower {
-    pub(super) live: Arc<Live>,
-    pub(super) statement: Statement,
+/// What a look is for.
+#[derive(Clone, Copy, Debug)]
+enum Ask {
+    Everything,
+    /// What commits have asked for.
+    Wanted,
+}
+
+/// What all queries have in common, and what one has of it.
+pub(super) struct Parts {
     pub(super) store: Store,
     pub(super) analysts: Analysts,
     pub(super) counters: Arc<Counters>,
+    pub(super) told: Arc<Told>,
+    pub(super) share: Share,
+}
+
+/// The task that owns a query's rows.
+pub(super) struct Follower {
+    live: Arc<Live>,
+    statement: Statement,
+    parts: Parts,
     /// Locked by a look while it runs on a reader, and by this task while none does.
     rows: Arc<Mutex<ResultRows>>,
     /// No look before this.
@@ -108,16 +134,16 @@ impl Live {
     }
 
     /// Takes note that a commit changed a table, and of it what matters here at most in these rows.
-    pub(super) fn offer(&self, table: &Name, touched: &Touched, keys: &Keys) {
+    pub(super) fn offer(&self, commit: u64, table: &Name, touched: &Touched, keys: &Keys) {
         let plan = self.plan();
         if !plan.reads.get(table).is_some_and(|columns| columns.meet(&touched.columns)) {
             return;
         }
-        let extent = match (keys, &plan.one) {
-            (Keys::These(keys), Some(one)) if one.table == *table => Extent::Keys(keys.clone()),
+        let extent = match (keys, plan.reach) {
+            (Keys::These(keys), Reach::Own) => Extent::Keys([(table.clone(), keys.clone())].into()),
             (Keys::These(_) | Keys::Many, _) => Extent::All,
         };
-        self.want(Wanted::Look(extent));
+        self.want(Wanted::Look { extent, upto: commit });
     }
 
     /// Takes note that commits were missed, or the schema is another: anything may have changed.
@@ -148,8 +174,31 @@ impl Live {
         self.woken.notify_one();
     }
 
-    fn take(&self) -> Wanted {
-        std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What is to be looked at in a snapshot as of this commit. What later commits have asked for stays wanted, too: all of
+    /// it may look otherwise then.
+    fn take(&self, commit: u64) -> Extent {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*wanted {
+            Wanted::Nothing => Extent::Keys(Changed::new()),
+            Wanted::Look { extent, upto } => {
+                let extent = extent.clone();
+                if *upto <= commit {
+                    *wanted = Wanted::Nothing;
+                }
+                extent
+            }
+            Wanted::Analysis => Extent::All,
+        }
+    }
+
+    /// Whether the query must be analysed first. It is then asked for a look at everything.
+    fn take_analysis(&self) -> bool {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let analysis = *wanted == Wanted::Analysis;
+        if analysis {
+            *wanted = Wanted::Look { extent: Extent::All, upto: 0 };
+        }
+        analysis
     }
 
     fn is_wanted(&self) -> bool {
@@ -162,11 +211,28 @@ impl Wanted {
         match (self, more) {
             (Self::Analysis, _) | (_, Self::Analysis) => Self::Analysis,
             (Self::Nothing, wanted) | (wanted, Self::Nothing) => wanted,
-            (Self::Look(Extent::Keys(mut keys)), Self::Look(Extent::Keys(more))) => {
-                keys.extend(more);
-                if keys.len() > KEYS_MAX { Self::Look(Extent::All) } else { Self::Look(Extent::Keys(keys)) }
+            (Self::Look { extent, .. }, Self::Look { extent: more, upto }) => {
+                Self::Look { extent: extent.and(more), upto }
             }
-            (Self::Look(_), Self::Look(_)) => Self::Look(Extent::All),
+        }
+    }
+}
+
+impl Extent {
+    fn and(self, more: Self) -> Self {
+        match (self, more) {
+            (Self::Keys(mut keys), Self::Keys(more)) => {
+                more.into_iter().for_each(|(table, more)| keys.entry(table).or_default().extend(more));
+                Self::Keys(keys).unless_more_than(KEYS_MAX)
+            }
+            (Self::All, _) | (_, Self::All) => Self::All,
+        }
+    }
+
+    fn unless_more_than(self, most: usize) -> Self {
+        match self {
+            Self::Keys(keys) if keys.values().map(BTreeSet::len).sum::<usize>() <= most => Self::Keys(keys),
+            Self::Keys(_) | Self::All => Self::All,
         }
     }
 }
@@ -184,6 +250,8 @@ pub(super) enum End {
     Store,
     #[error("the schema changed and with it the columns: subscribe again")]
     Columns,
+    #[error("it and the other live queries together hold more than {} MiB: ask for less, or end some", TOTAL_BYTES >> 20)]
+    TooMuch,
     #[error("the query can no longer be followed: {0}")]
     Refused(String),
     #[error("the query failed: {0}")]
@@ -195,15 +263,14 @@ impl End {
     pub(super) fn may_begin_anew(&self) -> bool {
         match self {
             Self::Idle | Self::Room | Self::Columns => true,
-            Self::Shutdown | Self::Store | Self::Refused(_) | Self::Failed(_) => false,
+            Self::Shutdown | Self::Store | Self::TooMuch | Self::Refused(_) | Self::Failed(_) => false,
         }
     }
 }
 
 impl Follower {
-    pub(super) fn new(live: Arc<Live>, statement: Statement, parts: (Store, Analysts, Arc<Counters>)) -> Self {
-        let (store, analysts, counters) = parts;
-        Self { live, statement, store, analysts, counters, rows: Arc::default(), ready: Instant::now() }
+    pub(super) fn new(live: Arc<Live>, statement: Statement, parts: Parts) -> Self {
+        Self { live, statement, parts, rows: Arc::default(), ready: Instant::now() }
     }
 
     /// Follows the query until there is a reason not to, then tells the readers.
@@ -213,7 +280,9 @@ impl Follower {
             End::Shutdown | End::Idle | End::Room | End::Store | End::Columns => {
                 debug!(query.id = %self.live.id, reason = %end, "subscription ended");
             }
-            End::Refused(_) | End::Failed(_) => warn!(query.id = %self.live.id, reason = %end, "subscription ended"),
+            End::TooMuch | End::Refused(_) | End::Failed(_) => {
+                warn!(query.id = %self.live.id, reason = %end, "subscription ended")
+            }
         }
         self.live.end(end);
         self.live
@@ -224,9 +293,9 @@ impl Follower {
         let first = tokio::select! {
             () = token.cancelled() => return End::Shutdown,
             // Dropped at shutdown only, which interrupts it: what it computes is of no use to anyone.
-            first = self.look(Extent::All) => first,
+            first = self.look(Ask::Everything) => first,
         };
-        let mut error = first.err();
+        let mut error = first.and_then(|_| self.weigh()).err();
         let mut changed = self.live.feed.watch();
         loop {
             if let Some(end) = error {
@@ -258,58 +327,58 @@ impl Follower {
     /// Does what commits have asked for and publishes what it finds.
     async fn catch_up(&mut self, token: &CancellationToken) -> Result<(), End> {
         let started = Instant::now();
-        let extent = match self.live.take() {
-            Wanted::Nothing => return Ok(()),
-            Wanted::Look(extent) => extent,
-            Wanted::Analysis => {
-                self.analyse().await?;
-                Extent::All
-            }
-        };
-        let extent = match extent {
-            Extent::Keys(keys) if keys.len() > KEYS_MAX.min(8 + self.rows().len() / 4) => Extent::All,
-            extent @ (Extent::All | Extent::Keys(_)) => extent,
-        };
+        if self.live.take_analysis() {
+            self.analyse().await?;
+        }
         let differences = tokio::select! {
             () = token.cancelled() => return Err(End::Shutdown),
             // As for the first look.
-            differences = self.look(extent) => differences?,
+            differences = self.look(Ask::Wanted) => differences?,
         };
         // Before anybody can know of it.
-        self.counters.looks.fetch_add(1, Ordering::Relaxed);
+        self.parts.counters.looks.fetch_add(1, Ordering::Relaxed);
         let events = self.live.feed.publish(&differences);
-        self.counters.events.fetch_add(events, Ordering::Relaxed);
+        self.weigh()?;
+        self.parts.counters.events.fetch_add(events, Ordering::Relaxed);
         let spacing = (started.elapsed() * SPACING_FACTOR).clamp(SPACING_MIN, SPACING_MAX);
         self.ready = Instant::now() + spacing;
         Ok(())
     }
 
     /// Runs the query. If the schema changed under it, its meaning is found out again first, once.
-    async fn look(&self, extent: Extent) -> Result<Vec<Difference>, End> {
-        let mut extent = extent;
+    async fn look(&self, ask: Ask) -> Result<Vec<Difference>, End> {
+        let mut ask = ask;
         for _ in 0..2 {
-            match self.look_once(&extent).await? {
+            match self.look_once(ask).await? {
                 Ok(differences) => return Ok(differences),
                 Err(LookError::Drift) => self.analyse().await?,
                 Err(error @ (LookError::TooLarge | LookError::Interrupted | LookError::Sql(_))) => {
                     return Err(End::Failed(error.to_string()));
                 }
             }
-            extent = Extent::All;
+            ask = Ask::Everything;
         }
         Err(End::Failed("the schema keeps changing".to_owned()))
     }
 
     /// Runs the query as soon as there is a reader. Slow queries of others may hold all readers for long; that is no
     /// reason to end this one, and what commits ask for meanwhile is merged, not stored. Whoever drops this ends the wait.
-    async fn look_once(&self, extent: &Extent) -> Result<Result<Vec<Difference>, LookError>, End> {
+    async fn look_once(&self, ask: Ask) -> Result<Result<Vec<Difference>, LookError>, End> {
         loop {
-            let (plan, extent, rows) = (self.live.plan(), extent.clone(), Arc::clone(&self.rows));
+            let (plan, rows) = (self.live.plan(), Arc::clone(&self.rows));
+            let (live, told) = (Arc::clone(&self.live), Arc::clone(&self.parts.told));
             let leash = Leash::default();
             let _pull = leash.pull_on_drop();
-            let looking = self.store.read(move |conn| {
+            let looking = self.parts.store.read(move |conn| {
                 let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
-                look(conn, &plan, &extent, &mut rows, &leash)
+                let extent = |commit, rows: &ResultRows| match ask {
+                    Ask::Everything => {
+                        live.take(commit);
+                        Extent::All
+                    }
+                    Ask::Wanted => wanted(&live, &told, commit, rows),
+                };
+                look(conn, &plan, extent, &mut rows, &leash)
             });
             let looked = tokio::time::timeout(LOOK_TIME, looking).await;
             match looked.map_err(|_| End::Failed("it takes longer than 60 s".to_owned()))? {
@@ -323,6 +392,12 @@ impl Follower {
         }
     }
 
+    /// Counts what it holds.
+    fn weigh(&mut self) -> Result<(), End> {
+        let held = self.rows().bytes() + self.live.feed.bytes();
+        self.parts.share.hold(held).map_err(|Over| End::TooMuch)
+    }
+
     fn rows(&self) -> MutexGuard<'_, ResultRows> {
         // A look that panics ends the query: what it leaves behind is not read again.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
@@ -330,15 +405,27 @@ impl Follower {
 
     /// Finds out again what the query means, after the schema has changed.
     async fn analyse(&self) -> Result<(), End> {
-        let plan = self.analysts.analyse(self.statement.clone(), self.store.tables()).await;
+        let plan = self.parts.analysts.analyse(self.statement.clone(), self.parts.store.tables()).await;
         let plan = plan.map_err(|error| End::Refused(error.to_string()))?;
         let before = self.live.plan();
-        let same = plan.columns == self.live.columns && plan.keys == before.keys && plan.concerns_as(&before);
+        let same = plan.columns == self.live.columns && plan.parts == before.parts && plan.concerns_as(&before);
         if !same {
             return Err(End::Columns);
         }
         *self.live.plan.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
         Ok(())
+    }
+}
+
+/// What to look at in a snapshot as of this commit. It is known only when everybody was told of all that the snapshot holds;
+/// until then one waits, but no longer than looking at everything takes.
+fn wanted(live: &Live, told: &Told, commit: u64, rows: &ResultRows) -> Extent {
+    let known = told.wait(commit, rows.whole_took);
+    let (extent, plan) = (live.take(commit), live.plan());
+    let most = if plan.parts.len() > 1 { JOINED_KEYS_MAX } else { KEYS_MAX };
+    match known {
+        Known::All => extent.unless_more_than(most.min(8 + rows.len() / 4)),
+        Known::NotAll => Extent::All,
     }
 }
 

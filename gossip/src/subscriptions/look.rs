@@ -1,17 +1,19 @@
 //! Looking at a query again: running it on a reader and comparing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use kith_gossip_proto::Key;
+use kith_gossip_proto::{Key, Name};
 use rusqlite::types::ValueRef;
-use rusqlite::{CachedStatement, Connection};
+use rusqlite::{CachedStatement, Connection, Row};
 use thiserror::Error;
 
 use super::analysis::{Plan, bind, bind_key};
-use super::line;
-use super::rows::{Difference, Pass, ResultRows};
+use super::rows::{Difference, Part, Pass, ResultRows};
+use super::shape::Join;
+use super::{identity, line};
 
 /// The rows of one query may take this much memory: about a million rows of an ordinary table. Beyond it the query ends.
 const RESULT_BYTES: usize = 256 << 20;
@@ -21,9 +23,12 @@ const RESULT_BYTES: usize = 256 << 20;
 pub(super) enum Extent {
     /// Everything.
     All,
-    /// The rows of these keys, for a query over one table.
-    Keys(BTreeSet<Key>),
+    /// The result rows that these may concern.
+    Keys(Changed),
 }
+
+/// The keys of changed rows, by table.
+pub(super) type Changed = BTreeMap<Name, BTreeSet<Key>>;
 
 /// Why a look failed. The rows may be half compared then and must not be used again.
 #[derive(Debug, Error)]
@@ -88,11 +93,12 @@ impl Drop for Pull {
     }
 }
 
-/// Runs the query and returns what differs. Everything is read from one snapshot. Blocking.
+/// Runs what is wanted of the query and returns what differs. Everything is read from one snapshot, which `extent` is told
+/// the commit of before it says what to look at. Blocking.
 pub(super) fn look(
     conn: &mut Connection,
     plan: &Plan,
-    extent: &Extent,
+    extent: impl FnOnce(u64, &ResultRows) -> Extent,
     rows: &mut ResultRows,
     leash: &Leash,
 ) -> Result<Vec<Difference>, LookError> {
@@ -102,60 +108,132 @@ pub(super) fn look(
     looked
 }
 
-fn run(conn: &Connection, plan: &Plan, extent: &Extent, rows: &mut ResultRows) -> Result<Vec<Difference>, LookError> {
-    match (extent, &plan.one) {
-        (Extent::Keys(keys), Some(one)) => {
-            // A statement that has begun holds the connection's snapshot for those that follow.
-            let mut held = conn.prepare_cached("SELECT 1 FROM sqlite_schema")?;
-            let mut snapshot = held.query([])?;
-            snapshot.next()?;
-            let mut statement = conn.prepare_cached(&one.sql)?;
+fn run(
+    conn: &Connection,
+    plan: &Plan,
+    extent: impl FnOnce(u64, &ResultRows) -> Extent,
+    rows: &mut ResultRows,
+) -> Result<Vec<Difference>, LookError> {
+    // A statement that has begun holds the connection's snapshot for those that follow.
+    let mut held = conn.prepare_cached("SELECT commits FROM __kith_meta")?;
+    let mut snapshot = held.query([])?;
+    let commit: i64 = snapshot.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?.get(0)?;
+    match extent(commit.cast_unsigned(), rows) {
+        Extent::Keys(keys) => {
             let mut pass = rows.look();
-            let mut identities = Vec::with_capacity(keys.len());
-            for key in keys {
-                let values = key.decode().map_err(|error| LookError::Sql(error.to_string()))?;
-                identities.push(identity_of(values.iter().map(line::borrowed)));
-                bind(&mut statement, &plan.params).map_err(|error| LookError::Sql(error.to_string()))?;
-                bind_key(&mut statement, &values)?;
-                step(&mut statement, plan, &mut pass)?;
-            }
-            Ok(pass.end_of(identities.iter().map(Vec::as_slice)))
+            let parts = look_at(conn, plan, &keys, &mut pass)?;
+            Ok(pass.end_of_parts(&parts))
         }
-        (Extent::All | Extent::Keys(_), _) => {
-            let mut statement = conn.prepare_cached(&plan.all)?;
-            bind(&mut statement, &plan.params).map_err(|error| LookError::Sql(error.to_string()))?;
+        Extent::All => {
+            let began = Instant::now();
+            let mut statement = prepare(conn, plan, &plan.all)?;
             let mut pass = rows.look();
-            step(&mut statement, plan, &mut pass)?;
-            Ok(pass.end_of_all())
+            meet(&mut statement, plan, &mut pass)?;
+            let differences = pass.end_of_all();
+            rows.whole_took = began.elapsed();
+            Ok(differences)
         }
     }
 }
 
+/// Meets all result rows that these keys may concern. Returns the parts whose rows were met, each of them.
+fn look_at(conn: &Connection, plan: &Plan, keys: &Changed, pass: &mut Pass<'_>) -> Result<BTreeSet<Part>, LookError> {
+    let (mut looked, mut firsts) = (BTreeSet::new(), BTreeSet::new());
+    for (at, table) in plan.parts.iter().enumerate() {
+        let Some(keys) = keys.get(&table.table) else { continue };
+        let mut statement = prepare(conn, plan, &plan.of_part(at))?;
+        for key in keys {
+            let values = key.decode().map_err(|error| LookError::Sql(error.to_string()))?;
+            let part = (at, part_of(values.iter().map(line::borrowed)));
+            bind_key(&mut statement, &values)?;
+            match table.join {
+                Join::Inner => {
+                    meet(&mut statement, plan, pass)?;
+                    looked.insert(part);
+                }
+                // What is, or was, made of this row may be made of none in its place, or have been.
+                Join::Left => {
+                    firsts.extend(pass.with_part(&part).iter().filter_map(|identity| first_part(identity)));
+                    each(&mut statement, plan, |row| {
+                        firsts.extend(first_part(&identity_of(plan, row)?));
+                        Ok(())
+                    })?;
+                }
+            }
+        }
+    }
+    if !firsts.is_empty() {
+        let mut statement = prepare(conn, plan, &plan.of_part(0))?;
+        for part in firsts.into_iter().map(|first| (0, first)) {
+            if !looked.contains(&part) {
+                bind_key(&mut statement, &identity::values(&part.1))?;
+                meet(&mut statement, plan, pass)?;
+                looked.insert(part);
+            }
+        }
+    }
+    Ok(looked)
+}
+
+fn prepare<'c>(conn: &'c Connection, plan: &Plan, sql: &str) -> Result<CachedStatement<'c>, LookError> {
+    let mut statement = conn.prepare_cached(sql)?;
+    bind(&mut statement, &plan.params).map_err(|error| LookError::Sql(error.to_string()))?;
+    Ok(statement)
+}
+
 /// Feeds every row of a bound statement to the pass.
-fn step(statement: &mut CachedStatement<'_>, plan: &Plan, pass: &mut Pass<'_>) -> Result<(), LookError> {
-    let visible = plan.columns.len();
-    let hidden: usize = plan.keys.iter().sum();
+fn meet(statement: &mut CachedStatement<'_>, plan: &Plan, pass: &mut Pass<'_>) -> Result<(), LookError> {
     let mut cells = Vec::new();
+    each(statement, plan, |row| {
+        cells.clear();
+        push_cells(&mut cells, row, plan.columns.len())?;
+        if plan.parts.is_empty() {
+            pass.row(None, &cells);
+        } else {
+            pass.row(Some(&identity_of(plan, row)?), &cells);
+        }
+        if pass.bytes() > RESULT_BYTES { Err(LookError::TooLarge) } else { Ok(()) }
+    })
+}
+
+/// Every row of a bound statement.
+fn each(
+    statement: &mut CachedStatement<'_>,
+    plan: &Plan,
+    mut take: impl FnMut(&Row<'_>) -> Result<(), LookError>,
+) -> Result<(), LookError> {
+    let columns = plan.columns.len() + plan.parts.iter().map(|part| part.columns).sum::<usize>();
     let mut rows = statement.raw_query();
     while let Some(row) = rows.next()? {
         // SQLite prepares a statement again by itself when the schema has changed under it.
-        if row.as_ref().column_count() != visible + hidden {
+        if row.as_ref().column_count() != columns {
             return Err(LookError::Drift);
         }
-        cells.clear();
-        push_cells(&mut cells, row, visible)?;
-        if plan.keys.is_empty() {
-            pass.row(None, &cells);
-        } else {
-            let key: Vec<ValueRef<'_>> =
-                (visible..visible + hidden).map(|i| row.get_ref(i)).collect::<rusqlite::Result<_>>()?;
-            pass.row(Some(&identity_of(key.into_iter())), &cells);
-        }
-        if pass.bytes() > RESULT_BYTES {
-            return Err(LookError::TooLarge);
-        }
+        take(row)?;
     }
     Ok(())
+}
+
+/// The keys of all tables, which follow the selected columns.
+fn identity_of(plan: &Plan, row: &Row<'_>) -> rusqlite::Result<Vec<u8>> {
+    let (mut out, mut at) = (Vec::with_capacity(32), plan.columns.len());
+    for part in &plan.parts {
+        let key = (at..at + part.columns).map(|column| row.get_ref(column));
+        identity::push_part(&mut out, key.collect::<rusqlite::Result<Vec<_>>>()?.into_iter());
+        at += part.columns;
+    }
+    Ok(out)
+}
+
+fn part_of<'v>(key: impl Iterator<Item = ValueRef<'v>>) -> Vec<u8> {
+    let mut part = Vec::with_capacity(32);
+    identity::push_part(&mut part, key);
+    part
+}
+
+/// A plain query without RIGHT or FULL JOIN has a row of its first table in every result row.
+fn first_part(identity: &[u8]) -> Option<Vec<u8>> {
+    identity::parts(identity).next().map(<[u8]>::to_vec)
 }
 
 fn push_cells(out: &mut Vec<u8>, row: &rusqlite::Row<'_>, count: usize) -> rusqlite::Result<()> {
@@ -168,32 +246,4 @@ fn push_cells(out: &mut Vec<u8>, row: &rusqlite::Row<'_>, count: usize) -> rusql
     }
     out.push(b']');
     Ok(())
-}
-
-/// The key columns of all tables as bytes, each value with its kind and length, so that different keys never have equal
-/// bytes. A table that an outer join did not match is all NULL, which no key is.
-fn identity_of<'v>(values: impl Iterator<Item = ValueRef<'v>>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(32);
-    for value in values {
-        match value {
-            ValueRef::Null => out.push(0),
-            ValueRef::Integer(i) => {
-                out.push(1);
-                out.extend_from_slice(&i.to_be_bytes());
-            }
-            ValueRef::Real(f) => {
-                out.push(2);
-                out.extend_from_slice(&f.to_bits().to_be_bytes());
-            }
-            ValueRef::Text(bytes) => push_sized(&mut out, 3, bytes),
-            ValueRef::Blob(bytes) => push_sized(&mut out, 4, bytes),
-        }
-    }
-    out
-}
-
-fn push_sized(out: &mut Vec<u8>, kind: u8, bytes: &[u8]) {
-    out.push(kind);
-    out.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
-    out.extend_from_slice(bytes);
 }

@@ -14,7 +14,7 @@
 //! Rows come in the order in which they entered the result; for the first who asks, that is the query's own ORDER BY.
 //!
 //! Reading order: `line` renders, `shape` reads the text, `equality` what it demands of one column, `analysis` asks SQLite what it means, `look` runs it, `rows`
-//! compares, `feed` keeps and shares changes, `live` ties them together, `interest` finds whom a commit concerns, `attached` is what one listener reads.
+//! compares by what `identity` tells rows apart, `told` says what a snapshot holds, `feed` keeps and shares changes, `live` ties them together, `interest` finds whom a commit concerns, `attached` is what one listener reads.
 
 pub(crate) mod line;
 
@@ -24,7 +24,13 @@ mod equality;
 
 mod analysis;
 
+mod identity;
+
 mod rows;
+
+mod told;
+
+mod budget;
 
 mod look;
 
@@ -56,9 +62,11 @@ pub use attached::Attached;
 
 use crate::store::{Commit, QueryError, SchemaChange, Statement, Store};
 use analysis::Analysts;
+use budget::{Budget, Share};
 use feed::{AttachError, Start};
 use interest::Interests;
-use live::{End, Follower, Live, REQUESTS};
+use live::{End, Follower, Live, Parts, REQUESTS};
+use told::Told;
 
 /// Queries followed at once. Each costs a task and its result's rows; at the bound the one that nobody has listened to for
 /// longest makes room, and if all have listeners the next one is refused.
@@ -76,6 +84,8 @@ struct Shared {
     tasks: TaskTracker,
     token: CancellationToken,
     counters: Arc<Counters>,
+    told: Arc<Told>,
+    budget: Arc<Budget>,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +121,8 @@ pub struct SubscriptionFigures {
     pub events: u64,
     /// Readers that were cut off for being slow, since start.
     pub cut: u64,
+    /// Bytes that the results and the changes kept take.
+    pub bytes: u64,
 }
 
 /// Where to begin and what to leave out.
@@ -173,7 +185,17 @@ impl Subscriptions {
         let path = store.read(|conn| conn.path().map(PathBuf::from)).await?.filter(|path| !path.as_os_str().is_empty());
         let analysts = Analysts::open(&path.ok_or(StartError::NoFile)?)?;
         let counters = Arc::default();
-        let shared = Shared { store, analysts, registry: Mutex::default(), tasks, token, counters };
+        let told = Arc::new(Told::new(store.state().commits));
+        let shared = Shared {
+            store,
+            analysts,
+            registry: Mutex::default(),
+            tasks,
+            token,
+            counters,
+            told,
+            budget: Arc::default(),
+        };
         let subscriptions = Self(Arc::new(shared));
         let follower = subscriptions.clone();
         subscriptions.0.tasks.spawn(async move { follower.follow(commits).await });
@@ -225,6 +247,7 @@ impl Subscriptions {
             looks: self.0.counters.looks.load(Ordering::Relaxed),
             events: self.0.counters.events.load(Ordering::Relaxed),
             cut: registry.cut + lives().map(|live| live.feed.cut()).sum::<u64>(),
+            bytes: self.0.budget.held() as u64,
         }
     }
 
@@ -258,7 +281,14 @@ impl Subscriptions {
         registry.by_id.insert(live.id, Following { live: Arc::clone(&live), token: token.clone() });
         self.0.store.watch(registry.interests.watched());
         drop(registry);
-        let parts = (self.0.store.clone(), self.0.analysts.clone(), Arc::clone(&self.0.counters));
+        let shared = &self.0;
+        let parts = Parts {
+            store: shared.store.clone(),
+            analysts: shared.analysts.clone(),
+            counters: Arc::clone(&shared.counters),
+            told: Arc::clone(&shared.told),
+            share: Share::new(Arc::clone(&shared.budget)),
+        };
         let follower = Follower::new(Arc::clone(&live), statement.clone(), parts);
         let this = self.clone();
         self.0.tasks.spawn(async move {
@@ -283,8 +313,13 @@ impl Subscriptions {
                 received = commits.recv() => received,
             };
             match received {
-                Ok(commit) if commit.schema == SchemaChange::Changed => self.each(Live::offer_anything),
-                Ok(commit) => self.registry().interests.tell(&commit),
+                Ok(commit) => {
+                    match commit.schema {
+                        SchemaChange::Changed => self.each(Live::offer_anything),
+                        SchemaChange::Same => self.registry().interests.tell(&commit),
+                    }
+                    self.0.told.raise(commit.number);
+                }
                 Err(RecvError::Lagged(missed)) => {
                     warn!(missed, "commits came faster than they were followed: every query is run again");
                     self.each(Live::offer_anything);

@@ -12,7 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kith_gossip_proto::Value;
 use sqlite3_parser::ast::{
-    As, Cmd, Distinctness, Expr, Id, Literal, Name, OneSelect, Operator, Select, SelectTable, Stmt,
+    As, Cmd, Distinctness, Expr, Id, JoinOperator, JoinType, Literal, Name, OneSelect, Operator, Select, SelectTable,
+    Stmt,
 };
 use sqlite3_parser::lexer::Scanner;
 use sqlite3_parser::lexer::sql::{Parser, TokenType, Tokenizer};
@@ -27,6 +28,16 @@ pub(super) struct Source {
     pub(super) table: String,
     /// How an expression names it: the alias or the name, quoted as the client did.
     pub(super) label: String,
+    pub(super) join: Join,
+}
+
+/// Whether a result row has a row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Join {
+    /// Always.
+    Inner,
+    /// NULLs where there is none.
+    Left,
 }
 
 /// What the text says.
@@ -49,6 +60,18 @@ pub(super) struct Plain {
     from: usize,
     /// Whether there is a SELECT inside it.
     pub(super) nested: Nested,
+    /// What a change of one row may do to it.
+    pub(super) reach: Reach,
+}
+
+/// Which result rows the change of a table's row may concern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Those that are made of it. Of a table that was joined by LEFT JOIN, also those that would be made of it or of no row
+    /// in its place: rows that share their first table's row with one that is or was made of it.
+    Own,
+    /// Any.
+    Whole,
 }
 
 /// Whether a SELECT has others inside, whose rows may change a result row of another key.
@@ -93,11 +116,12 @@ impl Shape {
         refuse_clocks(tokens)?;
         let text = sql[..tokens[last].end].to_owned();
         // The parser is another's, and a text that SQLite accepts must not take a thread down.
-        let sources = catch_unwind(AssertUnwindSafe(|| plain_sources(&text))).ok().flatten();
-        let plain = sources.zip(top_level_from(tokens)).map(|((sources, equal), from)| {
+        let parsed = catch_unwind(AssertUnwindSafe(|| parse(&text))).ok().flatten();
+        let plain = parsed.zip(top_level_from(tokens)).map(|(parsed, from)| {
             let selects = tokens.iter().filter(|t| matches!(t.kind, TokenType::TK_SELECT | TokenType::TK_VALUES));
             let nested = if selects.count() > 1 || reads_a_table_by_in(tokens) { Nested::Yes } else { Nested::No };
-            Plain { sources, equal, from, nested }
+            let reach = if nested == Nested::Yes { Reach::Whole } else { parsed.reach };
+            Plain { sources: parsed.sources, equal: parsed.equal, from, nested, reach }
         });
         Ok(Self { text, plain })
     }
@@ -187,8 +211,15 @@ fn arguments<'a, 't>(tokens: &'a [Token<'t>]) -> Vec<&'a [Token<'t>]> {
     found
 }
 
-/// The tables of the SELECT if it is plain but for aggregates, which only SQLite can tell.
-fn plain_sources(text: &str) -> Option<(Vec<Source>, Vec<Written>)> {
+/// What the syntax tree of a plain SELECT says.
+struct Parsed {
+    sources: Vec<Source>,
+    equal: Vec<Written>,
+    reach: Reach,
+}
+
+/// Reads the SELECT if it is plain but for aggregates, which only SQLite can tell.
+fn parse(text: &str) -> Option<Parsed> {
     let arena = Bump::new();
     let Ok(Some(Cmd::Stmt(Stmt::Select(select)))) = Parser::new(&arena, text.as_bytes()).next() else { return None };
     let Select { with: None, body, order_by: _, limit: None } = select else { return None };
@@ -210,14 +241,53 @@ fn plain_sources(text: &str) -> Option<(Vec<Source>, Vec<Written>)> {
     if matches!(distinctness, Some(Distinctness::Distinct)) {
         return None;
     }
-    let joined = from.joins.iter().flatten().map(|join| &join.table);
-    let sources: Vec<_> = from.select.into_iter().chain(joined).map(source).collect::<Option<_>>()?;
+    let joined = from.joins.iter().flatten().map(|joined| (&joined.table, joined.operator));
+    let mut sources = vec![source(from.select?, Join::Inner)?];
+    let mut reach = Reach::Own;
+    for (table, operator) in joined {
+        let join = joined_by(operator);
+        // An inner join after an outer one may drop what that joined, like a condition. RIGHT and FULL make rows of no first.
+        if join.is_none() || (join == Some(Join::Inner) && sources.iter().any(|before| before.join == Join::Left)) {
+            reach = Reach::Whole;
+        }
+        sources.push(source(table, join.unwrap_or(Join::Left))?);
+    }
     let labels: BTreeSet<_> = sources.iter().map(|source| unquoted(&source.label).to_ascii_lowercase()).collect();
     let mut equal = Vec::new();
     if let Some(condition) = where_clause {
         equalities(condition, &mut equal);
+        let outer = sources.iter().any(|source| source.join == Join::Left);
+        if outer && !is_of(condition, &|label| sources.iter().any(|s| s.join == Join::Inner && s.is_named(label))) {
+            reach = Reach::Whole;
+        }
     }
-    (labels.len() == sources.len() && !sources.is_empty()).then_some((sources, equal))
+    (labels.len() == sources.len()).then_some(Parsed { sources, equal, reach })
+}
+
+/// `None` if it may also join by a row of the later table and none of the earlier ones.
+fn joined_by(operator: JoinOperator) -> Option<Join> {
+    match operator {
+        JoinOperator::Comma | JoinOperator::TypedJoin(None) => Some(Join::Inner),
+        JoinOperator::TypedJoin(Some(kind)) if kind.contains(JoinType::RIGHT) => None,
+        JoinOperator::TypedJoin(Some(kind)) if kind.contains(JoinType::LEFT) => Some(Join::Left),
+        JoinOperator::TypedJoin(Some(_)) => Some(Join::Inner),
+    }
+}
+
+/// Whether an expression certainly reads columns of these tables only: each is named with its table.
+fn is_of(expression: &Expr<'_>, table: &impl Fn(&str) -> bool) -> bool {
+    let is_of = |expression: &Expr<'_>| is_of(expression, table);
+    match expression {
+        Expr::Literal(_) | Expr::Variable(_) => true,
+        Expr::Qualified(Name(label), _) => table(&unquoted(label)),
+        Expr::Binary(one, _, other) => is_of(one) && is_of(other),
+        Expr::Unary(_, inner) | Expr::IsNull(inner) | Expr::NotNull(inner) | Expr::Collate(inner, _) => is_of(inner),
+        Expr::Parenthesized(inner) => inner.iter().all(is_of),
+        Expr::InList { lhs, rhs, .. } => is_of(lhs) && rhs.iter().copied().flatten().all(is_of),
+        Expr::Between { lhs, start, end, .. } => is_of(lhs) && is_of(start) && is_of(end),
+        Expr::Like { lhs, rhs, escape, .. } => is_of(lhs) && is_of(rhs) && escape.is_none_or(is_of),
+        _ => false,
+    }
 }
 
 /// The conditions `column = constant` among those that must all hold.
@@ -256,7 +326,7 @@ impl Source {
     }
 }
 
-fn source(table: &SelectTable<'_>) -> Option<Source> {
+fn source(table: &SelectTable<'_>, join: Join) -> Option<Source> {
     match table {
         SelectTable::Table(name, alias, _) if name.db_name.is_none() => {
             let Name(written) = &name.name;
@@ -264,7 +334,7 @@ fn source(table: &SelectTable<'_>) -> Option<Source> {
                 Some(As::As(Name(alias)) | As::Elided(Name(alias))) => alias,
                 None => written,
             };
-            Some(Source { table: unquoted(written), label: (*label).to_owned() })
+            Some(Source { table: unquoted(written), label: (*label).to_owned(), join })
         }
         SelectTable::Table(..) | SelectTable::TableCall(..) | SelectTable::Select(..) | SelectTable::Sub(..) => None,
     }
@@ -303,6 +373,31 @@ mod tests {
             sources("select (select max(x) from u), 1 from t as a left join [s] b on a.id = b.id -- end"),
             Some(vec![pair("t", "a"), pair("s", "b")])
         );
+    }
+
+    #[test]
+    fn a_changed_row_reaches_its_own_result_rows_unless_something_else_decides() {
+        let reach = |sql: &str| Shape::of(sql).unwrap().plain.map(|plain| plain.reach);
+        for sql in [
+            "SELECT * FROM t WHERE x = 1",
+            "SELECT * FROM t, u JOIN v ON v.a = u.a WHERE x = lower(y)",
+            "SELECT a.x FROM t a LEFT JOIN u ON u.id = a.u WHERE a.x IN (1, 2) AND NOT (a.y IS NULL OR a.z LIKE 'b%')",
+            "SELECT * FROM t JOIN u ON u.a = t.a LEFT JOIN v ON v.a = u.a LEFT JOIN w ON w.a = v.a WHERE u.b = ?",
+        ] {
+            assert_eq!(reach(sql), Some(Reach::Own), "{sql}");
+        }
+        for sql in [
+            "SELECT * FROM t WHERE x IN (SELECT y FROM u)",
+            "SELECT * FROM t WHERE x IN u",
+            "SELECT * FROM t LEFT JOIN u ON u.id = t.u WHERE u.id IS NULL",
+            "SELECT * FROM t LEFT JOIN u ON u.id = t.u WHERE x = 1",
+            "SELECT * FROM t LEFT JOIN u ON u.id = t.u WHERE coalesce(t.x, u.x) = 1",
+            "SELECT * FROM t LEFT JOIN u ON u.id = t.u JOIN v ON v.a IS u.a",
+            "SELECT * FROM t RIGHT JOIN u ON u.id = t.u",
+            "SELECT * FROM t FULL JOIN u ON u.id = t.u",
+        ] {
+            assert_eq!(reach(sql), Some(Reach::Whole), "{sql}");
+        }
     }
 
     #[test]

@@ -47,6 +47,38 @@ async fn no_reader_sees_half_a_transaction() {
     setup.end().await;
 }
 
+/// While a query is looked at for a row, a commit may change that row and another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_overtakes_a_look_is_seen_whole() {
+    let setup = Setup::new(SCHEMA).await;
+    let run = async |sql: &str| drop(setup.store.execute(sql.split(';').map(statement).collect(), None).await.unwrap());
+    run("INSERT INTO a (id) VALUES ('debit'), ('credit'); INSERT INTO b (k, n, a_id) VALUES ('d', 1, 'debit'), ('c', 1, 'credit')").await;
+    let queries = ["SELECT id, t, x FROM a", "SELECT b.k, a.t, a.x FROM a LEFT JOIN b ON b.a_id = a.id"];
+    for sql in queries {
+        let mut replay = Replay::begin(&setup.subscriptions, statement(sql)).await;
+        let writing = async {
+            // So far apart that each first commit is looked at at once.
+            let mut paces = tokio::time::interval(Duration::from_millis(4));
+            for n in 1..=300 {
+                paces.tick().await;
+                run(&format!("UPDATE a SET t = '{n}' WHERE id = 'debit'")).await;
+                run("UPDATE a SET x = x - 1 WHERE id = 'debit'; UPDATE a SET x = x + 1 WHERE id = 'credit'").await;
+            }
+            run("UPDATE a SET t = 'end' WHERE id = 'debit'").await;
+        };
+        let reading = async {
+            while !replay.rows.values().any(|cells| cells.contains("end")) {
+                replay.read().await;
+                let balance =
+                    |cells: &String| cells.trim_matches(['[', ']']).rsplit(',').next().unwrap().parse::<i64>().unwrap();
+                assert_eq!(replay.rows.values().map(balance).sum::<i64>(), 0, "{sql}: {:?}", replay.rows);
+            }
+        };
+        tokio::join!(writing, reading);
+    }
+    setup.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_cannot_be_followed_is_refused() {
     let setup = Setup::new(SCHEMA).await;

@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::TryRecvError;
 
 use super::history::{Op, SCHEMA, Step, migrated, step};
-use super::query::query;
+use super::query::{join, query};
 use super::replay::{Replay, Setup, answer};
 
 /// The other node: a store whose versions and rows come here.
@@ -115,6 +115,15 @@ proptest! {
     #[test]
     fn a_replay_of_events_is_the_answer(
         queries in proptest::collection::vec(query(), 1..12),
+        history in proptest::collection::vec((step(), 0..7u8), 1..20),
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(replay_is_the_answer(queries, history));
+    }
+
+    #[test]
+    fn a_replay_of_a_join_is_the_answer(
+        queries in proptest::collection::vec(join(), 1..8),
         history in proptest::collection::vec((step(), 0..7u8), 1..20),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -137,6 +137,27 @@ pub(crate) fn query() -> impl Strategy<Value = Statement> {
         .prop_map(|(sources, conditions, selected, shape)| Query { sources, conditions, selected, shape }.statement())
 }
 
+/// Plain queries over tables that belong together, whose rows meet often: what has a match and what has none any more is
+/// where joins go wrong.
+pub(crate) fn join() -> impl Strategy<Value = Statement> {
+    let kind = prop_oneof![2 => Just("JOIN"), 4 => Just("LEFT JOIN")];
+    let and = || proptest::option::weighted(0.2, condition());
+    // The `a_id` of `b` and of `c`.
+    let child = prop_oneof![Just((1u8, 2u8)), Just((2, 1))];
+    let joined = (child, kind, and()).prop_map(|((table, column), join, and)| {
+        let on = [Column(0, 0), Column(0, column)];
+        Source { table, join, on, and }
+    });
+    let condition = prop_oneof![2 => column().prop_map(Condition::Null), 1 => condition()];
+    let parent = Source { table: 0, join: "JOIN", on: [Column(0, 0); 2], and: None };
+    let sources = proptest::collection::vec(joined, 1..3)
+        .prop_map(move |joined| std::iter::once(parent.clone()).chain(joined).collect());
+    let selected = proptest::collection::vec(column(), 1..4);
+    (sources, proptest::collection::vec(condition, 0..2), selected).prop_map(|(sources, conditions, selected)| {
+        Query { sources, conditions, selected, shape: Shape::Plain }.statement()
+    })
+}
+
 /// A text that grows, and what is bound to it.
 #[derive(Default)]
 struct Writer {
