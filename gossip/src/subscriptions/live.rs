@@ -7,7 +7,6 @@
 //! together. A quick succession of looks is spread out so that a query costs at most a fifth of a core; the first change
 //! after a pause is never delayed.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -24,10 +23,11 @@ use super::Counters;
 use super::analysis::{Analysts, Plan};
 use super::budget::{Over, Share, TOTAL_BYTES};
 use super::feed::{Feed, Reader, Start};
-use super::look::{Changed, Extent, Leash, LookError, look};
+use super::look::{Leash, LookError, look};
 use super::rows::{Difference, ResultRows};
 use super::shape::Reach;
 use super::told::{Known, Told};
+use super::wanted::{Extent, Wanted};
 use crate::store::{Keys, QueryError, Statement, Store, Touched};
 
 /// Looks are at least this far apart: frames of a busy query are coalesced by it, and nobody sees 2 ms.
@@ -42,11 +42,6 @@ const LOOK_TIME: Duration = Duration::from_secs(60);
 const READER_PAUSE: Duration = Duration::from_millis(100);
 /// How long a query is kept with nobody listening.
 const KEPT_IDLE: Duration = Duration::from_secs(600);
-/// Above this many keys, or a quarter of the result, one run of the whole query is cheaper than one per key.
-const KEYS_MAX: usize = 256;
-/// The same for a query over several tables: without an index that joins them the other way round, each key costs a run
-/// through the other table.
-const JOINED_KEYS_MAX: usize = 32;
 /// Requests for the rows that may wait while a look runs. Beyond it the askers wait in their own tasks.
 pub(super) const REQUESTS: usize = 64;
 
@@ -71,23 +66,9 @@ pub(super) struct Live {
     pub(super) requests: mpsc::Sender<Request>,
     /// Read at each commit, replaced when the schema changes.
     plan: Mutex<Arc<Plan>>,
-    wanted: Mutex<Wanted>,
+    wanted: Wanted,
     woken: Notify,
     end: OnceLock<End>,
-}
-
-/// What commits have asked for. Ordered: each includes those before it.
-#[derive(Debug, Default, PartialEq, Eq)]
-enum Wanted {
-    #[default]
-    Nothing,
-    Look {
-        extent: Extent,
-        /// The commit that asked last.
-        upto: u64,
-    },
-    /// The schema changed: what the query means must be found out again.
-    Analysis,
 }
 
 /// What a look is for.
@@ -127,7 +108,7 @@ impl Live {
             feed: Arc::new(Feed::new()),
             requests,
             plan: Mutex::new(Arc::new(plan)),
-            wanted: Mutex::default(),
+            wanted: Wanted::default(),
             woken: Notify::new(),
             end: OnceLock::new(),
         }
@@ -143,12 +124,24 @@ impl Live {
             (Keys::These(keys), Reach::Own) => Extent::Keys([(table.clone(), keys.clone())].into()),
             (Keys::These(_) | Keys::Many, _) => Extent::All,
         };
-        self.want(Wanted::Look { extent, upto: commit });
+        self.wanted.look(extent, commit);
+        self.woken.notify_one();
+    }
+
+    /// What to look at in a snapshot as of this commit. It is known only when everybody was told of all that the snapshot
+    /// holds; until then one waits, but no longer than looking at everything takes.
+    fn worth(&self, told: &Told, commit: u64, rows: &ResultRows) -> Extent {
+        let known = told.wait(commit, rows.whole_took);
+        match (known, self.wanted.take(commit)) {
+            (Known::All, extent) => extent.if_worth_it(self.plan().parts.len(), rows.len()),
+            (Known::NotAll, _) => Extent::All,
+        }
     }
 
     /// Takes note that commits were missed, or the schema is another: anything may have changed.
     pub(super) fn offer_anything(&self) {
-        self.want(Wanted::Analysis);
+        self.wanted.analysis();
+        self.woken.notify_one();
     }
 
     /// Ends the feed, for a reason that whoever comes too late can ask for. Only the first counts.
@@ -164,76 +157,6 @@ impl Live {
 
     pub(super) fn plan(&self) -> Arc<Plan> {
         Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn want(&self, more: Wanted) {
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::take(&mut *wanted);
-        *wanted = before.and(more);
-        drop(wanted);
-        self.woken.notify_one();
-    }
-
-    /// What is to be looked at in a snapshot as of this commit. What later commits have asked for stays wanted, too: all of
-    /// it may look otherwise then.
-    fn take(&self, commit: u64) -> Extent {
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*wanted {
-            Wanted::Nothing => Extent::Keys(Changed::new()),
-            Wanted::Look { extent, upto } => {
-                let extent = extent.clone();
-                if *upto <= commit {
-                    *wanted = Wanted::Nothing;
-                }
-                extent
-            }
-            Wanted::Analysis => Extent::All,
-        }
-    }
-
-    /// Whether the query must be analysed first. It is then asked for a look at everything.
-    fn take_analysis(&self) -> bool {
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        let analysis = *wanted == Wanted::Analysis;
-        if analysis {
-            *wanted = Wanted::Look { extent: Extent::All, upto: 0 };
-        }
-        analysis
-    }
-
-    fn is_wanted(&self) -> bool {
-        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) != Wanted::Nothing
-    }
-}
-
-impl Wanted {
-    fn and(self, more: Self) -> Self {
-        match (self, more) {
-            (Self::Analysis, _) | (_, Self::Analysis) => Self::Analysis,
-            (Self::Nothing, wanted) | (wanted, Self::Nothing) => wanted,
-            (Self::Look { extent, .. }, Self::Look { extent: more, upto }) => {
-                Self::Look { extent: extent.and(more), upto }
-            }
-        }
-    }
-}
-
-impl Extent {
-    fn and(self, more: Self) -> Self {
-        match (self, more) {
-            (Self::Keys(mut keys), Self::Keys(more)) => {
-                more.into_iter().for_each(|(table, more)| keys.entry(table).or_default().extend(more));
-                Self::Keys(keys).unless_more_than(KEYS_MAX)
-            }
-            (Self::All, _) | (_, Self::All) => Self::All,
-        }
-    }
-
-    fn unless_more_than(self, most: usize) -> Self {
-        match self {
-            Self::Keys(keys) if keys.values().map(BTreeSet::len).sum::<usize>() <= most => Self::Keys(keys),
-            Self::Keys(_) | Self::All => Self::All,
-        }
     }
 }
 
@@ -281,7 +204,7 @@ impl Follower {
                 debug!(query.id = %self.live.id, reason = %end, "subscription ended");
             }
             End::TooMuch | End::Refused(_) | End::Failed(_) => {
-                warn!(query.id = %self.live.id, reason = %end, "subscription ended")
+                warn!(query.id = %self.live.id, reason = %end, "subscription ended");
             }
         }
         self.live.end(end);
@@ -302,7 +225,7 @@ impl Follower {
                 return end;
             }
             let idle_end = self.live.feed.idle_since().map(|since| since + KEPT_IDLE);
-            let due = self.live.is_wanted().then_some(self.ready);
+            let due = self.live.wanted.is_any().then_some(self.ready);
             // Every arm but the last two takes nothing before it completes; receiving is cancel-safe by tokio's word.
             tokio::select! {
                 biased;
@@ -327,7 +250,7 @@ impl Follower {
     /// Does what commits have asked for and publishes what it finds.
     async fn catch_up(&mut self, token: &CancellationToken) -> Result<(), End> {
         let started = Instant::now();
-        if self.live.take_analysis() {
+        if self.live.wanted.take_analysis() {
             self.analyse().await?;
         }
         let differences = tokio::select! {
@@ -373,10 +296,10 @@ impl Follower {
                 let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
                 let extent = |commit, rows: &ResultRows| match ask {
                     Ask::Everything => {
-                        live.take(commit);
+                        live.wanted.take(commit);
                         Extent::All
                     }
-                    Ask::Wanted => wanted(&live, &told, commit, rows),
+                    Ask::Wanted => live.worth(&told, commit, rows),
                 };
                 look(conn, &plan, extent, &mut rows, &leash)
             });
@@ -414,18 +337,6 @@ impl Follower {
         }
         *self.live.plan.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
         Ok(())
-    }
-}
-
-/// What to look at in a snapshot as of this commit. It is known only when everybody was told of all that the snapshot holds;
-/// until then one waits, but no longer than looking at everything takes.
-fn wanted(live: &Live, told: &Told, commit: u64, rows: &ResultRows) -> Extent {
-    let known = told.wait(commit, rows.whole_took);
-    let (extent, plan) = (live.take(commit), live.plan());
-    let most = if plan.parts.len() > 1 { JOINED_KEYS_MAX } else { KEYS_MAX };
-    match known {
-        Known::All => extent.unless_more_than(most.min(8 + rows.len() / 4)),
-        Known::NotAll => Extent::All,
     }
 }
 

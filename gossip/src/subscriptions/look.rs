@@ -1,11 +1,10 @@
 //! Looking at a query again: running it on a reader and comparing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use kith_gossip_proto::{Key, Name};
 use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, Row};
 use thiserror::Error;
@@ -13,22 +12,11 @@ use thiserror::Error;
 use super::analysis::{Plan, bind, bind_key};
 use super::rows::{Difference, Part, Pass, ResultRows};
 use super::shape::Join;
+use super::wanted::{Changed, Extent};
 use super::{identity, line};
 
 /// The rows of one query may take this much memory: about a million rows of an ordinary table. Beyond it the query ends.
 const RESULT_BYTES: usize = 256 << 20;
-
-/// What to look at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
-    /// Everything.
-    All,
-    /// The result rows that these may concern.
-    Keys(Changed),
-}
-
-/// The keys of changed rows, by table.
-pub(super) type Changed = BTreeMap<Name, BTreeSet<Key>>;
 
 /// Why a look failed. The rows may be half compared then and must not be used again.
 #[derive(Debug, Error)]

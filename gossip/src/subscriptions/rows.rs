@@ -170,8 +170,8 @@ impl Pass<'_> {
     /// Ends a look at the whole query: what was not met is gone.
     pub(super) fn end_of_all(self) -> Vec<Difference> {
         let unseen = self.result.rows.iter().filter(|(_, entry)| entry.seen != self.result.pass);
-        let gone = unseen.map(|(identity, _)| identity.clone()).collect();
-        self.end(gone)
+        let gone: Vec<_> = unseen.map(|(identity, _)| identity.clone()).collect();
+        self.end(&gone)
     }
 
     /// Ends a look at the rows with any of these parts: those not met are gone.
@@ -179,12 +179,12 @@ impl Pass<'_> {
         let pass = self.result.pass;
         let held = parts.into_iter().flat_map(|part| self.result.with_part(part));
         let gone = held.filter(|identity| self.result.rows.get(identity).is_some_and(|entry| entry.seen != pass));
-        let gone = gone.collect();
-        self.end(gone)
+        let gone: Vec<_> = gone.collect();
+        self.end(&gone)
     }
 
     /// Deletes come first, so that who follows never holds two rows where the query has one.
-    fn end(self, gone: Vec<Bytes>) -> Vec<Difference> {
+    fn end(self, gone: &[Bytes]) -> Vec<Difference> {
         let mut differences: Vec<_> = gone.iter().filter_map(|identity| self.result.remove(identity)).collect();
         differences.sort_unstable_by_key(|difference| difference.row);
         differences.extend(self.changed);
