@@ -154,8 +154,9 @@ A PARAM is a number, null, true, false or \"text\" as in JSON; anything else is 
 
 Examples:
   kith exec \"INSERT INTO services (project, name) VALUES ('demo', 'web')\"
-  kith exec 'UPDATE containers SET draining = ? WHERE id = ?' 1 0123456789ab")]
-    Exec(Sql),
+  kith exec 'UPDATE containers SET draining = ? WHERE id = ?' 1 0123456789ab
+  kith exec --replicas 1 \"DELETE FROM services WHERE name = 'web'\"")]
+    Exec(Exec),
     /// Follow a live query: its rows, then every change, as NDJSON
     #[command(after_help = "\
 Lines: {\"columns\":[..]}, {\"row\":[id,[..]]}, {\"eoq\":{\"change_id\":n}}, {\"change\":[kind,id,[..],n]}.
@@ -280,6 +281,16 @@ pub(crate) struct Sql {
     pub(crate) output: Output,
     #[command(flatten)]
     pub(crate) store: Store,
+}
+
+/// A statement that writes.
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// Wait until so many other servers have it on disk, for 10 s at most; it stands also where they have not
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) replicas: usize,
+    #[command(flatten)]
+    pub(crate) statement: Sql,
 }
 
 /// A statement to follow.

@@ -99,7 +99,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Server(args) => commands::server(&args.action).await,
         Command::Status(args) => commands::status(&args.store.client()?, &args.output).await,
         Command::Query(args) => commands::query(&args.store.client()?, &args).await,
-        Command::Exec(args) => commands::exec(&args.store.client()?, &args).await,
+        Command::Exec(args) => commands::exec(&args.statement.store.client()?, &args).await,
         Command::Watch(args) => commands::watch(&args.store.client()?, &args).await,
         Command::Members(args) => commands::members(&args.store.client()?, &args).await,
         Command::Resolve(args) => commands::resolve(&args).await,

@@ -196,6 +196,7 @@ fn what_the_store_refuses_is_1_with_its_words() {
         (&["query", "SELECT * FROM nowhere"][..], "nowhere"),
         (&["query", "DELETE FROM services"], ""),
         (&["exec", "nonsense"], "nonsense"),
+        (&["exec", "--replicas", "1", "DELETE FROM services"], "there are 0 other nodes"),
         (&["watch", "SELECT * FROM nowhere"], "nowhere"),
     ] {
         let output = dev.run(args);

@@ -698,6 +698,12 @@ async fn members_are_listed_and_watched() {
     {"member":{"server":"b","number":2,"addr":"10.0.0.2:31280","site":"abababababababababababababababab","boot_id":"b0","state":"up","heard_ms_ago":120,"rtt_us":350,"release":"0.1.0"}}
     {"eom":{}}
     "#);
+    let sql = "SELECT hex(actor_id), address, foca_state ->> '$.state', rtt_min FROM __corro_members LIMIT 1";
+    insta::assert_snapshot!(shown(server.post("/v1/queries", &json!(sql)).await).await, @r#"
+    200 {"columns":["hex(actor_id)","address","foca_state ->> '$.state'","rtt_min"]}
+    {"row":[1,["ABABABABABABABABABABABABABABABAB","10.0.0.2:31280","Alive",0]]}
+    {"eoq":{"time":~}}
+    "#);
     let mut lines = Lines::of(server.get("/v1/members?watch=true").await);
     lines.take(3).await;
     // Only that it was heard again is no change.

@@ -39,15 +39,21 @@ fn commands(page: &str) -> Vec<(String, String)> {
     text.lines().filter_map(command).collect()
 }
 
-/// A line as a shell takes it apart; the manual needs no more of a shell than double quotes.
+/// A line as a shell takes it apart; the manual needs no more of a shell than quotes.
 fn words(typed: &str) -> Vec<String> {
-    let pieces = typed.split('"').enumerate();
-    pieces
-        .flat_map(|(n, piece)| match n % 2 {
-            0 => piece.split_whitespace().map(str::to_owned).collect(),
-            _ => vec![piece.to_owned()],
-        })
-        .collect()
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for letter in typed.chars() {
+        match quote {
+            Some(open) if letter == open => quote = None,
+            None if letter == '"' || letter == '\'' => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            None if letter.is_whitespace() => words.extend(word.take()),
+            Some(_) | None => word.get_or_insert_default().push(letter),
+        }
+    }
+    words.into_iter().chain(word).collect()
 }
 
 impl Reader {
@@ -80,6 +86,10 @@ impl Reader {
                 node.start().await;
                 return None;
             }
+            ["curl", ref arguments @ ..] => {
+                self.curl(host, typed, arguments).await;
+                return None;
+            }
             ["kith", ..] => {}
             _ => panic!("the manual has a command that this test does not know: {typed}"),
         }
@@ -101,6 +111,25 @@ impl Reader {
             token.clone_into(&mut self.token);
         }
         Some(run)
+    }
+
+    /// Asks the host's API what `curl` would ask it. Of an answer without end the first line is enough.
+    async fn curl(&self, host: &str, typed: &str, arguments: &[&str]) {
+        let (body, url) = match *arguments {
+            ["--json", body, url] => (Some(serde_json::from_str(body).unwrap_or_else(|e| panic!("{typed}: {e}"))), url),
+            [url] => (None, url),
+            _ => panic!("curl is not known like this: {typed}"),
+        };
+        let path = url.strip_prefix("http://127.0.0.1:31220").unwrap_or_else(|| panic!("{url} is not the API"));
+        let answer = self.nodes[host].api().stream(path, body.as_ref()).await;
+        let mut answer = answer.unwrap_or_else(|error| panic!("{host}# {typed}\n{error}"));
+        assert!(answer.status().is_success(), "{host}# {typed}\n{answer:?}");
+        if !path.starts_with("/v1/updates") {
+            let said = answer.chunk().await.expect("an answer").expect("some of it");
+            let said = String::from_utf8_lossy(&said);
+            let line = said.lines().next().unwrap_or_default();
+            assert!(!line.contains("\"error\""), "{host}# {typed}\n{said}");
+        }
     }
 
     /// A word of the manual, with this lab's addresses and token.
@@ -125,6 +154,7 @@ async fn the_commands_of_the_manual_do_what_it_says() {
         certificates.iter().any(|run| run.stdout.contains("fra-2 is server 2 of cluster casa")),
         "{certificates:?}"
     );
+    reader.follow("api.md").await;
     let operating = reader.follow("operating.md").await;
     assert!(operating[0].stdout.contains("10.210.3.0/24"), "{}", operating[0].stdout);
     assert!(operating.iter().any(|run| run.stdout.contains("fra-3 is removed")), "{operating:?}");
@@ -165,7 +195,7 @@ fn each_alarm_has_its_paragraph() {
 
 #[test]
 fn the_pages_link_to_what_is_there() {
-    for page in ["README.md", "first-cluster.md", "certificates.md", "operating.md"] {
+    for page in ["README.md", "first-cluster.md", "certificates.md", "operating.md", "api.md", "backup.md"] {
         let text = text(page);
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for link in links {

@@ -174,6 +174,19 @@ impl Client {
         self.whole(async { body::read_json(&self.endpoint, self.send(request).await?).await }).await
     }
 
+    /// The same, answered once so many other nodes have the transaction stored and synced, within a time. Where they have not
+    /// the error is the store's with status 504, and the transaction stands.
+    pub async fn execute_on(
+        &self,
+        statements: &[Statement],
+        replicas: usize,
+        within: Duration,
+    ) -> Result<Executed, Error> {
+        let path = format!("v1/transactions?replicas={replicas}&timeout={}", within.as_secs_f64());
+        let request = self.json(Method::POST, &path, statements)?;
+        self.whole(async { body::read_json(&self.endpoint, self.send(request).await?).await }).await
+    }
+
     /// Runs one read-only statement; returns when its columns are known.
     pub async fn query(&self, statement: impl Into<Statement>) -> Result<Query, Error> {
         let request = self.json(Method::POST, "v1/queries", &statement.into())?;

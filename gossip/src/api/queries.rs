@@ -43,6 +43,9 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Resul
     let parameters: Parameters = parameters(request.uri())?;
     let timeout = if parameters.timeout.is_some() { seconds(parameters.timeout)? } else { Some(TIMEOUT) };
     let SentStatement(statement) = json(request).await?;
+    if statement.sql.contains("__corro_members") {
+        app.show_others();
+    }
     let queried = app.store.query(statement, timeout).await;
     app.metrics.query(if queried.is_ok() { Outcome::Done } else { Outcome::Failed });
     let rows = queried.map_err(|error| ApiError::new(status(&error), error))?;

@@ -17,7 +17,7 @@ use super::gate::{Door, RouteLimit, check_scope, check_token, limit};
 use super::membership::{MemberState, Membership};
 use super::metrics::Metrics;
 use super::{backup, migrations, openapi, queries, reports, status, subscribe, transactions, updates};
-use crate::store::Store;
+use crate::store::{Other, Store};
 use crate::subscriptions::Subscriptions;
 
 /// What answers are made of.
@@ -41,6 +41,19 @@ impl App {
         let members = self.membership.members();
         let members = members.borrow();
         members.iter().filter(|member| member.state != MemberState::Removed && member.server != self.node).count()
+    }
+
+    /// Lets SQL see the other nodes as they are now.
+    pub(super) fn show_others(&self) {
+        let members = self.membership.members();
+        let members = members.borrow();
+        let others = members.iter().filter(|member| member.server != self.node).filter_map(|member| {
+            let state = if member.state == MemberState::Up { "Alive" } else { "Down" };
+            let rtt_ms = member.rtt.map(|rtt| u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX));
+            // One that has not said yet which store it has is nobody that Corrosion could name.
+            Some(Other { site: member.site?.to_string(), addr: member.addr.to_string(), state, rtt_ms })
+        });
+        self.store.show_others(&others.collect::<Vec<_>>());
     }
 
     /// How many other nodes are up.

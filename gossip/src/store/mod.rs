@@ -44,6 +44,7 @@ mod renounce;
 mod restore;
 mod snapshot;
 mod verify;
+mod views;
 mod watched;
 
 mod commit;
@@ -79,6 +80,7 @@ pub use statement::{Executed, Params, Statement, StatementResult};
 pub(crate) use table::Affinity;
 pub use table::{Table, TableSet};
 pub use verify::Findings;
+pub(crate) use views::Other;
 pub(crate) use watched::Watched;
 
 use group::{Job, deadline};
@@ -342,6 +344,11 @@ impl Store {
     /// What was found when rows were last looked at, from now on.
     pub fn looks(&self) -> watch::Receiver<Option<Arc<Looked>>> {
         self.inner.shared.health.looks()
+    }
+
+    /// From now on clients that read `__corro_members` see these.
+    pub(crate) fn show_others(&self, others: &[Other]) {
+        self.inner.pool.others.show(others);
     }
 
     /// The store as of its last commit.

@@ -20,6 +20,7 @@ use super::open::both;
 use super::outlet::Outlet;
 use super::pace::Pace;
 use super::statement::{Statement, value};
+use super::views::Others;
 
 /// Connections at once. Each is opened once and kept; its caches grow to about 1 MiB with use.
 const READERS: usize = 8;
@@ -46,6 +47,8 @@ pub struct Rows {
 #[derive(Debug)]
 pub(crate) struct Pool {
     path: PathBuf,
+    /// What the views show of other nodes.
+    pub(crate) others: Others,
     health: Arc<Health>,
     idle: Mutex<Vec<Reading>>,
     permits: Arc<Semaphore>,
@@ -83,6 +86,7 @@ impl Pool {
     pub(crate) fn new(path: &Path, health: Arc<Health>) -> Self {
         Self {
             path: path.to_owned(),
+            others: Others::default(),
             health,
             idle: Mutex::default(),
             permits: Arc::new(Semaphore::new(READERS)),
@@ -203,7 +207,7 @@ impl Reader {
         let idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let reading = match idle {
             Some(reading) => reading,
-            None => connect(&pool.path).map_err(|error| pool.health.note(trouble(&error)))?,
+            None => connect(&pool.path, &pool.others).map_err(|error| pool.health.note(trouble(&error)))?,
         };
         // A connection learns of a migration only when it runs something, and what is prepared before, `SELECT *` above
         // all, is prepared against the tables as they were.
@@ -230,10 +234,11 @@ impl Drop for Reader {
     }
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Reading> {
+fn connect(path: &Path, others: &Others) -> rusqlite::Result<Reading> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(path, flags)?;
     both(&conn, 1_024)?;
+    others.add_views(&conn)?;
     conn.execute_batch("PRAGMA query_only = ON")?;
     conn.set_prepared_statement_cache_capacity(32);
     let lookout = Arc::<Lookout>::default();

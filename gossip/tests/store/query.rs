@@ -235,3 +235,23 @@ async fn a_migration_is_seen_by_the_next_query_and_the_next_examination() {
         |conn: &mut rusqlite::Connection| conn.prepare("SELECT * FROM t").map(|prepared| prepared.column_count());
     assert_eq!(rig.store.read(width).await.unwrap().unwrap(), 7);
 }
+
+#[tokio::test]
+async fn clients_of_corrosion_find_its_bookkeeping() {
+    let rig = Rig::new(SCHEMA);
+    rig.run("INSERT INTO t (id) VALUES ('a')").await.unwrap();
+    let versions =
+        rig.rows("SELECT hex(site_id), db_version FROM crsql_db_versions ORDER BY hex(site_id)").await.unwrap();
+    assert_eq!(versions, [[Value::text(&rig.store.site().to_string().to_uppercase()), Value::Integer(1)]]);
+    let gaps = rig.rows("SELECT hex(actor_id), start, end FROM __corro_bookkeeping_gaps").await.unwrap();
+    assert!(gaps.is_empty());
+    let members =
+        rig.rows("SELECT actor_id, address, json_extract(foca_state, '$.state'), rtt_min FROM __corro_members");
+    assert!(members.await.unwrap().is_empty(), "a store alone knows of no others");
+    for sql in
+        ["DELETE FROM crsql_db_versions", "CREATE TEMP VIEW v AS SELECT 1", "INSERT INTO __corro_members VALUES (1)"]
+    {
+        assert!(rig.rows(sql).await.is_err(), "{sql}");
+        assert!(rig.store.execute(vec![Statement::new(sql)], None).await.is_err(), "{sql}");
+    }
+}
