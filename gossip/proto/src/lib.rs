@@ -29,6 +29,7 @@ pub mod buckets;
 pub mod digest;
 pub mod digests;
 pub mod repair;
+pub mod soundness;
 
 mod codec;
 pub mod frame;
