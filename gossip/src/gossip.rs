@@ -512,14 +512,14 @@ impl View {
         let status = self.replication.status.borrow();
         if let Some(damage) = &status.damage {
             let text = format!(
-                "the store is damaged ({damage}): stop Kith here and move kith.db, kith.db-wal and kith.db-shm away: it takes its rows from the others"
+                "the store is damaged ({damage}): the others get no rows from it, and it takes theirs in place of its own; if this lasts for minutes, stop Kith here and move kith.db, kith.db-wal and kith.db-shm away"
             );
             return Some(Alarm { name: "damaged", text });
         }
         let long = |peer: &PeerStatus| peer.differs_for.filter(|&time| time >= DIFFERS_FOR);
         let (node, time) = status.peers.iter().find_map(|(node, peer)| Some((node, long(peer)?)))?;
         let text = format!(
-            "{node} has applied the same versions and holds other rows, for {} s: look at its alarms, and run kith store verify on both",
+            "{node} has applied the same versions and holds other rows, for {} s: both look through theirs and take from each other what differs; if this lasts for minutes, look at its alarms, and run kith store verify on both",
             time.as_secs()
         );
         Some(Alarm { name: "digest", text })

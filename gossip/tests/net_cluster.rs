@@ -264,6 +264,93 @@ async fn a_node_whose_store_is_damaged_begins_anew_from_its_peers() {
     }
 }
 
+/// Changes the file of a node that runs, behind its back.
+fn tamper(dir: &Path, sql: &str) {
+    rusqlite::Connection::open(dir.join("kith.db")).unwrap().execute_batch(sql).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_a_disk_changed_is_found_and_comes_back_from_a_peer() {
+    let (authority, dirs) = (DevAuthority::new("test").unwrap(), dirs::<3>());
+    let nodes = cluster(&authority, &dirs).await;
+    for number in 0..20 {
+        nodes[number % 3].write(&format!("c{number}"), &format!("10.0.0.{number}")).await;
+    }
+    for (node, number) in nodes.iter().flat_map(|node| (0..20).map(move |number| (node, number))) {
+        node.reads(&format!("c{number}"), &format!("10.0.0.{number}")).await;
+    }
+    let sound = nodes[0].get("/v1/digest").await;
+    tamper(
+        dirs[1].path(),
+        "UPDATE containers SET ip = '6.6.6.6' WHERE id = 'c7'; DELETE FROM containers WHERE id = 'c8'",
+    );
+    assert_eq!(nodes[1].read("c7").await.as_deref(), Some("6.6.6.6"));
+    // Digests that are kept change by change know nothing of it, until somebody looks.
+    assert_eq!(nodes[1].get("/v1/digest").await, sound);
+    let found: Value = serde_json::from_str(&nodes[1].get("/v1/verify").await).unwrap();
+    assert!(found["wrong"].as_array().is_some_and(|wrong| !wrong.is_empty()), "{found}");
+    // While writes go on everywhere.
+    nodes[1].write("own", "10.0.1.1").await;
+    nodes[2].write("theirs", "10.0.1.2").await;
+    nodes[1].reads("c7", "10.0.0.7").await;
+    nodes[1].reads("c8", "10.0.0.8").await;
+    eventually(|| async {
+        let status = nodes[1].status.get();
+        let digests = [&nodes[0], &nodes[1], &nodes[2]].map(|node| node.get("/v1/digest"));
+        let digests = futures_util::future::join_all(digests).await;
+        let equal = digests.iter().all(|digest| *digest == digests[0]);
+        (equal && status.replication.damage.is_none()).then_some(()).ok_or((digests, status.replication.damage))
+    })
+    .await;
+    let found: Value = serde_json::from_str(&nodes[1].get("/v1/verify").await).unwrap();
+    assert_eq!(found["wrong"], json!([]), "{found}");
+    for (node, repaired) in nodes.iter().zip([0, 2, 0]) {
+        let counts = node.status.get().counts;
+        let count = counts.iter().find(|count| count.name == "gossip_rows_repaired").map(|count| count.value);
+        assert_eq!(count, Some(repaired));
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_breaks_under_a_running_node_ends_it_and_its_next_start_begins_anew() {
+    let (authority, dirs) = (DevAuthority::new("test").unwrap(), dirs::<2>());
+    let mut nodes = cluster(&authority, &dirs).await;
+    let filler = "x".repeat(4_000);
+    for number in 0..20 {
+        let rows: Vec<_> = (0..50)
+            .map(|row| json!(["INSERT INTO containers (id, ip) VALUES (?, ?)", [format!("c{number}-{row}"), filler]]))
+            .collect();
+        nodes[0].post("/v1/transactions", &json!(rows)).await;
+    }
+    nodes[1].reads("c19-49", &filler).await;
+    let mut broken = nodes.pop().unwrap();
+    // All of it is in the file, and more than any connection has in memory.
+    tamper(dirs[1].path(), "PRAGMA wal_checkpoint(TRUNCATE)");
+    let file = std::fs::File::options().write(true).open(dirs[1].path().join("kith.db")).unwrap();
+    for page in 100..file.metadata().unwrap().len() / 4096 - 100 {
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0xA5; 4096], page * 4096).unwrap();
+    }
+    let request =
+        broken.client.post(format!("http://{}/v1/queries", broken.api)).header("content-type", "application/json");
+    let answer = request.body(json!("SELECT sum(length(ip)) FROM containers").to_string()).send().await.unwrap();
+    let (status, text) = (answer.status(), answer.text().await.unwrap());
+    assert!(status == 503 && text.contains("the database is damaged"), "{status}: {text}");
+    let ended = timeout(Duration::from_secs(10), broken.tasks.join_next()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(ended, Err(RunError::Ended("store"))), "{ended:?}");
+    let anew = Node::start(config(&authority, "node-2", dirs[1].path(), &[nodes[0].gossip])).await;
+    anew.reads("c19-49", &filler).await;
+    eventually(|| async {
+        let digests = (nodes[0].get("/v1/digest").await, anew.get("/v1/digest").await);
+        if digests.0 == digests.1 { Ok(()) } else { Err(digests) }
+    })
+    .await;
+    anew.stop().await;
+    nodes.pop().unwrap().stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_removes_a_server_by_its_row() {
     let (authority, dirs) = (DevAuthority::new("test").unwrap(), dirs::<2>());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -99,6 +99,8 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
     let subscriptions = app.subscriptions.figures();
     let heads: BTreeMap<String, u64> = state.heads.iter().map(|(site, head)| (site.to_string(), head)).collect();
     let members = app.membership.members().borrow().clone();
+    let looked = app.store.looks().borrow().clone();
+    let ms = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let count = |state| members.iter().filter(|member| member.state == state).count();
     Json(json!({
         "node": app.node.as_str(),
@@ -115,6 +117,8 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "clock_ms": state.hlc.ms(),
             "commits": state.commits,
             "set_aside_cells": state.set_aside,
+            "looked_through_ms": looked.as_ref().map(|looked| ms(looked.at)),
+            "damage": looked.as_ref().map_or(0, |looked| looked.wrong.len()),
         },
         "replication": {
             "behind": figures.behind,
@@ -150,7 +154,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "bytes": subscriptions.bytes,
         },
         "certificate": app.membership.certificate().map(|certificate| json!({
-            "ends_ms": certificate.ends.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis(),
+            "ends_ms": ms(certificate.ends),
             "days_left": certificate.left.as_secs() / 86_400,
         })),
         "alarms": app.membership.alarms().iter().map(|alarm| json!({ "name": alarm.name, "text": alarm.text })).collect::<Vec<_>>(),

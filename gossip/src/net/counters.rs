@@ -49,4 +49,7 @@ counters! {
     snapshots_failed: "Snapshots that were refused, broken off, damaged, or not stored",
     snapshots_sent: "Snapshots of this node's store sent to peers",
     rows_pulled: "Rows that pulls brought",
+    repairs: "Times this node's rows were compared with a peer's, because they differed or were damaged",
+    repairs_failed: "Of these, those that came to nothing",
+    rows_repaired: "Damaged rows that were replaced by a peer's",
 }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kith_gossip_proto::agreement::Agreement;
 use kith_gossip_proto::replica::{Input, Output, PullOutcome, Stream};
+use kith_gossip_proto::soundness::Soundness;
 use kith_gossip_proto::{Frame, NodeId, Replica, SiteId, Vector, Version};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -30,20 +31,21 @@ use crate::api::MemberState;
 use crate::membership::{Hashes, Members};
 use crate::net::frames;
 use crate::net::{Kind, Net, PeerStream};
+use crate::store::Looked;
 
 mod apply;
 mod lag;
 mod link;
 mod outbox;
 mod pull;
+mod remedy;
+mod repair;
 mod snapshot;
-mod soundness;
 pub(crate) mod storage;
 
 use lag::Lag;
 use link::Links;
 use outbox::{Full, Outbox};
-use soundness::{Look, Soundness};
 use storage::{Commits, Next, Storage};
 
 #[cfg(test)]
@@ -86,8 +88,12 @@ enum Event {
         outcome: PullOutcome,
         heads: Option<Vector>,
     },
-    /// Our rows were looked through; none if they could not be.
-    Looked(Option<Vec<String>>),
+    /// Our rows could not be looked through.
+    NotLooked,
+    /// Rows were compared with a peer's, and put right; the heads after it if they were.
+    Repaired {
+        heads: Option<Vector>,
+    },
 }
 
 /// How often the status is published at most.
@@ -201,6 +207,7 @@ pub(crate) struct Replication<S: Storage> {
     lag: Lag,
     caught_up: CaughtUp,
     soundness: Soundness,
+    looks: watch::Receiver<Option<Arc<Looked>>>,
     status: watch::Sender<Arc<ReplicationStatus>>,
     acknowledged: watch::Sender<Acknowledged>,
     /// When to publish the status next, if anything has happened since.
@@ -233,6 +240,7 @@ impl<S: Storage> Replication<S> {
         // The commits first: what is committed in between is in both.
         let commits = store.commits();
         let site = store.who().site;
+        let looks = store.looks();
         let replica = Replica::new(net.node().clone(), store.heads(), seed, started.elapsed());
         let mut tasks = JoinSet::new();
         let (applies, queued) = mpsc::channel(APPLIES);
@@ -256,7 +264,8 @@ impl<S: Storage> Replication<S> {
             answers,
             lag: Lag::default(),
             caught_up: CaughtUp::NotYet,
-            soundness: Soundness::default(),
+            soundness: Soundness::new(seed, started.elapsed()),
+            looks,
             status,
             acknowledged,
             publish: None,
@@ -305,6 +314,10 @@ impl<S: Storage> Replication<S> {
                     }
                     self.look_at_members();
                 }
+                looked = self.looks.changed() => match looked {
+                    Ok(()) => self.looked(),
+                    Err(_) => return Err(ReplicationError::Store),
+                },
                 Some(joined) = self.tasks.join_next() => if let Err(error) = joined && error.is_panic() {
                     return Err(ReplicationError::Task(error));
                 },
@@ -387,12 +400,8 @@ impl<S: Storage> Replication<S> {
                 }
                 self.feed(Input::Pulled(node, outcome));
             }
-            Event::Looked(found) => {
-                self.soundness.looked(found);
-                if let Some(damage) = self.soundness.damage() {
-                    tracing::error!(damage, "the store is damaged: peers get no rows from it");
-                }
-            }
+            Event::NotLooked => self.soundness.not_looked(self.started.elapsed()),
+            Event::Repaired { heads } => self.repaired(heads),
         }
     }
 
@@ -507,23 +516,6 @@ impl<S: Storage> Replication<S> {
                 self.status.send_replace(Arc::new(status));
             }
             Some(_) => {}
-        }
-    }
-
-    /// Compares our rows with those of the peers, and looks through ours when there is reason to.
-    fn compare(&mut self, now: Duration) {
-        let told = self.told.iter().map(|(node, (_, told))| (node, *told));
-        match self.soundness.compare(self.links.store.fingerprint(), told, now) {
-            Look::NotDue => {}
-            Look::Due => {
-                tracing::warn!("a peer that has applied the same versions holds other rows: looking through ours");
-                let Links { store, events, .. } = self.links.clone();
-                self.tasks.spawn(async move {
-                    let found = store.look().await.map_err(|error| tracing::warn!(%error, "the rows cannot be read"));
-                    // Fails only at shutdown.
-                    drop(events.send(Event::Looked(found.ok())).await);
-                });
-            }
         }
     }
 

@@ -3,6 +3,7 @@
 //! The parts of an answer are held in memory until the end has come, because they must be joined together: half of an
 //! answer would show half of a transaction. Hence the bounds, beyond which a node takes a [`snapshot`](super::snapshot).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::Event;
 use super::storage::Storage;
+use super::{Event, repair};
 use crate::chain::Chain;
 use crate::net::frames::{self, FrameError, Patience};
 use crate::net::{Close, Kind, Net, PeerStream};
@@ -39,7 +40,7 @@ pub(super) const ANSWERS: usize = 4;
 
 /// Why a pull failed.
 #[derive(Debug, Error)]
-enum PullError {
+pub(super) enum PullError {
     #[error("the node is not connected")]
     Unconnected,
     #[error("the stream failed")]
@@ -65,7 +66,7 @@ impl From<quinn::WriteError> for PullError {
 /// Asks a node for all above `heads`, joins it, and reports how that ended, once.
 pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Event>, node: NodeId, heads: Vector) {
     net.counters().pulls.inc();
-    let (outcome, heads) = match fetch(&net, &node, heads).await {
+    let (outcome, heads) = match fetch(&net, &node, Frame::Pull(heads)).await {
         Ok((rows, heads)) => match join(&net, &store, rows, heads).await {
             Ok(heads) => (PullOutcome::Joined, Some(heads)),
             Err(error) => {
@@ -99,20 +100,8 @@ async fn join<S: Storage>(net: &Net, store: &S, rows: Vec<PulledRow>, heads: Vec
     store.join(rows, heads).await.map_err(PullError::Join)
 }
 
-async fn fetch(net: &Net, node: &NodeId, above: Vector) -> Result<(Vec<PulledRow>, Vector), PullError> {
-    let connection = net.connection(node).ok_or(PullError::Unconnected)?;
-    let (mut send, mut recv) = timeout(PULL_STALL, connection.open_bi())
-        .await
-        .map_err(|_| FrameError::Timeout("allow a stream"))?
-        .map_err(FrameError::Connection)?;
-    let question = async {
-        send.write_all(&[Kind::Pull as u8]).await?;
-        send.write_chunk(frames::encode(&Frame::Pull(above))?).await?;
-        // Fails only for a stream that is already closed; reading it then says why.
-        drop(send.finish());
-        Ok::<_, PullError>(())
-    };
-    timeout(PULL_STALL, question).await.map_err(|_| FrameError::Timeout("take the question"))??;
+pub(super) async fn fetch(net: &Net, node: &NodeId, question: Frame) -> Result<(Vec<PulledRow>, Vector), PullError> {
+    let mut recv = ask_for(net, node, &question).await?;
     let (mut rows, mut size) = (Vec::new(), 0);
     loop {
         let frame = frames::read(&mut recv, Patience::Stall(PULL_STALL)).await?;
@@ -150,6 +139,24 @@ async fn fetch(net: &Net, node: &NodeId, above: Vector) -> Result<(Vec<PulledRow
     }
 }
 
+/// Opens a stream and asks on it.
+pub(super) async fn ask_for(net: &Net, node: &NodeId, question: &Frame) -> Result<RecvStream, PullError> {
+    let connection = net.connection(node).ok_or(PullError::Unconnected)?;
+    let (mut send, recv) = timeout(PULL_STALL, connection.open_bi())
+        .await
+        .map_err(|_| FrameError::Timeout("allow a stream"))?
+        .map_err(FrameError::Connection)?;
+    let asking = async {
+        send.write_all(&[Kind::Pull as u8]).await?;
+        send.write_chunk(frames::encode(question)?).await?;
+        // Fails only for a stream that is already closed; reading it then says why.
+        drop(send.finish());
+        Ok::<_, PullError>(())
+    };
+    timeout(PULL_STALL, asking).await.map_err(|_| FrameError::Timeout("take the question"))??;
+    Ok(recv)
+}
+
 /// Answers a pull that a peer asks.
 pub(super) async fn answer<S: Storage>(net: Net, store: S, answers: Arc<Semaphore>, stream: PeerStream) {
     let PeerStream { node, mut send, mut recv, .. } = stream;
@@ -180,11 +187,14 @@ async fn refuse(send: &mut SendStream, reason: String) -> Result<(), PullError> 
 
 async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut RecvStream) -> Result<(), PullError> {
     let question = frames::read(recv, Patience::Stall(UNREAD)).await?;
-    let Some(Frame::Pull(above)) = question else {
-        return Err(FrameError::Unexpected("something else than a pull").into());
+    let (above, buckets) = match question {
+        Some(Frame::Pull(above)) => (above, BTreeSet::new()),
+        Some(Frame::Repair(above, buckets)) => (above, buckets.into_iter().collect()),
+        Some(Frame::Compare) => return repair::answer(store, send).await,
+        _ => return Err(FrameError::Unexpected("something else than a pull").into()),
     };
     let most = if above.is_empty() { STAMPS_OF_EMPTY } else { STAMPS };
-    let mut collected = match store.collect(above).await {
+    let mut collected = match store.collect(above, buckets).await {
         Ok(collected) => collected,
         Err(error) => {
             refuse(send, "the store cannot be read".into()).await?;
@@ -206,7 +216,7 @@ async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut Rec
     Ok(())
 }
 
-async fn write(send: &mut SendStream, frame: &Frame) -> Result<(), PullError> {
+pub(super) async fn write(send: &mut SendStream, frame: &Frame) -> Result<(), PullError> {
     let bytes = frames::encode(frame)?;
     timeout(UNREAD, send.write_chunk(bytes)).await.map_err(|_| FrameError::Timeout("read the answer"))??;
     Ok(())

@@ -1,15 +1,18 @@
 //! What replication asks of a store. A trait, so that the shell can be tried against one in memory that fails on demand.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kith_gossip_proto::agreement::Fingerprint;
+use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::frame::PulledRow;
 use kith_gossip_proto::{SiteId, Vector, Version};
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 
 use crate::store::{
-    ApplyError, Collected, Commit, CopyError, Incoming, InstallError, Pace, QueryError, Store, StoreCopy,
+    ApplyError, Collected, Commit, CopyError, Cure, Incoming, InstallError, Looked, Pace, QueryError, Repaired, Store,
+    StoreCopy, Survey,
 };
 
 /// Which store this is, as hellos say it.
@@ -49,8 +52,17 @@ pub(crate) trait Storage: Clone + Send + Sync + 'static {
     /// What it holds, in two numbers that belong together.
     fn fingerprint(&self) -> Fingerprint;
 
-    /// Looks through all rows; returns what is wrong with them.
-    fn look(&self) -> impl Future<Output = Result<Vec<String>, QueryError>> + Send;
+    /// Looks through all rows. What is wrong with them, those hear of who follow [`Storage::looks`].
+    fn look(&self, pace: Pace) -> impl Future<Output = Result<(), QueryError>> + Send;
+
+    /// What was found when rows were last looked at.
+    fn looks(&self) -> watch::Receiver<Option<Arc<Looked>>>;
+
+    /// Looks through all rows, to compare them with another store's.
+    fn survey(&self) -> impl Future<Output = Result<Survey, QueryError>> + Send;
+
+    /// Puts damaged rows right; returns the synced heads.
+    fn repair(&self, cure: Cure) -> impl Future<Output = Result<Repaired, ApplyError>> + Send;
 
     /// All commits from now on.
     fn commits(&self) -> Self::Commits;
@@ -61,8 +73,12 @@ pub(crate) trait Storage: Clone + Send + Sync + 'static {
     /// Joins the answer to a pull in one transaction; returns the synced heads.
     fn join(&self, rows: Vec<PulledRow>, heads: Vector) -> impl Future<Output = Result<Vector, ApplyError>> + Send;
 
-    /// Begins the answer to a pull.
-    fn collect(&self, above: Vector) -> impl Future<Output = Result<Collected, QueryError>> + Send;
+    /// Begins the answer to a pull, with all rows of these buckets besides.
+    fn collect(
+        &self,
+        above: Vector,
+        buckets: BTreeSet<Bucket>,
+    ) -> impl Future<Output = Result<Collected, QueryError>> + Send;
 
     /// A copy of all of it, for a peer.
     fn copy(&self) -> impl Future<Output = Result<StoreCopy, CopyError>> + Send;
@@ -90,8 +106,20 @@ impl Storage for Store {
         Fingerprint { vector: state.heads.hash(), digest: state.digest() }
     }
 
-    async fn look(&self) -> Result<Vec<String>, QueryError> {
-        Ok(self.verify(Pace::AtOnce).await?.wrong)
+    async fn look(&self, pace: Pace) -> Result<(), QueryError> {
+        self.verify(pace).await.map(drop)
+    }
+
+    fn looks(&self) -> watch::Receiver<Option<Arc<Looked>>> {
+        Self::looks(self)
+    }
+
+    fn survey(&self) -> impl Future<Output = Result<Survey, QueryError>> + Send {
+        Self::survey(self)
+    }
+
+    fn repair(&self, cure: Cure) -> impl Future<Output = Result<Repaired, ApplyError>> + Send {
+        Self::repair(self, cure)
     }
 
     fn commits(&self) -> Self::Commits {
@@ -106,8 +134,12 @@ impl Storage for Store {
         Self::join(self, rows, heads)
     }
 
-    fn collect(&self, above: Vector) -> impl Future<Output = Result<Collected, QueryError>> + Send {
-        Self::collect(self, above)
+    fn collect(
+        &self,
+        above: Vector,
+        buckets: BTreeSet<Bucket>,
+    ) -> impl Future<Output = Result<Collected, QueryError>> + Send {
+        self.collect_with(above, buckets)
     }
 
     fn copy(&self) -> impl Future<Output = Result<StoreCopy, CopyError>> + Send {

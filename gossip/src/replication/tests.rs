@@ -1,8 +1,9 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::frame::PulledRow;
 use kith_gossip_proto::version::Life;
 use kith_gossip_proto::{Change, Digest, Hlc, Key, Name, Row, SiteId, Value};
@@ -14,7 +15,10 @@ use crate::identity::DevAuthority;
 use crate::membership::facts::StoreHash;
 use crate::membership::{Membership, MembershipConfig, Servers, StoreFacts};
 use crate::net::tests::{TestNet, within};
-use crate::store::{ApplyError, Collected, CopyError, Incoming, InstallError, QueryError, StoreCopy};
+use crate::store::{
+    ApplyError, Collected, CopyError, Cure, Incoming, InstallError, Looked, Pace, QueryError, Repaired, StoreCopy,
+    Survey,
+};
 
 /// A store in memory: rows by the join of `kith_gossip_proto`, versions strictly in order, faults on demand.
 #[derive(Clone)]
@@ -23,6 +27,7 @@ struct MemoryStore {
     commits: broadcast::Sender<(Vec<Arc<Version>>, Arc<Vector>)>,
     changed: watch::Sender<u64>,
     broken: Arc<AtomicBool>,
+    looked: watch::Sender<Option<Arc<Looked>>>,
 }
 
 struct State {
@@ -40,6 +45,7 @@ impl MemoryStore {
             commits: broadcast::Sender::new(256),
             changed: watch::Sender::new(0),
             broken: Arc::default(),
+            looked: watch::Sender::default(),
         }
     }
 
@@ -132,8 +138,21 @@ impl Storage for MemoryStore {
         StoreHash { vector: self.state().heads.hash(), digest: Digest::default() }
     }
 
-    async fn look(&self) -> Result<Vec<String>, QueryError> {
-        Ok(Vec::new())
+    async fn look(&self, _: Pace) -> Result<(), QueryError> {
+        self.looked.send_replace(Some(Arc::new(Looked { at: SystemTime::now(), wrong: Vec::new() })));
+        Ok(())
+    }
+
+    fn looks(&self) -> watch::Receiver<Option<Arc<Looked>>> {
+        self.looked.subscribe()
+    }
+
+    async fn survey(&self) -> Result<Survey, QueryError> {
+        Err(QueryError::ShuttingDown)
+    }
+
+    async fn repair(&self, _: Cure) -> Result<Repaired, ApplyError> {
+        Err(ApplyError::ShuttingDown)
     }
 
     fn commits(&self) -> MemoryCommits {
@@ -167,7 +186,7 @@ impl Storage for MemoryStore {
         Ok(self.stored())
     }
 
-    async fn collect(&self, above: Vector) -> Result<Collected, QueryError> {
+    async fn collect(&self, above: Vector, _: BTreeSet<Bucket>) -> Result<Collected, QueryError> {
         let state = self.state();
         let newer = |row: &Row| row.stamps().iter().any(|stamp| stamp.version > above.head(stamp.site));
         let rows = state.rows.iter().filter(|(_, row)| newer(row));

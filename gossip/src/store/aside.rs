@@ -119,6 +119,13 @@ impl Ledger {
         Ok(())
     }
 
+    /// Takes away what is set aside of a row, readable or not. Counted anew by whoever does such things.
+    pub(crate) fn forget_aside(&self, conn: &Connection, table: i64, key: &Key) -> rusqlite::Result<()> {
+        conn.prepare_cached("/*kith*/ DELETE FROM __kith_unknown WHERE tid = ?1 AND pk = ?2")?
+            .execute(params![table, key.as_bytes()])
+            .map(drop)
+    }
+
     /// Counts what is set aside, by table.
     pub(crate) fn count_aside(conn: &Connection) -> rusqlite::Result<BTreeMap<i64, u64>> {
         let mut statement = conn.prepare("SELECT tid, count(*) FROM __kith_unknown GROUP BY tid")?;

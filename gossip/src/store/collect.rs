@@ -1,8 +1,10 @@
 //! What a peer lacks: every row with a stamp above its vector, from one snapshot.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::frame::PulledRow;
 use kith_gossip_proto::{Stamp, Vector};
 use rusqlite::{Connection, params};
@@ -13,7 +15,7 @@ use super::error::QueryError;
 use super::ledger::signed;
 use super::outlet::{Outlet, Unwanted};
 use super::read::{Pool, trouble};
-use super::snapshot::Snapshot;
+use super::snapshot::{Damage, Snapshot, each};
 
 /// A part of an answer ends at this many rows or bytes: small enough that a part is a fraction of a frame, large enough
 /// that handing it on costs little.
@@ -37,7 +39,11 @@ pub struct Collected {
     pub rows: mpsc::Receiver<Result<Vec<PulledRow>, QueryError>>,
 }
 
-pub(crate) async fn collect(pool: &Arc<Pool>, above: Vector) -> Result<Collected, QueryError> {
+pub(crate) async fn collect(
+    pool: &Arc<Pool>,
+    above: Vector,
+    buckets: BTreeSet<Bucket>,
+) -> Result<Collected, QueryError> {
     let (head, begun) = oneshot::channel();
     let (parts, rows) = mpsc::channel(PARTS_AHEAD);
     let (parts, health) = (pool.outlet(parts), pool.health());
@@ -52,7 +58,9 @@ pub(crate) async fn collect(pool: &Arc<Pool>, above: Vector) -> Result<Collected
                     return;
                 }
                 let mut out = Part { parts, rows: Vec::new(), bytes: 0 };
-                match walk(&snapshot, &above, |row| out.add(row)) {
+                match walk(&snapshot, &above, |row| out.add(row))
+                    .and_then(|()| besides(&snapshot, &above, &buckets, &mut out))
+                {
                     // That nobody takes the last part is no error of ours.
                     Ok(()) => drop(out.flush()),
                     Err(error) => drop(out.parts.put(Err(health.note(trouble(&error))))),
@@ -104,6 +112,23 @@ pub(crate) fn walk(
         }
     }
     Ok(())
+}
+
+/// Goes through the rows of some buckets that are not above the vector.
+fn besides(
+    snapshot: &Snapshot<'_>,
+    above: &Vector,
+    buckets: &BTreeSet<Bucket>,
+    out: &mut Part,
+) -> rusqlite::Result<()> {
+    if buckets.is_empty() {
+        return Ok(());
+    }
+    let wanted = |row: &PulledRow| {
+        let came = |stamp: &Stamp| stamp.version > above.head(stamp.site);
+        buckets.contains(&Bucket::of(&row.table, &row.key)) && !row.row.stamps().iter().any(came)
+    };
+    each(snapshot, Damage::Fails, |_, _, row| Ok(if wanted(&row) { out.add(row) } else { ControlFlow::Continue(()) }))
 }
 
 struct Part {

@@ -39,6 +39,10 @@ impl Health {
         Self { looked: watch::Sender::default(), malformed: CancellationToken::new(), store: store.to_owned() }
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.store
+    }
+
     /// Rows were looked at.
     pub(crate) fn looked(&self, wrong: Vec<String>) {
         self.looked.send_replace(Some(Arc::new(Looked { at: SystemTime::now(), wrong })));

@@ -166,6 +166,14 @@ impl Ledger {
         Ok(())
     }
 
+    /// Replaces the digests by what the rows add up to, whatever the file has.
+    pub(crate) fn recounted(&mut self, conn: &Connection, digests: Digests) -> rusqlite::Result<()> {
+        self.aside = Self::count_aside(conn)?;
+        self.kept = Digests::new(self.kept.live(), days(conn)?);
+        self.digests = digests;
+        Ok(())
+    }
+
     /// Writes what is held in memory, as part of the transaction that is about to be committed.
     pub(crate) fn save(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.sites.save(conn)?;

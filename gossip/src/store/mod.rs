@@ -41,6 +41,8 @@ mod pace;
 mod presence;
 mod read;
 mod renounce;
+mod repair;
+mod replaced;
 mod restore;
 mod snapshot;
 mod verify;
@@ -52,10 +54,12 @@ mod error;
 mod health;
 mod shared;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::frame::PulledRow;
 use kith_gossip_proto::{Key, SiteId, Vector, Version};
 use rusqlite::Connection;
@@ -74,12 +78,13 @@ pub use pace::Pace;
 pub use presence::Presence;
 pub use read::{Examined, Rows};
 pub use renounce::Renounced;
+pub use repair::{Cure, Repaired};
 pub use restore::{Existing, Restored, restore, verify_file};
 pub use schema::SchemaSource;
 pub use statement::{Executed, Params, Statement, StatementResult};
 pub(crate) use table::Affinity;
 pub use table::{Table, TableSet};
-pub use verify::Findings;
+pub use verify::{Findings, Survey};
 pub(crate) use views::Other;
 pub(crate) use watched::Watched;
 
@@ -258,8 +263,13 @@ impl Store {
     /// They are given out once they are synced: with [`Durability::Normal`] a snapshot can hold what a power cut would
     /// still take from us, and a peer that had it already would never ask again.
     pub async fn collect(&self, above: Vector) -> Result<Collected, QueryError> {
+        self.collect_with(above, BTreeSet::new()).await
+    }
+
+    /// The same, and all rows of these buckets besides.
+    pub async fn collect_with(&self, above: Vector, buckets: BTreeSet<Bucket>) -> Result<Collected, QueryError> {
         let commits = self.commits();
-        let collected = collect::collect(&self.inner.pool, above).await?;
+        let collected = collect::collect(&self.inner.pool, above, buckets).await?;
         self.synced(commits, &collected.heads).await?;
         Ok(collected)
     }
@@ -339,6 +349,25 @@ impl Store {
         }
         health.looked(found.wrong.clone());
         Ok(found)
+    }
+
+    /// Looks through all rows as fast as it goes, for who compares them with those of another store.
+    pub async fn survey(&self) -> Result<Survey, QueryError> {
+        let commits = self.commits();
+        let found = self.inner.pool.look(Pace::AtOnce, |conn| verify::verify(conn, Indexes::Checked)).await?;
+        self.synced(commits, &found.heads).await?;
+        if !found.wrong.is_empty() {
+            self.inner.shared.health.looked(found.wrong.clone());
+        }
+        Ok(found.into())
+    }
+
+    /// Puts damaged rows right, in one transaction. After an error the store is as it was.
+    pub async fn repair(&self, cure: Cure) -> Result<Repaired, ApplyError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Repair { cure: Box::new(cure), reply };
+        self.send(command).await.map_err(|Closed| ApplyError::ShuttingDown)?;
+        answer.await.unwrap_or(Err(ApplyError::ShuttingDown))
     }
 
     /// What was found when rows were last looked at, from now on.

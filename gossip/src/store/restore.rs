@@ -110,7 +110,7 @@ pub(crate) fn set_aside(path: &Path, why: &str) -> io::Result<Option<PathBuf>> {
     Ok((moved > 0).then_some(aside))
 }
 
-fn keep_few(path: &Path, why: &str) -> io::Result<()> {
+pub(crate) fn keep_few(path: &Path, why: &str) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
     let prefix = format!("{}.{why}-", name.to_string_lossy());
     let mut kept = Vec::new();

@@ -144,6 +144,11 @@ impl Sites {
         self.dirty.insert(ord);
     }
 
+    /// Has all of them written with the next [`Sites::save`], whatever the file has.
+    pub(crate) fn rewrite(&mut self) {
+        self.dirty.extend(self.known.ids.keys());
+    }
+
     /// Writes what changed since the last time.
     pub(crate) fn save(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let mut statement = conn.prepare_cached(

@@ -1,23 +1,34 @@
 //! All replicated state as one read transaction shows it, row by row, in the words of the wire.
 
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
 use kith_gossip_proto::frame::PulledRow;
 use kith_gossip_proto::{Cell, Key, Name, Row, Value};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::aside::Aside;
-use super::ledger::{Ledger, Spot, damaged};
+use super::ledger::{Ledger, Spot, damaged, readable};
 use super::merge::place_values;
 use super::stamps::{Damaged, Stamps};
 use super::statement::Sql;
-use super::table::{Table, TableSet};
+use super::table::{Table, TableSet, quote, tombs_of};
 use super::verify::is_sealed;
 
-/// A read transaction, and what it says of sites and tables. What the writer holds in memory may be newer.
+/// A transaction, and what it says of sites and tables. What the writer holds in memory may be newer.
 pub(crate) struct Snapshot<'a> {
     pub(crate) conn: &'a Connection,
     pub(crate) ledger: Ledger,
-    pub(crate) tables: TableSet,
+    pub(crate) tables: Arc<TableSet>,
+    ends: Ends,
+}
+
+/// Who ends the transaction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    WithThis,
+    Elsewhere,
 }
 
 impl<'a> Snapshot<'a> {
@@ -26,12 +37,17 @@ impl<'a> Snapshot<'a> {
         conn.execute_batch("BEGIN")?;
         let read = Ledger::load(conn).and_then(|ledger| Ok((ledger, TableSet::load(conn)?)));
         match read {
-            Ok((ledger, tables)) => Ok(Self { conn, ledger, tables }),
+            Ok((ledger, tables)) => Ok(Self { conn, ledger, tables: Arc::new(tables), ends: Ends::WithThis }),
             Err(error) => {
                 end(conn);
                 Err(error)
             }
         }
+    }
+
+    /// The writer's own view, within its transaction.
+    pub(crate) fn within(conn: &'a Connection, ledger: Ledger, tables: Arc<TableSet>) -> Self {
+        Self { conn, ledger, tables, ends: Ends::Elsewhere }
     }
 
     /// The row that a log row points at; none when the log is wrong.
@@ -66,7 +82,8 @@ impl<'a> Snapshot<'a> {
         }
     }
 
-    fn live(&self, table: &Table, spot: &Spot) -> rusqlite::Result<Option<PulledRow>> {
+    /// The live row at a place, if it is what was written.
+    pub(crate) fn live(&self, table: &Table, spot: &Spot) -> rusqlite::Result<Option<PulledRow>> {
         let Some(stamps) = self.ledger.stamps(self.conn, table, spot)? else { return Ok(None) };
         let place = place_values(table, spot);
         let mut statement = self.conn.prepare_cached(&table.sql.read)?;
@@ -98,9 +115,82 @@ impl<'a> Snapshot<'a> {
     }
 }
 
+/// What to do about a row that is not what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// Fail: whoever is given the others would think that it is not there.
+    Fails,
+    /// Pass over it.
+    PassedOver,
+}
+
+impl Damage {
+    fn met(self, read: rusqlite::Result<Option<PulledRow>>) -> rusqlite::Result<Option<PulledRow>> {
+        match self {
+            Self::Fails => read,
+            Self::PassedOver => readable(read).map(Option::flatten),
+        }
+    }
+}
+
+/// Goes through all rows, tombstones and rows that are set aside, each with its table's number and its place, until it is
+/// enough.
+pub(crate) fn each(
+    snapshot: &Snapshot<'_>,
+    damage: Damage,
+    mut see: impl FnMut(i64, &Spot, PulledRow) -> rusqlite::Result<ControlFlow<()>>,
+) -> rusqlite::Result<()> {
+    for table in snapshot.tables.iter() {
+        let mut live = snapshot.conn.prepare(&table.sql.all)?;
+        let mut rows = live.query([])?;
+        while let Some(row) = rows.next()? {
+            let spot = match (table.by_key(), table.key_of(&table.values(row, 1)?)) {
+                (false, _) => Spot::Row(row.get(0)?),
+                (true, Ok(key)) => Spot::Key(key),
+                (true, Err(_)) => continue,
+            };
+            if let Some(row) = damage.met(snapshot.live(table, &spot))?
+                && see(table.id, &spot, row)?.is_break()
+            {
+                return Ok(());
+            }
+        }
+    }
+    let mut hidden = Vec::new();
+    for table in snapshot.tables.iter() {
+        hidden.push((table.id, format!("SELECT pk FROM {}", quote(&tombs_of(&table.name)))));
+    }
+    let mut aside = snapshot.conn.prepare("SELECT DISTINCT tid FROM __kith_unknown")?;
+    for id in aside.query_map([], |row| row.get::<_, i64>(0))? {
+        let id = id?;
+        hidden.push((id, format!("SELECT DISTINCT pk FROM __kith_unknown WHERE tid = {id} AND typeof(col) = 'blob'")));
+    }
+    for (id, sql) in hidden {
+        let mut keys = snapshot.conn.prepare(&sql)?;
+        let mut rows = keys.query([])?;
+        while let Some(row) = rows.next()? {
+            let Some(key) = key(row.get_ref(0)?) else { continue };
+            if let Some(row) = damage.met(snapshot.at(id, ValueRef::Blob(key.as_bytes())))?
+                && see(id, &Spot::Key(key), row)?.is_break()
+            {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A key as the tables keep it, if it is one.
+pub(crate) fn key(bytes: ValueRef<'_>) -> Option<Key> {
+    bytes.as_blob().ok().and_then(|bytes| Key::from_bytes(bytes).ok())
+}
+
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
-        end(self.conn);
+        match self.ends {
+            Ends::WithThis => end(self.conn),
+            Ends::Elsewhere => {}
+        }
     }
 }
 

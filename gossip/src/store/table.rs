@@ -304,7 +304,7 @@ impl Table {
     }
 
     /// A name of the rowid that no column hides.
-    fn rowid(&self) -> &'static str {
+    pub(crate) fn rowid(&self) -> &'static str {
         let hidden = |name: &&str| self.columns.iter().any(|column| column.as_str().eq_ignore_ascii_case(name));
         ["_rowid_", "rowid", "oid"].into_iter().find(|name| !hidden(name)).unwrap_or("_rowid_")
     }

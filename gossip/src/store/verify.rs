@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use kith_gossip_proto::buckets::{Bucket, Buckets};
 use kith_gossip_proto::frame::PulledRow;
-use kith_gossip_proto::{Digest, Digests, Key, Part, Vector};
+use kith_gossip_proto::{Digest, Digests, Key, Name, Part, Vector};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row as Found, params};
 
 use super::error::QueryError;
 use super::ledger::{Spot, readable, signed};
 use super::read::trouble;
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, key};
 use super::stamps::Stamps;
 use super::table::{Table, quote, rows_of, tombs_of};
 
@@ -41,6 +41,40 @@ pub struct Findings {
     pub wrong: Vec<String>,
     /// Those of them over which SQLite itself stumbles.
     pub malformed: Vec<String>,
+    /// Tables whose indexes are not what they say.
+    pub indexes: BTreeSet<Name>,
+    /// Whether the log lists exactly the stamps of the rows.
+    pub(crate) log: Log,
+}
+
+/// Whether the log lists exactly the stamps of the rows, each where it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Log {
+    #[default]
+    Right,
+    Wrong,
+}
+
+/// What stores compare when their rows may differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// The heads of the read snapshot that the rest is of.
+    pub heads: Vector,
+    /// The digests of the buckets.
+    pub buckets: Buckets,
+    /// Buckets of rows that are not what was written.
+    pub broken: BTreeSet<Bucket>,
+    /// Tables whose indexes are not what they say.
+    pub indexes: BTreeSet<Name>,
+    /// The first thing that is wrong, if anything is.
+    pub wrong: Option<String>,
+}
+
+impl From<Findings> for Survey {
+    fn from(found: Findings) -> Self {
+        let Findings { heads, buckets, broken, indexes, wrong, .. } = found;
+        Self { heads, buckets, broken, indexes, wrong: wrong.into_iter().next() }
+    }
 }
 
 /// Whether the indexes are held against their tables, which takes about as long as all the rest.
@@ -54,7 +88,7 @@ pub(crate) fn verify(conn: &Connection, indexes: Indexes) -> Result<Findings, Qu
     Snapshot::begin(conn).and_then(|snapshot| examine(&snapshot, indexes)).map_err(|error| trouble(&error))
 }
 
-fn examine(snapshot: &Snapshot<'_>, indexes: Indexes) -> rusqlite::Result<Findings> {
+pub(crate) fn examine(snapshot: &Snapshot<'_>, indexes: Indexes) -> rusqlite::Result<Findings> {
     let mut found = Findings { heads: Vector::clone(snapshot.ledger.sites.heads()), ..Findings::default() };
     for table in snapshot.tables.iter() {
         live_rows(snapshot, table, &mut found)?;
@@ -67,7 +101,7 @@ fn examine(snapshot: &Snapshot<'_>, indexes: Indexes) -> rusqlite::Result<Findin
     set_aside(snapshot, &mut found)?;
     let listed = snapshot.conn.query_row("SELECT count(*) FROM __kith_log", [], |row| row.get::<_, i64>(0))?;
     if listed.cast_unsigned() != found.stamps {
-        found.wrong(format!("the log lists {listed} stamps, and the rows carry {}", found.stamps));
+        found.log(format!("the log lists {listed} stamps, and the rows carry {}", found.stamps));
     }
     if snapshot.ledger.digests != found.digests {
         let (kept, rows) = (&snapshot.ledger.digests, &found.digests);
@@ -86,6 +120,11 @@ impl Findings {
         if self.wrong.len() < WRONG_MAX {
             self.wrong.push(finding);
         }
+    }
+
+    fn log(&mut self, finding: String) {
+        self.log = Log::Wrong;
+        self.wrong(finding);
     }
 
     /// A row that is not what was written.
@@ -107,8 +146,8 @@ impl Findings {
             let at = params![snapshot.ledger.sites.ord(stamp.site), signed(stamp.version), stamp.seq, table, spot];
             match log.query_row(at, |row| row.get::<_, bool>(0)).optional()? {
                 Some(true) => {}
-                Some(false) => self.wrong(format!("{} {:?}: the log has {stamp:?} elsewhere", row.table, row.key)),
-                None => self.wrong(format!("{} {:?}: the log lacks {stamp:?}", row.table, row.key)),
+                Some(false) => self.log(format!("{} {:?}: the log has {stamp:?} elsewhere", row.table, row.key)),
+                None => self.log(format!("{} {:?}: the log lacks {stamp:?}", row.table, row.key)),
             }
             if stamp.version > snapshot.ledger.sites.heads().head(stamp.site) {
                 self.wrong(format!("{} {:?}: {stamp:?} is above its site's head", row.table, row.key));
@@ -125,7 +164,9 @@ impl Findings {
             let verdict = verdict?;
             if verdict != "ok" {
                 let finding = format!("table {}: {}", table.name, verdict.replace('\n', " "));
-                if is_of_structure(&verdict) && self.malformed.is_empty() {
+                if !is_of_structure(&verdict) {
+                    self.indexes.insert(table.name.clone());
+                } else if self.malformed.is_empty() {
                     self.malformed.push(finding.clone());
                 }
                 self.wrong(finding);
@@ -266,8 +307,4 @@ fn set_aside(snapshot: &Snapshot<'_>, found: &mut Findings) -> rusqlite::Result<
         }
     }
     Ok(())
-}
-
-fn key(bytes: ValueRef<'_>) -> Option<Key> {
-    bytes.as_blob().ok().and_then(|bytes| Key::from_bytes(bytes).ok())
 }

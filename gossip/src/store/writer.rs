@@ -21,6 +21,7 @@ use super::migrate::{Migrated, Migration, migrate};
 use super::open::{Durability, Opened, set_durability};
 use super::publish::{Published, Teller, Told, Unsynced};
 use super::renounce::Renounced;
+use super::repair::{Cure, Repaired};
 use super::schema::{SchemaSource, read};
 use super::shared::Shared;
 use super::table::{Place, TableSet, quote};
@@ -54,6 +55,11 @@ pub(crate) enum Command {
     Install {
         copy: Connection,
         reply: oneshot::Sender<Result<Vector, InstallError>>,
+    },
+    /// Put damaged rows right.
+    Repair {
+        cure: Box<Cure>,
+        reply: oneshot::Sender<Result<Repaired, ApplyError>>,
     },
     /// Give up the store's site but for its versions up to one.
     Renounce {
@@ -190,6 +196,7 @@ impl Core {
                 }
                 Command::Install { copy, reply } => drop(reply.send(self.install(copy))),
                 Command::Renounce { kept, reply } => drop(reply.send(self.renounce(kept).map_err(ApplyError::from))),
+                Command::Repair { cure, reply } => drop(reply.send(self.repair(*cure).map_err(Into::into))),
                 Command::Unsynced => self.disk = Disk::Unknown,
                 Command::Close => break,
             }

@@ -1,14 +1,15 @@
 //! Bits that a disk has changed: found wherever they are, and nothing of them told to a peer.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use kith_gossip::store::{OpenError, Pace, QueryError, Store};
+use kith_gossip::store::{ApplyError, Cure, OpenError, Pace, QueryError, Store};
 use kith_gossip_proto::Vector;
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::rig::{Rig, config, state};
+use crate::rig::{Rig, collect, config, state};
 
 const SCHEMA: &str = "
     CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a TEXT, b INTEGER);
@@ -129,4 +130,106 @@ async fn no_flip_anywhere_in_the_file_stays_unnoticed() {
     }
     let all_kinds = refused > 0 && found > 0 && harmless > 0;
     assert!(all_kinds, "of {FLIPS} flips {refused} were refused at the start, {found} found, {harmless} harmless");
+}
+
+/// Everything that a sound peer can say of what is damaged here, put in its place.
+async fn cured(damaged: &Store, sound: &Store) -> Result<u64, ApplyError> {
+    let (ours, theirs) = (damaged.survey().await.unwrap(), sound.survey().await.unwrap());
+    assert_eq!(theirs.wrong, None);
+    let differing = ours.buckets.differing(&theirs.buckets).chain(ours.broken);
+    let buckets: BTreeSet<_> = differing.collect();
+    let mut collected = sound.collect_with(Vector::clone(&damaged.state().heads), buckets.clone()).await.unwrap();
+    let mut rows = Vec::new();
+    while let Some(part) = collected.rows.recv().await {
+        rows.extend(part.unwrap());
+    }
+    let cure = Cure { buckets, rows, heads: collected.heads, indexes: ours.indexes };
+    damaged.repair(cure).await.map(|repaired| repaired.rows)
+}
+
+/// Two stores with the same rows, one of them changed behind its back.
+async fn tampered(sql: &str) -> (Rig, Rig) {
+    let sound = filled(40).await;
+    let rig = Rig::new(SCHEMA);
+    let (rows, heads) = collect(&sound.store, Vector::default()).await;
+    rig.store.join(rows, heads).await.unwrap();
+    let behind = rusqlite::Connection::open(file(&rig)).unwrap();
+    behind.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    (rig, sound)
+}
+
+#[tokio::test]
+async fn whatever_changed_behind_the_stores_back_is_found_and_put_right_from_a_sound_peer() {
+    let cases = [
+        ("a value", "UPDATE t SET a = 'other' WHERE id = 'key 4'"),
+        ("a value of a table without rowids", "UPDATE w SET a = 'other' WHERE x = 4"),
+        ("a key", "UPDATE t SET id = 'another' WHERE id = 'key 4'"),
+        ("a key that is no key", "UPDATE t SET id = 0.5 WHERE id = 'key 4'"),
+        ("a key of a table without rowids", "UPDATE w SET y = 'z' WHERE x = 4"),
+        ("a row is gone", "DELETE FROM t WHERE id = 'key 4'"),
+        (
+            "a row is gone, stamps and all",
+            "DELETE FROM w WHERE x = 4; DELETE FROM w__kith_row WHERE k IN (SELECT k FROM w__kith_row LIMIT 1)",
+        ),
+        ("a row nobody wrote", "INSERT INTO t VALUES ('from nowhere', 'a', 1)"),
+        ("stamps", "UPDATE t__kith_row SET st = x'03' || substr(st, 2) WHERE k = 5"),
+        ("no stamps", "UPDATE t__kith_row SET st = x'00' WHERE k = 5"),
+        ("a tombstone's stamps", "UPDATE t__kith_tomb SET st = substr(st, 1, length(st) - 1) || x'77'"),
+        (
+            "a tombstone's key",
+            "UPDATE t__kith_tomb SET pk = pk || x'01' WHERE pk IN (SELECT pk FROM t__kith_tomb LIMIT 1)",
+        ),
+        ("a live row's tombstone", "INSERT INTO w__kith_tomb SELECT k, st FROM w__kith_row LIMIT 1"),
+        ("the log", "DELETE FROM __kith_log WHERE seq = 0"),
+        ("where the log points", "UPDATE __kith_log SET k = 1"),
+        ("more log", "INSERT INTO __kith_log SELECT site, ver + 100, seq, tid, k FROM __kith_log"),
+        ("the digest", "UPDATE __kith_meta SET digest = zeroblob(16)"),
+        ("a day's digest", "UPDATE __kith_day SET sum = zeroblob(16)"),
+        ("a day", "DELETE FROM __kith_day"),
+    ];
+    for (what, sql) in cases {
+        let (rig, sound) = tampered(sql).await;
+        let (before, digests) = (state(&sound.store).await, sound.store.state().digests.clone());
+        let found = rig.store.verify(Pace::AtOnce).await.unwrap();
+        assert_ne!(found.wrong, Vec::<String>::new(), "{what}");
+        // What it alone has written is not lost by it.
+        let own = rig.version("INSERT INTO t VALUES ('own', 'own', 1)").await;
+        cured(&rig.store, &sound.store).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let found = rig.store.verify(Pace::AtOnce).await.unwrap();
+        assert_eq!(found.wrong, Vec::<String>::new(), "{what}");
+        assert_eq!(found.digests, rig.store.state().digests, "{what}");
+        assert_eq!((state(&sound.store).await, &sound.store.state().digests), (before, &digests), "{what}");
+        sound.store.apply(vec![own]).await.unwrap();
+        assert_eq!(state(&rig.store).await, state(&sound.store).await, "{what}");
+        assert_eq!(rig.store.state().digests, sound.store.state().digests, "{what}");
+        rig.reopen(SCHEMA).await.is_sound().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_repair_replaces_is_kept_beside_the_store() {
+    let (rig, sound) = tampered("UPDATE t SET a = 'other' WHERE id = 'key 4'").await;
+    assert_eq!(cured(&rig.store, &sound.store).await, Ok(1));
+    let names = fs::read_dir(rig.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+    let kept: Vec<_> = names.filter(|path| path.to_string_lossy().contains(".repaired-")).collect();
+    let text = fs::read_to_string(&kept[0]).unwrap();
+    assert!(
+        kept.len() == 1 && text.contains("'other', 4), which was not") && text.contains("a = 'letter 4' by"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_broken_index_is_made_anew() {
+    let (rig, sound) = tampered(
+        "PRAGMA writable_schema = ON;
+         CREATE TEMP TABLE kept AS SELECT sql FROM sqlite_schema WHERE name = 'by_a';
+         UPDATE sqlite_schema SET sql = 'CREATE INDEX by_a ON t (b)' WHERE name = 'by_a';",
+    )
+    .await;
+    let rig = rig.reopen("CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, a TEXT, b INTEGER);").await;
+    let found = rig.store.verify(Pace::AtOnce).await.unwrap();
+    assert!(found.indexes.contains("t"), "{:?}", found.wrong);
+    cured(&rig.store, &sound.store).await.unwrap();
+    assert_eq!(rig.store.verify(Pace::AtOnce).await.unwrap().wrong, Vec::<String>::new());
 }

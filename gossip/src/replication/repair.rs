@@ -1,0 +1,132 @@
+//! A repair: our buckets compared with a peer's, and the rows of those that differ taken from it.
+//!
+//! ```text
+//! asker                                answerer
+//!  looks through its rows               
+//!  compare (stream of a pull) ─►        looks through its rows; chunks of nothing meanwhile
+//!                              ◄─       its heads, the digests of its buckets; refused, if it is damaged itself
+//!  repair (another such stream) ─►      
+//!                              ◄─       rows of the buckets that differ, and all above our heads; its heads
+//!  puts them in place, or joins them
+//! ```
+//! Both sides go on committing meanwhile, and neither waits until they have applied the same: a bucket that differs for
+//! that reason costs its rows and changes nothing.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kith_gossip_proto::buckets::{Bucket, Buckets};
+use kith_gossip_proto::replica::PULL_STALL;
+use kith_gossip_proto::soundness::Trust;
+use kith_gossip_proto::{Frame, NodeId, Vector};
+use quinn::SendStream;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::Event;
+use super::pull::{self, PullError, write};
+use super::storage::Storage;
+use crate::chain::Chain;
+use crate::net::Net;
+use crate::net::frames::{self, FrameError, Patience};
+use crate::store::{ApplyError, Cure, QueryError, Survey};
+
+/// Buckets of one repair: a sixteenth of all. What is left is the next one's.
+const BUCKETS_AT_ONCE: usize = 64;
+
+/// How often the asker is told that its answer is still being made: in good time before it takes us for dead.
+const STILL_LOOKING: Duration = Duration::from_millis(500);
+
+/// Why a repair did not come about.
+#[derive(Debug, Error)]
+enum RepairError {
+    #[error("our own rows cannot be read")]
+    Survey(#[source] QueryError),
+    #[error("our own rows are damaged")]
+    Damaged,
+    #[error("the peer's rows did not come")]
+    Pull(#[from] PullError),
+    #[error("the stream failed")]
+    Frame(#[from] FrameError),
+    #[error("the rows cannot be stored")]
+    Apply(#[from] ApplyError),
+}
+
+/// Compares with a node, takes from it what differs, and reports that it has ended, once.
+pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Event>, node: NodeId, trust: Trust) {
+    net.counters().repairs.inc();
+    let heads = match mend(&net, &store, &node, trust).await {
+        Ok((heads, rows)) => {
+            net.counters().rows_repaired.inc_by(rows);
+            tracing::warn!(peer = %node, rows, "rows were compared with a peer's, and damaged ones replaced by them");
+            Some(heads)
+        }
+        Err(error) => {
+            net.counters().repairs_failed.inc();
+            tracing::warn!(peer = %node, error = %Chain(&error), "rows were not put right");
+            None
+        }
+    };
+    // Fails only at shutdown.
+    drop(events.send(Event::Repaired { heads }).await);
+}
+
+/// Returns the heads after it, and how many rows are other than before.
+async fn mend<S: Storage>(net: &Net, store: &S, node: &NodeId, trust: Trust) -> Result<(Vector, u64), RepairError> {
+    let ours = match (store.survey().await, trust) {
+        (Ok(ours), Trust::Theirs) => ours,
+        (Ok(ours), Trust::Both) if ours.wrong.is_none() => ours,
+        (Ok(_), Trust::Both) => return Err(RepairError::Damaged),
+        // Not even the bookkeeping can be read: it is written anew from memory, and the next survey says more.
+        (Err(QueryError::Broken(_)), Trust::Theirs) => Survey::default(),
+        (Err(error), _) => return Err(RepairError::Survey(error)),
+    };
+    let theirs = compare(net, node).await?;
+    let differing = ours.buckets.differing(&theirs).chain(ours.broken.iter().copied());
+    let buckets: BTreeSet<Bucket> = differing.collect::<BTreeSet<_>>().into_iter().take(BUCKETS_AT_ONCE).collect();
+    let question = Frame::Repair(store.heads(), buckets.iter().copied().collect());
+    let (rows, heads) = pull::fetch(net, node, question).await?;
+    match trust {
+        Trust::Theirs => {
+            let cure = Cure { buckets, rows, heads, indexes: ours.indexes };
+            let repaired = store.repair(cure).await?;
+            Ok((repaired.heads, repaired.rows))
+        }
+        // What of it is news, the digests say from here on.
+        Trust::Both => Ok((store.join(rows, heads).await?, 0)),
+    }
+}
+
+/// The digests of a peer's buckets.
+async fn compare(net: &Net, node: &NodeId) -> Result<Buckets, RepairError> {
+    let mut recv = pull::ask_for(net, node, &Frame::Compare).await?;
+    loop {
+        match frames::read(&mut recv, Patience::Stall(PULL_STALL)).await? {
+            Some(Frame::Buckets(_, buckets)) => return Ok(buckets),
+            Some(Frame::Refused(reason)) => return Err(PullError::Refused(reason).into()),
+            Some(Frame::Chunk(nothing)) if nothing.is_empty() => {}
+            Some(Frame::Unknown(_)) => {}
+            Some(_) => return Err(FrameError::Unexpected("something else than buckets").into()),
+            None => return Err(FrameError::Unexpected("an answer without its end").into()),
+        }
+    }
+}
+
+/// Answers a peer that compares: looks through all rows, and says so meanwhile.
+pub(super) async fn answer<S: Storage>(store: &S, send: &mut SendStream) -> Result<(), PullError> {
+    let mut looking = std::pin::pin!(store.survey());
+    let survey = loop {
+        match timeout(STILL_LOOKING, &mut looking).await {
+            Ok(survey) => break survey.map_err(PullError::Collect)?,
+            Err(_) => write(send, &Frame::Chunk([].into())).await?,
+        }
+    };
+    let frame = match survey.wrong {
+        None => Frame::Buckets(survey.heads, survey.buckets),
+        Some(_) => Frame::Refused("our own rows are damaged".to_owned()),
+    };
+    write(send, &frame).await?;
+    drop(send.finish());
+    Ok(())
+}
