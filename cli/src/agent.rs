@@ -58,9 +58,9 @@ impl Agent {
         self.parts.iter().flat_map(|(_, built)| &built.listens).map(|(what, addr)| (*what, addr.as_str()))
     }
 
-    /// Runs until the token is cancelled, or until a part is given up. Then everything is stopped.
+    /// Runs until the token is cancelled, or until a part is given up while none other runs. Then everything is stopped.
     pub(crate) async fn run(self, token: CancellationToken) -> Result<(), Failure> {
-        let mut kept: Vec<Kept> = self.parts.into_iter().map(|(part, built)| Kept::start(part, built)).collect();
+        let mut kept = Kept::start(self.parts);
         let mut reporter = JoinSet::new();
         if let Some(client) = self.client {
             let states: Vec<_> = kept.iter().map(|kept| (kept.name, kept.state.clone())).collect();
@@ -81,12 +81,19 @@ impl Agent {
 }
 
 impl Kept {
-    fn start(part: Box<dyn Part>, first: Built) -> Kept {
-        let (name, stop) = (part.name(), CancellationToken::new());
-        let (sender, state) = watch::channel(PartState::started());
-        let mut task = JoinSet::new();
-        task.spawn(keep(part, first, stop.clone(), sender).in_current_span());
-        Kept { name, stop, task, state }
+    /// Starts the parts. Each knows how the others are.
+    fn start(parts: Vec<(Box<dyn Part>, Built)>) -> Vec<Kept> {
+        let (senders, states): (Vec<_>, Vec<_>) = parts.iter().map(|_| watch::channel(PartState::started())).unzip();
+        let mut kept = Vec::new();
+        for (at, ((part, first), sender)) in parts.into_iter().zip(senders).enumerate() {
+            let (name, stop) = (part.name(), CancellationToken::new());
+            let others = states.iter().enumerate().filter(|(other, _)| *other != at);
+            let others = others.map(|(_, state)| state.clone()).collect();
+            let mut task = JoinSet::new();
+            task.spawn(keep(part, first, stop.clone(), sender, others).in_current_span());
+            kept.push(Kept { name, stop, task, state: states[at].clone() });
+        }
+        kept
     }
 
     /// Waits until the part is no longer kept.

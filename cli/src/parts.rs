@@ -5,8 +5,10 @@
 //!                 ▲
 //!   Starting ── build ─► Running ── ends, fails or panics ─► Waiting ── delay ─► Starting …
 //!                          │                                   │
-//!                          └── told to stop ─► Stopped         └── too often: GaveUp, the process ends
+//!                          └── told to stop ─► Stopped         └── too often, and no other part runs: the process ends
 //! ```
+//! While another part runs, one that fails too often is started again now and then: with a dead disk there is no store, and
+//! names are still answered.
 
 pub(crate) mod dns;
 pub(crate) mod gossip;
@@ -31,9 +33,11 @@ use crate::retry::Retry;
 
 /// How far back ends are counted.
 const WINDOW: Duration = Duration::from_secs(60);
-/// A part that ends more often than this within [`WINDOW`] will not get better by being started again. With the delays
+/// A part that ends more often than this within [`WINDOW`] will not get better by being started again, until it was well once. With the delays
 /// of [`Retry`], a part that fails at once is given up after about 25 s, one that lives for 6 s each time never.
 const MOST_ENDS: usize = 10;
+/// How long such a part waits while others go on: it will not get better soon, and each attempt is a line in the log.
+const SELDOM: Duration = Duration::from_secs(30);
 /// A part that ran this long was well: the next delay is a short one.
 const WELL: Duration = Duration::from_secs(30);
 
@@ -114,19 +118,24 @@ impl Policy {
     fn ended(&mut self, now: Instant) -> Verdict {
         if now.duration_since(self.started) >= WELL {
             self.retry.succeeded();
+            self.ends.clear();
         }
-        self.ends.retain(|end| now.duration_since(*end) < WINDOW);
-        self.ends.push_back(now);
+        if self.ends.len() <= MOST_ENDS {
+            self.ends.retain(|end| now.duration_since(*end) < WINDOW);
+            self.ends.push_back(now);
+        }
         if self.ends.len() > MOST_ENDS { Verdict::GiveUp } else { Verdict::RestartAfter(self.retry.delay()) }
     }
 }
 
-/// Keeps a part running until the token is cancelled. An error means that it was given up.
+/// Keeps a part running until the token is cancelled. An error means that it was given up, and that none of the others
+/// runs.
 pub(crate) async fn keep(
     mut part: Box<dyn Part>,
     first: Built,
     token: CancellationToken,
     state: watch::Sender<PartState>,
+    others: Vec<watch::Receiver<PartState>>,
 ) -> Result<(), Failure> {
     let name = part.name();
     let mut policy = Policy::new(Instant::now());
@@ -148,6 +157,7 @@ pub(crate) async fn keep(
         };
         let delay = match policy.ended(Instant::now()) {
             Verdict::RestartAfter(delay) => delay,
+            Verdict::GiveUp if others.iter().any(|other| other.borrow().phase == Phase::Running) => SELDOM,
             Verdict::GiveUp => {
                 tracing::error!(part = name, reason, "part fails again and again, giving up");
                 return Err(Failure::message(Exit::Software, reason).context(format!(

@@ -39,6 +39,24 @@ const ROWS: &str = "SELECT key, value FROM cluster_metadata WHERE key >= 'v/' AN
 /// Between two reads of a node.
 const SAMPLED_EVERY: Duration = Duration::from_secs(1);
 
+/// Acknowledged between two faults.
+const BETWEEN: u64 = 30;
+
+/// The brief one, or the one that is promised, with `KITH_FAULTS=long`.
+pub fn times<T>(brief: T, long: T) -> T {
+    if std::env::var_os("KITH_FAULTS").is_some_and(|value| value == "long") { long } else { brief }
+}
+
+/// Says what was measured.
+///
+/// # Panics
+/// If a promise did not hold.
+#[track_caller]
+pub fn held(what: &str, report: &Report) {
+    eprintln!("{what}: {report}");
+    report.holds();
+}
+
 /// Writers, samplers and followers of a fleet, at work.
 #[derive(Debug)]
 pub struct Verification {
@@ -74,6 +92,19 @@ impl Verification {
             followers.spawn(Follower::new(i, api).run(watching.clone()));
         }
         Verification { shared, writing, watching, writers, watchers, followers, started: Instant::now() }
+    }
+
+    /// Waits until some more transactions of a node are acknowledged, so that there is something to lose.
+    ///
+    /// # Panics
+    /// If none are within a minute.
+    pub async fn some_more_of(&self, node: usize) {
+        let before = self.acknowledged_by(node);
+        eventually(&format!("writes of node {node} are acknowledged"), Duration::from_secs(60), async || {
+            let since = self.acknowledged_by(node) - before;
+            if since >= BETWEEN { Ok(()) } else { Err(format!("{since}")) }
+        })
+        .await;
     }
 
     /// How many transactions were acknowledged so far.

@@ -84,7 +84,7 @@ fn status(error: &ExecuteError) -> StatusCode {
         ExecuteError::Empty => StatusCode::BAD_REQUEST,
         ExecuteError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         ExecuteError::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
-        ExecuteError::ReadOnly | ExecuteError::ShuttingDown | ExecuteError::Malformed(_) => {
+        ExecuteError::ReadOnly | ExecuteError::Disk(_) | ExecuteError::ShuttingDown | ExecuteError::Malformed(_) => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         ExecuteError::Statement { .. }

@@ -1,8 +1,7 @@
-//! Once per address and minute: a host that keeps trying with the wrong certificate must be seen, and must not fill the
-//! log.
+//! Once per address, or peer, and minute: a host that keeps trying with the wrong certificate must be seen, and must not fill
+//! the log; nor must a disk that is dead for a night.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,18 +11,23 @@ const EVERY: Duration = Duration::from_secs(60);
 /// over; the counter still counts them.
 const ADDRESSES: usize = 1024;
 
-#[derive(Default)]
-pub(super) struct Complaints(Mutex<BTreeMap<SocketAddr, Instant>>);
+pub(super) struct Complaints<K>(Mutex<BTreeMap<K, Instant>>);
 
-impl Complaints {
-    /// Whether something is to be said about this address.
-    pub(super) fn due(&self, address: SocketAddr) -> bool {
-        self.due_at(address, Instant::now())
+impl<K> Default for Complaints<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Ord> Complaints<K> {
+    /// Whether something is to be said about this one.
+    pub(super) fn due(&self, about: K) -> bool {
+        self.due_at(about, Instant::now())
     }
 
-    fn due_at(&self, address: SocketAddr, now: Instant) -> bool {
+    fn due_at(&self, about: K, now: Instant) -> bool {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.get(&address).is_some_and(|&at| now.duration_since(at) < EVERY) {
+        if said.get(&about).is_some_and(|&at| now.duration_since(at) < EVERY) {
             return false;
         }
         if said.len() >= ADDRESSES {
@@ -31,7 +35,7 @@ impl Complaints {
         }
         let due = said.len() < ADDRESSES;
         if due {
-            said.insert(address, now);
+            said.insert(about, now);
         }
         due
     }
@@ -39,11 +43,13 @@ impl Complaints {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
     fn an_address_is_named_once_a_minute() {
-        let complaints = Complaints::default();
+        let complaints = Complaints::<SocketAddr>::default();
         let now = Instant::now();
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         assert!(complaints.due_at(address(1), now));
@@ -54,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_addresses_is_cut_off_until_the_minute_is_over() {
-        let complaints = Complaints::default();
+        let complaints = Complaints::<SocketAddr>::default();
         let now = Instant::now();
         let said = (1..=5000).filter(|&port| complaints.due_at(([127, 0, 0, 1], port).into(), now)).count();
         assert_eq!(said, ADDRESSES);

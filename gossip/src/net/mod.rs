@@ -163,7 +163,9 @@ struct Shared {
     expelled: Mutex<Option<(SocketAddr, Instant)>>,
     local: SocketAddr,
     registry: Registry,
-    complaints: Complaints,
+    complaints: Complaints<SocketAddr>,
+    /// About what a peer sent and we could not keep, and the like.
+    troubles: Complaints<NodeId>,
     counters: Counters,
     arrivals: mpsc::Sender<Arrival>,
 }
@@ -251,6 +253,7 @@ impl Net {
             local,
             registry: Registry::new(endpoint.clone()),
             complaints: Complaints::default(),
+            troubles: Complaints::default(),
             counters: Counters::default(),
             arrivals,
         };

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use kith_gossip_proto::NodeId;
 use quinn::ConnectionError;
 
 use super::{Close, Net};
@@ -144,6 +145,11 @@ impl Net {
     /// Whether something is to be said about this address.
     pub(crate) fn complaint_is_due(&self, address: SocketAddr) -> bool {
         self.shared.complaints.due(address)
+    }
+
+    /// Whether something is to be said about what went wrong between a peer and this node's store.
+    pub(crate) fn trouble_is_due(&self, peer: &NodeId) -> bool {
+        self.shared.troubles.due(peer.clone())
     }
 
     /// Who says that this node was removed, if anybody said so of late: whoever says so does it again at every dial, every

@@ -70,7 +70,9 @@ pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Eve
         Ok((rows, heads)) => match join(&net, &store, rows, heads).await {
             Ok(heads) => (PullOutcome::Joined, Some(heads)),
             Err(error) => {
-                tracing::warn!(peer = %node, error = %Chain(&error), "pulled rows not stored");
+                if net.trouble_is_due(&node) {
+                    tracing::warn!(peer = %node, error = %Chain(&error), "pulled rows not stored");
+                }
                 (PullOutcome::Failed, None)
             }
         },
@@ -169,7 +171,9 @@ pub(super) async fn answer<S: Storage>(net: Net, store: S, answers: Arc<Semaphor
             net.counters().pulls_answered.inc();
         }
         Err(error @ PullError::Collect(_)) => {
-            tracing::warn!(peer = %node, error = %Chain(&error), "pull not answered");
+            if net.trouble_is_due(&node) {
+                tracing::warn!(peer = %node, error = %Chain(&error), "pull not answered");
+            }
             drop(send.reset(Close::Unwanted.into()));
         }
         Err(error) => {

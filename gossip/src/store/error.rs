@@ -100,6 +100,9 @@ pub enum ExecuteError {
     /// The file, or its file system, is read-only.
     #[error("the store is read-only")]
     ReadOnly,
+    /// The disk does not read or write; the message is SQLite's.
+    #[error("{0}: the disk fails, or its file system has become read-only")]
+    Disk(String),
     /// The store is closing or closed.
     #[error("the store is shutting down")]
     ShuttingDown,
@@ -287,6 +290,8 @@ pub enum SchemaError {
 pub(crate) enum Trouble {
     DiskFull,
     ReadOnly,
+    /// It does not read or write.
+    Disk(String),
     Interrupted,
     /// The statement's own fault, or that of the data it met.
     Sql(String),
@@ -303,9 +308,9 @@ impl Trouble {
             Some(ErrorCode::ReadOnly) => Self::ReadOnly,
             Some(ErrorCode::OperationInterrupted) => Self::Interrupted,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Malformed(text(error)),
+            Some(ErrorCode::SystemIoFailure) => Self::Disk(text(error)),
             Some(
-                ErrorCode::SystemIoFailure
-                | ErrorCode::CannotOpen
+                ErrorCode::CannotOpen
                 | ErrorCode::FileLockingProtocolFailed
                 | ErrorCode::InternalMalfunction
                 | ErrorCode::OutOfMemory,
@@ -330,7 +335,9 @@ impl From<rusqlite::Error> for ApplyError {
             Trouble::DiskFull => Self::DiskFull,
             Trouble::ReadOnly => Self::ReadOnly,
             Trouble::Interrupted => Self::Failed("interrupted".to_owned()),
-            Trouble::Sql(message) | Trouble::Store(message) | Trouble::Malformed(message) => Self::Failed(message),
+            Trouble::Sql(message) | Trouble::Store(message) | Trouble::Disk(message) | Trouble::Malformed(message) => {
+                Self::Failed(message)
+            }
         }
     }
 }
@@ -342,6 +349,7 @@ impl From<rusqlite::Error> for ExecuteError {
             Trouble::DiskFull => Self::DiskFull,
             Trouble::ReadOnly => Self::ReadOnly,
             Trouble::Interrupted => Self::TimedOut,
+            Trouble::Disk(message) => Self::Disk(message),
             Trouble::Sql(message) | Trouble::Store(message) => Self::Failed(message),
             Trouble::Malformed(message) => Self::Malformed(message),
         }

@@ -250,6 +250,7 @@ fn run_statements(conn: &Connection, statements: &[Statement]) -> Result<Vec<Sta
             Trouble::Sql(message) => ExecuteError::Statement { index, message },
             Trouble::DiskFull => ExecuteError::DiskFull,
             Trouble::ReadOnly => ExecuteError::ReadOnly,
+            Trouble::Disk(message) => ExecuteError::Disk(message),
             Trouble::Interrupted => ExecuteError::TimedOut,
             Trouble::Store(message) => ExecuteError::Failed(message),
             Trouble::Malformed(message) => ExecuteError::Malformed(message),

@@ -342,6 +342,8 @@ pub(crate) fn trouble(error: &rusqlite::Error) -> QueryError {
         Trouble::Interrupted => QueryError::TimedOut,
         Trouble::Malformed(detail) => QueryError::Malformed(detail),
         _ if is_damage(error) => QueryError::Broken(text(error)),
-        Trouble::DiskFull | Trouble::ReadOnly | Trouble::Sql(_) | Trouble::Store(_) => QueryError::Failed(text(error)),
+        Trouble::DiskFull | Trouble::ReadOnly | Trouble::Disk(_) | Trouble::Sql(_) | Trouble::Store(_) => {
+            QueryError::Failed(text(error))
+        }
     }
 }

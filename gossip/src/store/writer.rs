@@ -383,6 +383,7 @@ impl From<ExecuteError> for ApplyError {
             ExecuteError::DiskFull => Self::DiskFull,
             ExecuteError::ReadOnly => Self::ReadOnly,
             ExecuteError::ShuttingDown => Self::ShuttingDown,
+            ExecuteError::Failed(message) => Self::Failed(message),
             other => Self::Failed(other.to_string()),
         }
     }

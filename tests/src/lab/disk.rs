@@ -69,6 +69,11 @@ impl Disk {
         self.does("unfill", &[]);
     }
 
+    /// Its file system meets an error, and lets nobody write any more, until it is restored.
+    pub fn read_only(&self) {
+        self.does("ro", &[]);
+    }
+
     fn does(&self, what: &str, more: &[&str]) {
         must("powercut", Command::new(tool("powercut")).arg(what).arg(&self.at).args(more));
     }

@@ -19,7 +19,7 @@ use super::binary::{clear_environment, kith};
 use super::http::Api;
 use super::links::Links;
 use super::process::Process;
-use super::resolve::{Answer, resolve};
+use super::resolve::{Answer, resolve_from, socket};
 use super::wait::eventually;
 
 /// From start to ready, with other tests beside it on a small machine.
@@ -301,7 +301,8 @@ impl Node {
     /// # Errors
     /// When there is no answer.
     pub async fn resolve(&self, name: &str) -> Result<Answer, String> {
-        resolve(self.at.dns, name).await
+        let namespace = self.namespace.as_ref().map(|name| Path::new("/run/netns").join(name));
+        resolve_from(socket(namespace.as_deref())?, self.at.dns, name).await
     }
 
     /// All it has logged since it was made, over all its starts.

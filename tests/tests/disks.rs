@@ -1,0 +1,148 @@
+//! What a node does whose disk fails: it loses its power, is full, dies, becomes read-only. Judged by [`Verification`], like
+//! the faults of `verify.rs`, while every node writes, is read and is followed.
+
+use std::time::Duration;
+
+use kith_tests::lab::{Disk, Fleet, Node, eventually};
+use kith_tests::verify::{Verification, held, times};
+use serde_json::{Value, json};
+
+/// Transactions of each node a second.
+const PACE: u32 = 40;
+/// Until the digests are equal, once the disk is well.
+const BOUND: Duration = Duration::from_secs(20);
+/// For a node to notice what its disk does, and that it is well again.
+const NOTICED: Duration = Duration::from_secs(60);
+
+/// The first node keeps its data on this disk.
+fn first_on(disk: &Disk, node: &mut Node) {
+    if node.name == "n1" {
+        node.set(format!("node.data_dir={}", disk.path().join("data").display()));
+    }
+}
+
+/// Writes some rows of some size, and waits for this status.
+async fn a_write_is_answered(node: &Node, with: u16, bytes: usize) {
+    eventually(&format!("a write to {} is answered with {with}", node.name), NOTICED, async || {
+        let insert = "INSERT INTO cluster_metadata (key, value) VALUES (hex(randomblob(8)), ?)";
+        let reply = node.api().post("/v1/transactions", &json!([[insert, ["x".repeat(bytes)]]])).await?;
+        if reply.status == with { Ok(()) } else { Err(format!("{} {}", reply.status, reply.body)) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn g2_nothing_acknowledged_is_lost_by_a_power_cut_under_writes() {
+    let Some(disk) = Disk::make("g2_power_cut", 128) else { return };
+    let Some(mut fleet) = Fleet::start("g2_power_cut", 3, |node| first_on(&disk, node)).await else { return };
+    let verification = Verification::begin(&fleet, PACE);
+    let cuts = times(3, 20);
+    for _ in 0..cuts {
+        verification.some_more_of(0).await;
+        disk.cut();
+        fleet.nodes[0].kill();
+        disk.restore();
+        fleet.nodes[0].start().await;
+    }
+    held(&format!("{cuts} power cuts"), &verification.finish(&fleet, BOUND).await);
+}
+
+#[tokio::test]
+async fn g2_a_full_disk_refuses_writes_until_there_is_space_and_stops_nobody_else() {
+    let Some(disk) = Disk::make("g2_full_disk", 128) else { return };
+    let Some(fleet) = Fleet::start("g2_full_disk", 3, |node| first_on(&disk, node)).await else { return };
+    let verification = Verification::begin(&fleet, PACE);
+    verification.some_more_of(0).await;
+    disk.fill();
+    a_write_is_answered(&fleet.nodes[0], 507, 100_000).await;
+    verification.some_more_of(1).await;
+    disk.unfill();
+    verification.some_more_of(0).await;
+    held("a full disk, then space", &verification.finish(&fleet, BOUND).await);
+}
+
+#[tokio::test]
+async fn g2_a_disk_that_becomes_read_only_refuses_writes_and_is_read() {
+    let Some(disk) = Disk::make("g2_read_only_disk", 128) else { return };
+    let Some(mut fleet) = Fleet::start("g2_read_only_disk", 3, |node| first_on(&disk, node)).await else { return };
+    let verification = Verification::begin(&fleet, PACE);
+    verification.some_more_of(0).await;
+    disk.read_only();
+    a_write_is_answered(&fleet.nodes[0], 503, 10).await;
+    verification.some_more_of(1).await;
+    let read = fleet.nodes[0].api().query("SELECT count(*) FROM cluster_metadata").await;
+    assert!(read.is_ok_and(|rows| rows[0][0].as_u64() > Some(0)), "what is on a read-only disk can be read");
+    fleet.nodes[0].kill();
+    disk.restore();
+    fleet.nodes[0].start().await;
+    verification.some_more_of(0).await;
+    held("a disk that became read-only", &verification.finish(&fleet, BOUND).await);
+}
+
+/// The store goes away and comes back with the disk; what was known of names is answered all the time.
+#[tokio::test]
+async fn g9_a_dead_disk_takes_the_store_and_not_the_names() {
+    let Some(disk) = Disk::make("g9_dead_disk", 128) else { return };
+    let Some(mut fleet) = Fleet::start("g9_dead_disk", 3, |node| first_on(&disk, node)).await else { return };
+    let service = "INSERT INTO services (project, name) VALUES ('casa', 'api')";
+    fleet.nodes[1].api().execute(service, &json!([])).await.expect("a write");
+    let named = async |node: &Node| match node.resolve("casa-api.internal").await {
+        Ok(answer) if answer.rcode == "NOERROR" => Ok(()),
+        answer => Err(format!("{answer:?}")),
+    };
+    eventually("n1 knows the name", NOTICED, || named(&fleet.nodes[0])).await;
+    let verification = Verification::begin(&fleet, PACE);
+    verification.some_more_of(0).await;
+    disk.cut();
+    a_write_is_answered(&fleet.nodes[0], 503, 10).await;
+    let dead = tokio::time::Instant::now() + Duration::from_secs(times(10, 60));
+    while tokio::time::Instant::now() < dead {
+        verification.some_more_of(1).await;
+        named(&fleet.nodes[0]).await.expect("the name is answered while the disk is dead");
+    }
+    fleet.nodes[0].kill();
+    disk.restore();
+    fleet.nodes[0].start().await;
+    held("a dead disk", &verification.finish(&fleet, BOUND).await);
+}
+
+/// With `durability = "normal"` a power cut may take a tail of what was acknowledged, and nothing that another node holds: what
+/// is not synced is not sent. No number is given out twice, or the others would not become equal.
+#[tokio::test]
+async fn g2_a_power_cut_with_normal_durability_takes_nothing_that_others_hold() {
+    let Some(disk) = Disk::make("g2_normal_power_cut", 128) else { return };
+    let prepare = |node: &mut Node| {
+        first_on(&disk, node);
+        node.set("gossip.durability=normal");
+    };
+    let Some(mut fleet) = Fleet::start("g2_normal_power_cut", 3, prepare).await else { return };
+    let rows = async |node: &Node| node.api().query("SELECT key FROM cluster_metadata WHERE key LIKE 'tail/%'").await;
+    let (mut written, mut lost) = (0, 0);
+    for _ in 0..times(3, 20) {
+        for _ in 0..200 {
+            written += 1;
+            let key = json!([format!("tail/{written}")]);
+            let write = fleet.nodes[0].api().execute("INSERT INTO cluster_metadata (key) VALUES (?)", &key);
+            write.await.expect("acknowledged");
+        }
+        disk.cut();
+        fleet.nodes[0].kill();
+        let held = rows(&fleet.nodes[1]).await.expect("its rows");
+        disk.restore();
+        fleet.nodes[0].start().await;
+        eventually("all hold the same again", BOUND, async || {
+            let digests = [&fleet.nodes[0], &fleet.nodes[1], &fleet.nodes[2]].map(|node| node.api().digest());
+            let [one, two, three] = digests;
+            let (one, two, three) = (one.await?, two.await?, three.await?);
+            if one == two && two == three { Ok(()) } else { Err(format!("{one} {two} {three}")) }
+        })
+        .await;
+        let now = rows(&fleet.nodes[0]).await.expect("its rows");
+        let gone: Vec<&Value> = held.iter().filter(|row| !now.contains(row)).collect();
+        assert!(gone.is_empty(), "n2 held what nobody holds now: {gone:?}");
+        lost = written - now.len();
+    }
+    let verified = fleet.nodes[0].api().get("/v1/verify").await.expect("its findings");
+    assert!(verified.status == 200, "{} {}", verified.status, verified.body);
+    eprintln!("of {written} acknowledged with durability = normal {lost} were lost");
+}
