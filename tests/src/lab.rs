@@ -2,7 +2,8 @@
 //!
 //! A [`Lab`] is a cluster of `kith agent` processes: it makes the cluster's certificate authority, writes each node's
 //! configuration, and hands out [`Node`]s that can be started, killed, stopped and asked. A [`Dev`] is one `kith dev`.
-//! [`Run`] is any other command that ends by itself. A [`Fleet`] is a cluster over [`Links`]; a [`Disk`] can lose power.
+//! [`Run`] is any other command that ends by itself. A [`Fleet`] is a cluster over [`Links`]; a [`Disk`] can lose power;
+//! [`Tampering`] makes syncs fail.
 //!
 //! Rules of the house: every process is ended by its own id when its value is dropped; files live in a temporary folder;
 //! nothing but loopback, and the namespaces of a [`Links`], is touched; waiting is for a condition, with a bound that says what was last seen ([`eventually`]).
@@ -18,6 +19,7 @@ mod links;
 mod node;
 mod process;
 mod resolve;
+mod syscalls;
 mod wait;
 
 pub use authority::Authority;
@@ -30,4 +32,5 @@ pub use links::Links;
 pub use node::{Addresses, Lab, Node};
 pub use process::Process;
 pub use resolve::{Answer, exchange, resolve};
+pub use syscalls::{Syncs, Tampering};
 pub use wait::eventually;

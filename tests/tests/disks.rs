@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use kith_tests::lab::{Disk, Fleet, Node, eventually};
-use kith_tests::verify::{Verification, held, times};
+use kith_tests::lab::{Disk, Fleet, Node, Syncs, Tampering, eventually};
+use kith_tests::verify::{Verification, held, lasts, times};
 use serde_json::{Value, json};
 
 /// Transactions of each node a second.
@@ -145,4 +145,49 @@ async fn g2_a_power_cut_with_normal_durability_takes_nothing_that_others_hold() 
     let verified = fleet.nodes[0].api().get("/v1/verify").await.expect("its findings");
     assert!(verified.status == 200, "{} {}", verified.status, verified.body);
     eprintln!("of {written} acknowledged with durability = normal {lost} were lost");
+}
+
+/// A sync that fails says that what was written may be lost, and a later one that succeeds does not say that it is not.
+#[tokio::test]
+async fn g2_a_sync_that_fails_loses_nothing_that_was_acknowledged() {
+    for durability in ["full", "normal"] {
+        let prepare = |node: &mut Node| node.set(format!("gossip.durability={durability}"));
+        let Some(fleet) = Fleet::start("g2_failed_sync", 3, prepare).await else { return };
+        let verification = Verification::begin(&fleet, PACE);
+        for _ in 0..times(2, 20) {
+            verification.some_more_of(0).await;
+            let Some(failing) = Tampering::with("g2_failed_sync", fleet.nodes[0].id(), Syncs::Fail) else { return };
+            if durability == "full" {
+                a_write_is_answered(&fleet.nodes[0], 503, 10).await;
+            } else {
+                eventually("n1 says that a sync failed", NOTICED, async || {
+                    let log = fleet.nodes[0].log();
+                    if log.contains("could not be synced") { Ok(()) } else { Err("it has not".to_owned()) }
+                })
+                .await;
+            }
+            verification.some_more_of(1).await;
+            drop(failing);
+        }
+        verification.some_more_of(0).await;
+        held(&format!("syncs that fail, durability = {durability}"), &verification.finish(&fleet, BOUND).await);
+    }
+}
+
+#[tokio::test]
+async fn g2_a_disk_that_syncs_slowly_slows_nobody_else() {
+    let Some(fleet) = Fleet::start("g2_slow_sync", 3, |_| ()).await else { return };
+    let verification = Verification::begin(&fleet, PACE);
+    verification.some_more_of(0).await;
+    let Some(slow) = Tampering::with("g2_slow_sync", fleet.nodes[0].id(), Syncs::Take(200)) else { return };
+    let written = || [0, 1].map(|node| verification.acknowledged_by(node));
+    let (before, began) = (written(), tokio::time::Instant::now());
+    lasts(Duration::from_secs(times(3, 30))).await;
+    let (now, took) = (written(), began.elapsed().as_secs_f64());
+    let [slow_rate, rate] = [0, 1].map(|node| f64::from(u32::try_from(now[node] - before[node]).unwrap()) / took);
+    assert!(slow_rate < 6.0, "n1 wrote {slow_rate:.1} transactions a second, at 200 ms a sync");
+    assert!(rate > f64::from(PACE) / 2.0, "n2 wrote {rate:.1} transactions a second beside a slow disk");
+    verification.some_more_of(0).await;
+    drop(slow);
+    held("a sync that takes 200 ms longer", &verification.finish(&fleet, BOUND).await);
 }
