@@ -12,10 +12,12 @@ mod value;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use kith_dns::{Ttl, ZoneName};
 use kith_gossip::identity::Subnets;
+use kith_gossip::replication::WINDOW;
 use kith_gossip_proto::NodeId;
 
 use problem::Origin;
@@ -71,6 +73,8 @@ pub(crate) struct Gossip {
     pub(crate) authority: Option<PathBuf>,
     pub(crate) schema: Vec<PathBuf>,
     pub(crate) durability: Durability,
+    /// For tests only, which cannot wait for days.
+    pub(crate) remember: Duration,
 }
 
 /// The files that say who this node is.
@@ -265,7 +269,8 @@ impl Gossip {
         let authority = reader.optional(("gossip", "authority")).map(|Text(path)| PathBuf::from(path));
         let schema = reader.list(("gossip", "schema"), Vec::new()).into_iter().map(|Text(path)| path.into()).collect();
         let durability = reader.or(("gossip", "durability"), Durability::Full);
-        Gossip { enabled, listen, advertise, seeds, identity, authority, schema, durability }
+        let remember = reader.hidden(("gossip", "remember_deletions_ms")).map_or(WINDOW, Duration::from_millis);
+        Gossip { enabled, listen, advertise, seeds, identity, authority, schema, durability, remember }
     }
 }
 

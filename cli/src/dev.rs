@@ -11,6 +11,7 @@ use ipnet::{IpNet, Ipv4Net};
 use kith_dns::StatusHandle;
 use kith_gossip::DevAuthority;
 use kith_gossip::api::ApiConfig;
+use kith_gossip::replication::WINDOW;
 use kith_gossip::store::{Durability, SchemaSource};
 use kith_gossip_client::client::Readiness;
 use kith_gossip_client::error::Chain;
@@ -145,6 +146,7 @@ async fn build(
         dir: home.data(&name)?,
         schema: vec![SchemaSource::builtin()],
         durability: Durability::Full,
+        remember: WINDOW,
         cluster_id: CLUSTER.to_owned(),
         enrolment: None,
         listen: nth(args.gossip, i)?,

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kith_gossip_proto::NodeId;
 
@@ -23,6 +24,9 @@ pub struct Config {
     pub schema: Vec<SchemaSource>,
     /// What an acknowledged transaction survives.
     pub durability: Durability,
+    /// How long deletions are remembered, and nodes that are not heard of waited for: [`WINDOW`](crate::replication::WINDOW)
+    /// but in tests. On all nodes the same.
+    pub remember: Duration,
     /// The cluster. Nodes of another one are refused even if one authority issued the certificates of both.
     pub cluster_id: String,
     /// The UDP address for everything between nodes; port 0 takes a free one.

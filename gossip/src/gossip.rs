@@ -213,8 +213,14 @@ impl Gossip {
             servers: rows.clone(),
         };
         let (membership, members) = Membership::start(membership, net.clone(), inbound.gossip).await?;
-        let (replication, published) =
-            Replication::start(net.clone(), store.clone(), members.clone(), inbound.streams, store.nonce());
+        let (replication, published) = Replication::start(
+            net.clone(),
+            store.clone(),
+            members.clone(),
+            inbound.streams,
+            store.nonce(),
+            config.remember,
+        );
         let desk = config
             .enrolment
             .clone()

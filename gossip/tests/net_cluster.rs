@@ -35,6 +35,7 @@ fn config(authority: &DevAuthority, name: &str, dir: &Path, seeds: &[SocketAddr]
         dir: dir.to_owned(),
         schema: vec![SchemaSource::builtin()],
         durability: Durability::Normal,
+        remember: kith_gossip::replication::WINDOW,
         cluster_id: "test".into(),
         enrolment: None,
         listen: LOOPBACK,

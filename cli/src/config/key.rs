@@ -41,7 +41,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 25] = [
+pub(crate) const KEYS: [Key; 26] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -58,6 +58,7 @@ pub(crate) const KEYS: [Key; 25] = [
     key("gossip", "authority", Kind::Text),
     key("gossip", "schema", Kind::Texts),
     key("gossip", "durability", Kind::Text),
+    key("gossip", "remember_deletions_ms", Kind::Text),
     key("api", "listen", Kind::Texts),
     key("api", "unix", Kind::Text),
     key("api", "token_file", Kind::Text),

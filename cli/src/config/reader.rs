@@ -52,6 +52,11 @@ impl<'a> Reader<'a> {
         read.flatten()
     }
 
+    /// A value that is shown only where it is set: nobody but a test has a reason to.
+    pub(crate) fn hidden<T: FromStr<Err: Display>>(&mut self, path: (&str, &str)) -> Option<T> {
+        self.parse(known(path)).flatten()
+    }
+
     /// A list.
     pub(crate) fn list<T: FromStr<Err: Display> + Display>(&mut self, path: (&str, &str), default: Vec<T>) -> Vec<T> {
         let key = known(path);

@@ -92,6 +92,7 @@ pub(crate) fn config(config: &config::Config) -> Result<Config, Failure> {
             config::Durability::Full => Durability::Full,
             config::Durability::Normal => Durability::Normal,
         },
+        remember: gossip.remember,
         cluster_id: cluster.id.as_str().to_owned(),
         listen: gossip.listen,
         advertise: gossip.advertise.or_else(|| advertised(gossip.listen, &gossip.seeds)),

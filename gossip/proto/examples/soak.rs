@@ -28,7 +28,7 @@ fn main() -> ExitCode {
                 // Once more, for its history.
                 let traced = Config { trace: Trace::On, ..config(seed) };
                 println!("{}", run(seed, &traced).err().unwrap_or(failure));
-                println!("this run had {} nodes, {:?}", traced.nodes, traced.sizes);
+                println!("this run had {} nodes, {:?}, {:?}", traced.nodes, traced.sizes, traced.window);
                 return ExitCode::FAILURE;
             }
         }
@@ -48,6 +48,8 @@ fn config(seed: u64) -> Config {
         chaos: Duration::from_secs(12),
         settle: Duration::from_secs(9),
         rest: Duration::ZERO,
+        // Every third purges its tombstones.
+        window: seed.is_multiple_of(3).then_some(Duration::from_millis(1_500)),
         sabotage: None,
         trace: Trace::Off,
     }

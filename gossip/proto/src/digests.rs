@@ -18,6 +18,11 @@ impl Day {
         // The greatest reading is on day 1,628,906.
         Self(u32::try_from(hlc.ms() / 86_400_000).unwrap_or(u32::MAX))
     }
+
+    /// The day after.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
 }
 
 /// Which part a row's terms are counted in.

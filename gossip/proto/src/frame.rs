@@ -8,9 +8,9 @@
 //! | 1 | [`Hello`] | first in both directions of the stream on which versions are pushed |
 //! | 2 | versions | pushed as they commit |
 //! | 3 | heads | the sender's applied-and-synced vector: whole after [`Hello`], then what rose |
-//! | 4 | pull | first and only frame of a pull's asker |
+//! | 4 | pull | first and only frame of a pull's asker: its heads, and what it has purged |
 //! | 5 | rows | the answer, in parts |
-//! | 6 | pulled | the end of the answer: without it the parts are thrown away |
+//! | 6 | pulled | the end of the answer: the answerer's heads, and what it has purged; without it the parts are thrown away |
 //! | 7 | refused | instead of any answer, with a reason for people |
 //! | 18 | needs snapshot | instead of an answer: too much is missing for one, take a snapshot |
 //! | 19 | snapshot | a store snapshot begins: how many bytes come |
@@ -31,6 +31,12 @@ use crate::codec::{DecodeError, Decoder, Encoder};
 use crate::version::Life;
 use crate::{Cell, Change, Digest, Key, Name, NodeId, Row, SiteId, Stamp, Value, Vector, Version};
 
+mod pull;
+
+use pull::{get_answered, get_question, put_answered, put_question};
+
+pub use pull::{Answered, Question};
+
 /// The wire version this release speaks; [`Hello`] carries it.
 pub const WIRE_VERSION: u32 = 1;
 
@@ -47,12 +53,12 @@ pub enum Frame {
     Versions(Vec<Arc<Version>>),
     /// My applied-and-synced heads: all of them at first, then those that rose.
     Heads(Vector),
-    /// Send me all that is above these heads.
-    Pull(Vector),
+    /// Send me all that is missing here.
+    Pull(Question),
     /// Whole rows that carry a stamp above the asked heads, all from one read snapshot.
     Rows(Vec<PulledRow>),
-    /// The end of an answer: the answerer's heads in that snapshot.
-    Pulled(Vector),
+    /// The end of an answer: what the answerer had in that snapshot.
+    Pulled(Answered),
     /// What was asked is refused, with the reason.
     Refused(String),
     /// So much is missing that the asker had better take a snapshot of the whole store.
@@ -205,9 +211,9 @@ impl Frame {
                 out.varint(versions.len() as u64);
                 versions.iter().for_each(|version| out.record(|out| put_version(out, version)));
             }
-            Self::Heads(vector) | Self::Pull(vector) | Self::Pulled(vector) | Self::Graft(vector) => {
-                put_vector(&mut out, vector);
-            }
+            Self::Heads(vector) | Self::Graft(vector) => put_vector(&mut out, vector),
+            Self::Pull(question) => put_question(&mut out, question),
+            Self::Pulled(answered) => put_answered(&mut out, answered),
             Self::Rows(rows) => {
                 out.varint(rows.len() as u64);
                 rows.iter().for_each(|row| out.record(|out| put_row(out, row)));
@@ -244,9 +250,9 @@ impl Frame {
             1 => Self::Hello(body.record(get_hello)?),
             2 => Self::Versions(body.list(VERSION_LEAST, |item| item.record(get_version).map(Arc::new))?),
             3 => Self::Heads(get_vector(&mut body)?),
-            4 => Self::Pull(get_vector(&mut body)?),
+            4 => Self::Pull(get_question(&mut body)?),
             5 => Self::Rows(body.list(ROW_LEAST, |item| item.record(get_row))?),
-            6 => Self::Pulled(get_vector(&mut body)?),
+            6 => Self::Pulled(get_answered(&mut body)?),
             7 => Self::Refused(body.text("reason")?.to_owned()),
             18 => Self::NeedsSnapshot,
             19 => Self::Snapshot(body.varint()?),

@@ -9,7 +9,7 @@
 //! keys'. Time and seeds come in as arguments; frames, versions to apply and deadlines come out ([`Replica`]).
 //!
 //! Reading order: the words ([`id`], [`clock`], [`stamp`], [`value`], [`key`]), the lattice ([`row`]), what is said
-//! ([`version`], [`vector`], [`digest`], [`digests`], [`frame`]), and who says it when ([`replica`]). With the feature `sim`,
+//! ([`version`], [`vector`], [`digest`], [`digests`], [`purged`], [`frame`]), and who says it when ([`replica`]). With the feature `sim`,
 //! for tests: a store in memory (`model`) and whole clusters in one thread (`sim`).
 
 pub mod id;
@@ -28,7 +28,9 @@ pub mod agreement;
 pub mod buckets;
 pub mod digest;
 pub mod digests;
+pub mod purged;
 pub mod repair;
+pub mod replay;
 pub mod soundness;
 
 mod codec;
@@ -51,6 +53,8 @@ pub use digests::{Day, Digests, Part};
 pub use frame::Frame;
 pub use id::{Name, NodeId, SiteId};
 pub use key::Key;
+pub use purged::Purged;
+pub use replay::Replay;
 pub use replica::Replica;
 pub use row::{Cell, Row};
 pub use stamp::Stamp;

@@ -9,9 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 use crate::frame::PulledRow;
+use crate::purged::{Away, Purged, away};
 use crate::version::Life;
 use crate::{
-    Cell, Change, Digest, Digests, Hlc, HybridClock, Key, Name, Part, Row, SiteId, Stamp, Value, Vector, Version,
+    Cell, Change, Digest, Digests, Hlc, HybridClock, Key, Name, Part, Replay, Row, SiteId, Stamp, Value, Vector,
+    Version,
 };
 
 /// A row's table and primary key.
@@ -27,6 +29,8 @@ pub type Image = Option<BTreeMap<Name, Value>>;
 #[derive(Clone, Debug)]
 pub struct Store {
     site: SiteId,
+    /// Its earlier sites.
+    was: BTreeSet<SiteId>,
     clock: HybridClock,
     heads: Vector,
     /// The site's next version is above this.
@@ -34,6 +38,7 @@ pub struct Store {
     rows: BTreeMap<RowId, Row>,
     log: BTreeMap<LogId, RowId>,
     digests: Digests,
+    purged: Purged,
 }
 
 /// A statement of a local transaction, on one row.
@@ -56,6 +61,8 @@ pub struct Answer {
     pub rows: Vec<PulledRow>,
     /// The heads of the store that answered.
     pub heads: Vector,
+    /// What it has purged.
+    pub purged: Purged,
 }
 
 /// What a store kept does not follow from its rows.
@@ -87,12 +94,14 @@ impl Store {
     pub fn new(site: SiteId) -> Self {
         Self {
             site,
+            was: BTreeSet::new(),
             clock: HybridClock::default(),
             heads: Vector::default(),
             reserved: 0,
             rows: BTreeMap::new(),
             log: BTreeMap::new(),
             digests: Digests::default(),
+            purged: Purged::default(),
         }
     }
 
@@ -146,9 +155,11 @@ impl Store {
         let before = self.image(&id);
         let row = self.rows.get(&id);
         let cl = row.map_or(0, |row| row.cl);
+        // Above every length that the key may have had: one without state may be one whose tombstone is gone.
+        let next = (cl.max(self.purged.length(&id.0)) + 1) | 1;
         let (cl, life, cells) = match (before, after) {
             (None, None) => return None,
-            (None, Some(after)) => (cl + 1, Life::Changed, after),
+            (None, Some(after)) => (next, Life::Changed, after),
             (Some(_), None) => (cl + 1, Life::Changed, BTreeMap::new()),
             (Some(before), Some(mut after)) => {
                 after.retain(|column, value| before.get(column) != Some(value));
@@ -192,7 +203,8 @@ impl Store {
             let row = self.rows.get(id)?.clone();
             Some(PulledRow { table: id.0.clone(), key: id.1.clone(), row })
         };
-        Answer { rows: ids.into_iter().filter_map(row).collect(), heads: self.heads.clone() }
+        let (heads, purged) = (self.heads.clone(), self.purged.clone());
+        Answer { rows: ids.into_iter().filter_map(row).collect(), heads, purged }
     }
 
     /// Joins an answer, in one transaction.
@@ -203,6 +215,60 @@ impl Store {
         }
         self.heads.join(heads);
         &self.heads
+    }
+
+    /// Takes an answer of a peer, if neither has been away for too long: then nothing changes.
+    pub fn take(&mut self, answer: Answer) -> Away {
+        let Answer { rows, heads, purged } = answer;
+        let away = away(&self.heads, &self.purged.through, &heads, &purged.through);
+        if away == Away::Nobody {
+            self.join(rows, &heads);
+            self.purged.join(&purged);
+        }
+        away
+    }
+
+    /// Begins anew as another site, with what a peer has: a store that was away for too long. What it alone had is written
+    /// again, as one version; returns that, and the rows whose writes are lost.
+    pub fn begin_anew(&mut self, answer: Answer, site: SiteId, wall_ms: u64) -> (Option<Version>, Vec<RowId>) {
+        let old = std::mem::replace(self, Self::new(site));
+        self.was = old.was.into_iter().chain([old.site]).collect();
+        self.clock = old.clock;
+        self.join(answer.rows, &answer.heads);
+        self.purged = answer.purged;
+        let (heads, was) = (self.heads.clone(), self.was.clone());
+        let unsent = |stamp: Stamp| was.contains(&stamp.site) && stamp.version > heads.head(stamp.site);
+        let (mut changes, mut lost) = (Vec::new(), Vec::new());
+        for (id, row) in &old.rows {
+            let new = self.rows.get(id);
+            match Replay::of(row, new, unsent) {
+                Replay::Lost => lost.push(id.clone()),
+                replay => changes.extend(replay.change(&id.0, &id.1, new, self.purged.length(&id.0))),
+            }
+        }
+        if changes.is_empty() {
+            return (None, lost);
+        }
+        let version = Version { site, version: 1, hlc: self.clock.tick(wall_ms), changes };
+        self.apply_unchecked(&version);
+        (Some(version), lost)
+    }
+
+    /// The versions, per site the last one, of tombstones that were made before this reading and are covered.
+    pub fn due(&self, covered: &Vector, before: Hlc) -> Vector {
+        let dead = self.rows.values().filter(|row| !row.is_alive() && row.rs.hlc < before);
+        let due = dead.map(|row| (row.rs.site, row.rs.version));
+        due.filter(|&(site, version)| version <= covered.head(site)).collect()
+    }
+
+    /// Forgets the tombstones of these versions and earlier ones.
+    pub fn purge(&mut self, through: &Vector) {
+        let due = |row: &Row| !row.is_alive() && row.rs.version <= through.head(row.rs.site);
+        for (id, row) in self.rows.extract_if(.., |_, row| due(row)) {
+            self.digests.take(Part::of(row.cl, row.rs), Digest::of(&id.0, &id.1, &row));
+            self.log.remove(&log_id(row.rs));
+            self.purged.note(&id.0, row.cl, row.rs);
+        }
     }
 
     fn merge(&mut self, id: RowId, theirs: Row) {
@@ -251,7 +317,7 @@ impl Store {
     /// Takes another site id, as a store must that may have lost versions which others have seen. What the old site had
     /// committed comes back from them like anyone's.
     pub fn become_site(&mut self, site: SiteId) {
-        self.site = site;
+        self.was.insert(std::mem::replace(&mut self.site, site));
         self.reserved = 0;
     }
 
@@ -285,6 +351,16 @@ impl Store {
     /// Whose store it is.
     pub fn site(&self) -> SiteId {
         self.site
+    }
+
+    /// Whose it was.
+    pub fn was(&self) -> &BTreeSet<SiteId> {
+        &self.was
+    }
+
+    /// What was purged.
+    pub fn purged(&self) -> &Purged {
+        &self.purged
     }
 
     /// The heads.

@@ -29,15 +29,18 @@ use std::time::Duration;
 
 use crate::{Frame, NodeId, Vector, Version};
 
+mod coverage;
 mod handed;
 mod member;
 mod members;
 mod overlay;
 mod parked;
 mod pull;
+mod purge;
 mod telling;
 mod tree;
 
+use coverage::Coverage;
 use handed::Handed;
 use member::{Member, Way};
 use members::Members;
@@ -75,6 +78,12 @@ pub enum Input {
     /// The store did not apply all that it was handed: its disk is full or dead, or it keeps a version aside. Its heads
     /// stand; those that rose were said by [`Input::Stored`] before.
     ApplyFailed,
+    /// All nodes that belong to the cluster and were heard of lately enough for their knowledge to be waited for. Said now
+    /// and then; may be answered by [`Output::Purge`].
+    Known(Vec<NodeId>),
+    /// Tombstones of these versions and earlier ones are about to be purged from the store: said before that, as from here
+    /// on nothing is taken of who may not know them. Also once after the start, of all that ever were.
+    Purging(Vector),
     /// The pull from this node ended: joined whole, or not at all.
     Pulled(NodeId, PullOutcome),
     /// The deadline passed.
@@ -117,12 +126,18 @@ pub enum Output {
     Pull(NodeId, Vector),
     /// Take a snapshot of the node's whole store instead, in the same way and under the same bounds.
     Snapshot(NodeId),
+    /// Tombstones that these heads cover may be purged, if they are old enough. Every known node has applied them, and we
+    /// all that one could have written before.
+    Purge(Vector),
 }
 
 /// Replication of one node. Reads no clock; its only randomness is the seed.
 #[derive(Debug)]
 pub struct Replica {
     heads: Vector,
+    /// What tombstones that are gone were of.
+    purged: Vector,
+    coverage: Coverage,
     telling: Telling,
     parked: Parked,
     handed: Handed,
@@ -145,6 +160,8 @@ impl Replica {
             parked: Parked::default(),
             handed: Handed::new(heads.clone()),
             heads,
+            purged: Vector::default(),
+            coverage: Coverage::default(),
             members: Members::default(),
             overlay: Overlay::new(me, sizes),
             tree: Tree::default(),
@@ -185,6 +202,8 @@ impl Replica {
             Input::Committed(version) => self.committed(version, now, &mut out),
             Input::Stored(heads) => self.stored(&heads, now, &mut out),
             Input::ApplyFailed => self.handed.fall_back(&self.heads),
+            Input::Known(nodes) => self.known(&nodes, &mut out),
+            Input::Purging(through) => self.purging(&through),
             Input::Pulled(node, outcome) => self.pulled(&node, outcome, now),
             Input::Tick => {}
         }
@@ -244,7 +263,7 @@ impl Replica {
             }
             Frame::Heads(rose) => {
                 if let Some(member) = self.members.get_mut(node) {
-                    member.told(&rose, &self.heads, now);
+                    member.told(&rose, &self.heads, &self.purged, now);
                 }
             }
             Frame::Graft(wanted) => self.grafted(node, &wanted, out),
@@ -273,6 +292,9 @@ impl Replica {
     fn take(&mut self, from: &NodeId, versions: Vec<Arc<Version>>, now: Duration, out: &mut Vec<Output>) {
         let mut repeated = Vec::new();
         for version in versions {
+            if !self.may_take(from, &version) {
+                continue;
+            }
             let (site, number) = (version.site, version.version);
             let is_new =
                 number > self.handed.heads().head(site) && self.parked.insert(Arc::unwrap_or_clone(version), from, now);

@@ -21,6 +21,7 @@ mod faults;
 mod gossip;
 mod link;
 mod pull;
+mod purge;
 mod store;
 pub mod wide;
 mod workload;
@@ -41,6 +42,8 @@ pub struct Config {
     pub settle: Duration,
     /// How long to look on after that: nothing may happen but what happens in a cluster at rest.
     pub rest: Duration,
+    /// How long tombstones are kept, if they are purged at all: short, so that nodes are away for longer within a run.
+    pub window: Option<Duration>,
     /// A rule to break, to see that the simulation notices.
     pub sabotage: Option<Sabotage>,
     /// Whether to write down what happens.
@@ -69,6 +72,12 @@ pub enum Sabotage {
     PublishBeforeSync,
     /// Heads are told before they are stored.
     TellBeforeStored,
+    /// Rows are joined with those of a node that was away for too long, and its versions are taken.
+    JoinWhoWasAway,
+    /// Tombstones are purged as soon as all have applied them, whatever else is under way.
+    PurgeAtOnce,
+    /// A node that takes rows does not learn which causal lengths were purged.
+    ForgetLengths,
 }
 
 /// A run in which everything held.
@@ -94,6 +103,12 @@ pub struct Report {
     pub breaks: u64,
     /// Versions that a store failed to apply when they were handed to it.
     pub failed_applies: u64,
+    /// Tombstones that were purged.
+    pub purged: u64,
+    /// Nodes that began anew after they were away for too long.
+    pub anew: u64,
+    /// Versions that they alone had.
+    pub replayed: u64,
 }
 
 /// A run in which something did not.

@@ -46,6 +46,14 @@ impl Vector {
         }
     }
 
+    /// The greatest lower bound of both.
+    pub fn meet(&mut self, other: &Self) {
+        self.0.retain(|&site, version| {
+            *version = other.head(site).min(*version);
+            *version > 0
+        });
+    }
+
     /// Whether every head here is at least the other's.
     pub fn covers(&self, other: &Self) -> bool {
         other.iter().all(|(site, version)| self.head(site) >= version)

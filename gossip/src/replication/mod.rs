@@ -20,7 +20,7 @@ use bytes::Bytes;
 use kith_gossip_proto::agreement::Agreement;
 use kith_gossip_proto::replica::{Input, Output, PullOutcome, Stream};
 use kith_gossip_proto::soundness::Soundness;
-use kith_gossip_proto::{Frame, NodeId, Replica, SiteId, Vector, Version};
+use kith_gossip_proto::{Frame, NodeId, Replica, SiteId, Vector};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -31,21 +31,26 @@ use crate::api::MemberState;
 use crate::membership::{Hashes, Members};
 use crate::net::frames;
 use crate::net::{Kind, Net, PeerStream};
-use crate::store::Looked;
+use crate::store::{Due, Looked};
 
 mod apply;
 mod lag;
 mod link;
 mod outbox;
 mod pull;
+mod purge;
 mod remedy;
 mod repair;
 mod snapshot;
 pub(crate) mod storage;
 
+pub use purge::WINDOW;
+
+use apply::Work;
 use lag::Lag;
 use link::Links;
 use outbox::{Full, Outbox};
+use purge::Passes;
 use storage::{Commits, Next, Storage};
 
 #[cfg(test)]
@@ -88,6 +93,10 @@ enum Event {
         outcome: PullOutcome,
         heads: Option<Vector>,
     },
+    /// The nodes that are known.
+    Known(Vec<NodeId>),
+    /// Tombstones that may go.
+    Due(Due),
     /// Our rows could not be looked through.
     NotLooked,
     /// Rows were compared with a peer's, and put right; the heads after it if they were.
@@ -202,7 +211,8 @@ pub(crate) struct Replication<S: Storage> {
     kept: BTreeMap<NodeId, CancellationToken>,
     /// What the replica was told last of each member.
     told: Arc<Hashes>,
-    applies: mpsc::Sender<Vec<Version>>,
+    applies: mpsc::Sender<Work>,
+    passes: Passes,
     answers: Arc<Semaphore>,
     lag: Lag,
     caught_up: CaughtUp,
@@ -224,13 +234,14 @@ struct Slot {
 
 impl<S: Storage> Replication<S> {
     /// Takes the store's commits from now on; nothing is sent before [`Replication::run`]. The seed decides which peers
-    /// the random pulls go to.
+    /// the random pulls go to; the window is how long deletions are remembered.
     pub(crate) fn start(
         net: Net,
         store: S,
         members: Members,
         streams: mpsc::Receiver<PeerStream>,
         seed: u64,
+        window: Duration,
     ) -> (Self, Published) {
         let (sender, events) = mpsc::channel(EVENTS);
         let (status, published) = watch::channel(Arc::default());
@@ -241,7 +252,9 @@ impl<S: Storage> Replication<S> {
         let commits = store.commits();
         let site = store.who().site;
         let looks = store.looks();
-        let replica = Replica::new(net.node().clone(), store.heads(), seed, started.elapsed());
+        let mut replica = Replica::new(net.node().clone(), store.heads(), seed, started.elapsed());
+        // To this it has no answer.
+        replica.handle(Input::Purging(store.purged().through.clone()), started.elapsed());
         let mut tasks = JoinSet::new();
         let (applies, queued) = mpsc::channel(APPLIES);
         tasks.spawn(apply::run(store.clone(), queued, sender.clone(), net.counters().clone()));
@@ -261,6 +274,7 @@ impl<S: Storage> Replication<S> {
             kept,
             told,
             applies,
+            passes: Passes::new(window, started.elapsed()),
             answers,
             lag: Lag::default(),
             caught_up: CaughtUp::NotYet,
@@ -285,7 +299,8 @@ impl<S: Storage> Replication<S> {
         self.look_at_members();
         let mut members = self.members.hashes.clone();
         loop {
-            let deadline = self.started + self.publish.unwrap_or(Duration::MAX).min(self.replica.deadline());
+            let deadline = self.started
+                + self.publish.unwrap_or(Duration::MAX).min(self.replica.deadline()).min(self.passes.next());
             // Every arm is cancel-safe: the channels keep what was not taken, the rest only waits.
             tokio::select! {
                 () = token.cancelled() => return Ok(()),
@@ -324,6 +339,7 @@ impl<S: Storage> Replication<S> {
                 () = sleep_until(deadline.into()) => self.feed(Input::Tick),
             }
             self.publish_if_due();
+            self.purge_if_due();
         }
     }
 
@@ -396,10 +412,14 @@ impl<S: Storage> Replication<S> {
             }
             Event::Pulled { node, outcome, heads } => {
                 if let Some(heads) = heads {
+                    // What the peer had purged came along.
+                    self.feed(Input::Purging(self.links.store.purged().through.clone()));
                     self.feed(Input::Stored(heads));
                 }
                 self.feed(Input::Pulled(node, outcome));
             }
+            Event::Known(nodes) => self.feed(Input::Known(nodes)),
+            Event::Due(due) => self.purge(due),
             Event::NotLooked => self.soundness.not_looked(self.started.elapsed()),
             Event::Repaired { heads } => self.repaired(heads),
         }
@@ -459,7 +479,7 @@ impl<S: Storage> Replication<S> {
                         }
                     }
                     Output::Apply(versions) => {
-                        if self.applies.try_send(versions).is_err() {
+                        if self.applies.try_send(Work::Versions(versions)).is_err() {
                             self.links.net.counters().apply_failed.inc();
                             inputs.push_back(Input::ApplyFailed);
                         }
@@ -472,6 +492,7 @@ impl<S: Storage> Replication<S> {
                         let Links { net, store, events, .. } = self.links.clone();
                         self.tasks.spawn(snapshot::ask(net, store, events, node));
                     }
+                    Output::Purge(covered) => self.look_for_tombstones(covered),
                 }
             }
         }

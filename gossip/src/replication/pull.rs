@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kith_gossip_proto::frame::{PART_BYTES, PulledRow, row_frames};
+use kith_gossip_proto::frame::{Answered, PART_BYTES, PulledRow, Question, row_frames};
+use kith_gossip_proto::purged::Away;
 use kith_gossip_proto::replica::{PULL_STALL, PullOutcome};
-use kith_gossip_proto::{Frame, NodeId, Value, Vector};
+use kith_gossip_proto::{Frame, NodeId, Purged, Value, Vector};
 use quinn::{RecvStream, SendStream};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
@@ -51,6 +52,8 @@ pub(super) enum PullError {
     TooLarge,
     #[error("the peer says that a snapshot is needed")]
     NeedsSnapshot,
+    #[error("this node was away for too long, and needs a snapshot")]
+    Behind,
     #[error("the rows cannot be stored")]
     Join(#[source] ApplyError),
     #[error("the rows cannot be read")]
@@ -66,9 +69,14 @@ impl From<quinn::WriteError> for PullError {
 /// Asks a node for all above `heads`, joins it, and reports how that ended, once.
 pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Event>, node: NodeId, heads: Vector) {
     net.counters().pulls.inc();
-    let (outcome, heads) = match fetch(&net, &node, Frame::Pull(heads)).await {
-        Ok((rows, heads)) => match join(&net, &store, rows, heads).await {
+    let question = Frame::Pull(Question { above: heads, purged: store.purged().through.clone() });
+    let (outcome, heads) = match fetch(&net, &node, question).await {
+        Ok((rows, answered)) => match join(&net, &store, rows, answered).await {
             Ok(heads) => (PullOutcome::Joined, Some(heads)),
+            Err(error @ PullError::Behind) => {
+                tracing::debug!(peer = %node, error = %error, "pull gives way to a snapshot");
+                (PullOutcome::NeedsSnapshot, None)
+            }
             Err(error) => {
                 if net.trouble_is_due(&node) {
                     tracing::warn!(peer = %node, error = %Chain(&error), "pulled rows not stored");
@@ -92,17 +100,20 @@ pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Eve
     drop(events.send(Event::Pulled { node, outcome, heads }).await);
 }
 
-async fn join<S: Storage>(net: &Net, store: &S, rows: Vec<PulledRow>, heads: Vector) -> Result<Vector, PullError> {
+async fn join<S: Storage>(net: &Net, store: &S, rows: Vec<PulledRow>, answered: Answered) -> Result<Vector, PullError> {
     // Most pulls are the random ones of a quiet cluster; they need no transaction.
     let ours = store.heads();
-    if rows.is_empty() && ours.covers(&heads) {
+    if rows.is_empty() && ours.covers(&answered.heads) {
         return Ok(ours);
     }
     net.counters().rows_pulled.inc_by(rows.len() as u64);
-    store.join(rows, heads).await.map_err(PullError::Join)
+    store.join(rows, answered).await.map_err(|error| match error {
+        ApplyError::Behind => PullError::Behind,
+        error => PullError::Join(error),
+    })
 }
 
-pub(super) async fn fetch(net: &Net, node: &NodeId, question: Frame) -> Result<(Vec<PulledRow>, Vector), PullError> {
+pub(super) async fn fetch(net: &Net, node: &NodeId, question: Frame) -> Result<(Vec<PulledRow>, Answered), PullError> {
     let mut recv = ask_for(net, node, &question).await?;
     let (mut rows, mut size) = (Vec::new(), 0);
     loop {
@@ -116,7 +127,7 @@ pub(super) async fn fetch(net: &Net, node: &NodeId, question: Frame) -> Result<(
                 }
                 rows.extend(part);
             }
-            Some(Frame::Pulled(heads)) => return Ok((rows, heads)),
+            Some(Frame::Pulled(answered)) => return Ok((rows, answered)),
             Some(Frame::Refused(reason)) => return Err(PullError::Refused(reason)),
             Some(Frame::NeedsSnapshot) => return Err(PullError::NeedsSnapshot),
             Some(Frame::Unknown(_)) => {}
@@ -191,21 +202,28 @@ async fn refuse(send: &mut SendStream, reason: String) -> Result<(), PullError> 
 
 async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut RecvStream) -> Result<(), PullError> {
     let question = frames::read(recv, Patience::Stall(UNREAD)).await?;
-    let (above, buckets) = match question {
-        Some(Frame::Pull(above)) => (above, BTreeSet::new()),
-        Some(Frame::Repair(above, buckets)) => (above, buckets.into_iter().collect()),
+    let (question, buckets) = match question {
+        Some(Frame::Pull(question)) => (question, BTreeSet::new()),
+        Some(Frame::Repair(above, buckets)) => {
+            (Question { above, ..Question::default() }, buckets.into_iter().collect())
+        }
         Some(Frame::Compare) => return repair::answer(store, send).await,
         _ => return Err(FrameError::Unexpected("something else than a pull").into()),
     };
-    let most = if above.is_empty() { STAMPS_OF_EMPTY } else { STAMPS };
-    let mut collected = match store.collect(above, buckets).await {
+    let most = if question.above.is_empty() { STAMPS_OF_EMPTY } else { STAMPS };
+    let mut collected = match store.collect(question.above.clone(), buckets).await {
         Ok(collected) => collected,
         Err(error) => {
             refuse(send, "the store cannot be read".into()).await?;
             return Err(PullError::Collect(error));
         }
     };
-    if collected.stamps > most {
+    let answered = Answered { heads: collected.heads, purged: Purged::clone(&collected.purged) };
+    let away = answered.away(&question);
+    if away == Away::We {
+        return refuse(send, "away for longer than deletions are remembered".into()).await;
+    }
+    if away == Away::They || collected.stamps > most {
         write(send, &Frame::NeedsSnapshot).await?;
         drop(send.finish());
         return Ok(());
@@ -215,7 +233,7 @@ async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut Rec
             write(send, &frame).await?;
         }
     }
-    write(send, &Frame::Pulled(collected.heads)).await?;
+    write(send, &Frame::Pulled(answered)).await?;
     drop(send.finish());
     Ok(())
 }

@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kith_gossip_proto::buckets::{Bucket, Buckets};
+use kith_gossip_proto::frame::{Answered, Question};
+use kith_gossip_proto::purged::Away;
 use kith_gossip_proto::replica::PULL_STALL;
 use kith_gossip_proto::soundness::Trust;
 use kith_gossip_proto::{Frame, NodeId, Vector};
@@ -45,6 +47,8 @@ enum RepairError {
     Survey(#[source] QueryError),
     #[error("our own rows are damaged")]
     Damaged,
+    #[error("one of the two was away for longer than deletions are remembered")]
+    Away,
     #[error("the peer's rows did not come")]
     Pull(#[from] PullError),
     #[error("the stream failed")]
@@ -86,15 +90,20 @@ async fn mend<S: Storage>(net: &Net, store: &S, node: &NodeId, trust: Trust) -> 
     let differing = ours.buckets.differing(&theirs).chain(ours.broken.iter().copied());
     let buckets: BTreeSet<Bucket> = differing.collect::<BTreeSet<_>>().into_iter().take(BUCKETS_AT_ONCE).collect();
     let question = Frame::Repair(store.heads(), buckets.iter().copied().collect());
-    let (rows, heads) = pull::fetch(net, node, question).await?;
+    let (rows, answered) = pull::fetch(net, node, question).await?;
+    let asker = Question { above: store.heads(), purged: store.purged().through.clone() };
+    if answered.away(&asker) != Away::Nobody {
+        return Err(RepairError::Away);
+    }
     match trust {
         Trust::Theirs => {
-            let cure = Cure { buckets, rows, heads, indexes: ours.indexes };
+            let Answered { heads, purged } = answered;
+            let cure = Cure { buckets, rows, heads, purged, indexes: ours.indexes };
             let repaired = store.repair(cure).await?;
             Ok((repaired.heads, repaired.rows))
         }
         // What of it is news, the digests say from here on.
-        Trust::Both => Ok((store.join(rows, heads).await?, 0)),
+        Trust::Both => Ok((store.join(rows, answered).await?, 0)),
     }
 }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use kith_gossip_proto::agreement::Fingerprint;
 use kith_gossip_proto::buckets::Bucket;
-use kith_gossip_proto::frame::PulledRow;
-use kith_gossip_proto::{SiteId, Vector, Version};
+use kith_gossip_proto::frame::{Answered, PulledRow};
+use kith_gossip_proto::{Hlc, Purged, SiteId, Vector, Version};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
 use crate::store::{
-    ApplyError, Collected, Commit, CopyError, Cure, Incoming, InstallError, Looked, Pace, QueryError, Repaired, Store,
-    StoreCopy, Survey,
+    ApplyError, Collected, Commit, CopyError, Cure, Due, Heard, Incoming, InstallError, Known, Looked, Pace,
+    QueryError, Repaired, Store, StoreCopy, Survey,
 };
 
 /// Which store this is, as hellos say it.
@@ -70,8 +70,21 @@ pub(crate) trait Storage: Clone + Send + Sync + 'static {
     /// Applies versions in order, skipping what is not next or not covered; returns the synced heads.
     fn apply(&self, versions: Vec<Version>) -> impl Future<Output = Result<Vector, ApplyError>> + Send;
 
+    /// What is left of tombstones that were purged.
+    fn purged(&self) -> Arc<Purged>;
+
+    /// Takes note of which nodes were heard of; returns which are known.
+    fn heard(&self, heard: Heard) -> impl Future<Output = Result<Known, ApplyError>> + Send;
+
+    /// Finds tombstones that these heads cover, made before this reading.
+    fn due(&self, covered: Vector, before: Hlc) -> impl Future<Output = Result<Due, QueryError>> + Send;
+
+    /// Forgets them; returns how many there were.
+    fn purge(&self, due: Due) -> impl Future<Output = Result<u64, ApplyError>> + Send;
+
     /// Joins the answer to a pull in one transaction; returns the synced heads.
-    fn join(&self, rows: Vec<PulledRow>, heads: Vector) -> impl Future<Output = Result<Vector, ApplyError>> + Send;
+    fn join(&self, rows: Vec<PulledRow>, answered: Answered)
+    -> impl Future<Output = Result<Vector, ApplyError>> + Send;
 
     /// Begins the answer to a pull, with all rows of these buckets besides.
     fn collect(
@@ -130,8 +143,28 @@ impl Storage for Store {
         Self::apply(self, versions)
     }
 
-    fn join(&self, rows: Vec<PulledRow>, heads: Vector) -> impl Future<Output = Result<Vector, ApplyError>> + Send {
-        Self::join(self, rows, heads)
+    fn purged(&self) -> Arc<Purged> {
+        Arc::clone(&self.state().purged)
+    }
+
+    fn heard(&self, heard: Heard) -> impl Future<Output = Result<Known, ApplyError>> + Send {
+        Self::heard(self, heard)
+    }
+
+    fn due(&self, covered: Vector, before: Hlc) -> impl Future<Output = Result<Due, QueryError>> + Send {
+        Self::due(self, covered, before)
+    }
+
+    fn purge(&self, due: Due) -> impl Future<Output = Result<u64, ApplyError>> + Send {
+        Self::purge(self, due)
+    }
+
+    fn join(
+        &self,
+        rows: Vec<PulledRow>,
+        answered: Answered,
+    ) -> impl Future<Output = Result<Vector, ApplyError>> + Send {
+        Self::join(self, rows, answered)
     }
 
     fn collect(

@@ -4,9 +4,9 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use kith_gossip_proto::buckets::Bucket;
-use kith_gossip_proto::frame::PulledRow;
+use kith_gossip_proto::frame::{Answered, PulledRow};
 use kith_gossip_proto::version::Life;
-use kith_gossip_proto::{Change, Digest, Hlc, Key, Name, Row, SiteId, Value};
+use kith_gossip_proto::{Change, Digest, Hlc, Key, Name, Purged, Row, SiteId, Value, Version};
 use tokio::sync::{broadcast, watch};
 
 use super::storage::Who;
@@ -16,8 +16,8 @@ use crate::membership::facts::StoreHash;
 use crate::membership::{Membership, MembershipConfig, Servers, StoreFacts};
 use crate::net::tests::{TestNet, within};
 use crate::store::{
-    ApplyError, Collected, CopyError, Cure, Incoming, InstallError, Looked, Pace, QueryError, Repaired, StoreCopy,
-    Survey,
+    ApplyError, Collected, CopyError, Cure, Due, Heard, Incoming, InstallError, Known, Looked, Pace, QueryError,
+    Repaired, StoreCopy, Survey,
 };
 
 /// A store in memory: rows by the join of `kith_gossip_proto`, versions strictly in order, faults on demand.
@@ -173,7 +173,23 @@ impl Storage for MemoryStore {
         Ok(self.stored())
     }
 
-    async fn join(&self, rows: Vec<PulledRow>, heads: Vector) -> Result<Vector, ApplyError> {
+    fn purged(&self) -> Arc<Purged> {
+        Arc::default()
+    }
+
+    async fn heard(&self, _: Heard) -> Result<Known, ApplyError> {
+        Ok(Known::NotYet)
+    }
+
+    async fn due(&self, _: Vector, _: Hlc) -> Result<Due, QueryError> {
+        Ok(Due::default())
+    }
+
+    async fn purge(&self, _: Due) -> Result<u64, ApplyError> {
+        Ok(0)
+    }
+
+    async fn join(&self, rows: Vec<PulledRow>, answered: Answered) -> Result<Vector, ApplyError> {
         if self.broken.load(Ordering::Relaxed) {
             return Err(ApplyError::DiskFull);
         }
@@ -181,7 +197,7 @@ impl Storage for MemoryStore {
         for row in rows {
             join(&mut state, (row.table, row.key), row.row);
         }
-        state.heads.join(&heads);
+        state.heads.join(&answered.heads);
         drop(state);
         Ok(self.stored())
     }
@@ -195,7 +211,7 @@ impl Storage for MemoryStore {
             .collect();
         let (sender, receiver) = mpsc::channel(1);
         sender.try_send(Ok(rows)).unwrap();
-        Ok(Collected { heads: state.heads.clone(), stamps: 0, rows: receiver })
+        Ok(Collected { heads: state.heads.clone(), purged: Arc::default(), stamps: 0, rows: receiver })
     }
 
     async fn copy(&self) -> Result<StoreCopy, CopyError> {
@@ -249,7 +265,8 @@ impl TestNode {
         let received = std::mem::replace(&mut rest.inbound.gossip, mpsc::channel(1).1);
         let streams = std::mem::replace(&mut rest.inbound.streams, mpsc::channel(1).1);
         let (membership, members) = Membership::start(config, net.clone(), received).await.unwrap();
-        let (replication, published) = Replication::start(net.clone(), store.clone(), members, streams, number.into());
+        let (replication, published) =
+            Replication::start(net.clone(), store.clone(), members, streams, number.into(), WINDOW);
         let token = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let stop = token.clone();

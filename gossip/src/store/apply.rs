@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use kith_gossip_proto::frame::PulledRow;
-use kith_gossip_proto::{Key, Name, Row, Vector, Version};
+use kith_gossip_proto::frame::{Answered, PulledRow};
+use kith_gossip_proto::purged::{Away, away};
+use kith_gossip_proto::{Key, Name, Purged, Row, Version};
 use rusqlite::params;
 
 use super::commit::Touched;
@@ -42,8 +43,15 @@ impl Core {
         Ok(())
     }
 
-    /// Joins all rows of an answer, and its heads.
-    pub(crate) fn join(&mut self, rows: &[PulledRow], heads: &Vector, sum: &mut Sum) -> Result<(), ExecuteError> {
+    /// Which of us has missed what the other has forgotten.
+    pub(crate) fn away(&self, theirs: &Answered) -> Away {
+        let (heads, purged) = (self.ledger.sites.heads(), &self.ledger.purged.through);
+        away(heads, purged, &theirs.heads, &theirs.purged.through)
+    }
+
+    /// Joins all rows of an answer, its heads, and what its answerer has purged.
+    pub(crate) fn join(&mut self, rows: &[PulledRow], theirs: &Answered, sum: &mut Sum) -> Result<(), ExecuteError> {
+        let heads = &theirs.heads;
         let tables = Arc::clone(&self.tables);
         let stamped = rows.iter().flat_map(|pulled| pulled.row.stamps()).map(|stamp| stamp.version);
         if heads.iter().map(|(_, version)| version).chain(stamped).any(|version| version > VERSION_MAX) {
@@ -57,6 +65,9 @@ impl Core {
         }
         for (site, version) in heads.iter() {
             self.raise(site, version);
+        }
+        if theirs.purged != Purged::default() {
+            Arc::make_mut(&mut self.ledger.purged).join(&theirs.purged);
         }
         Ok(())
     }

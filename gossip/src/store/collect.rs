@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::frame::PulledRow;
-use kith_gossip_proto::{Stamp, Vector};
+use kith_gossip_proto::{Purged, Stamp, Vector};
 use rusqlite::{Connection, params};
 use tokio::sync::{mpsc, oneshot};
 
@@ -33,6 +33,8 @@ pub(crate) const STAMPS_MAX: u64 = 1_000_000;
 pub struct Collected {
     /// The heads in the snapshot the rows are read from.
     pub heads: Vector,
+    /// What is purged in it.
+    pub purged: Arc<Purged>,
     /// How many stamps lie above the vector: no fewer than there are rows to come. Not counted beyond a million.
     pub stamps: u64,
     /// The rows, in parts. The channel closes at the end; an error is the last item. Dropping it ends the reading.
@@ -52,9 +54,10 @@ pub(crate) async fn collect(
         match began {
             Err(error) => drop(head.send(Err(health.note(error)))),
             Ok(snapshot) => {
-                let heads = Vector::clone(snapshot.ledger.sites.heads());
+                let (heads, purged) =
+                    (Vector::clone(snapshot.ledger.sites.heads()), Arc::clone(&snapshot.ledger.purged));
                 let counted = count(&snapshot, &above).map_err(|error| health.note(trouble(&error)));
-                if head.send(counted.map(|stamps| (heads, stamps))).is_err() {
+                if head.send(counted.map(|stamps| (heads, purged, stamps))).is_err() {
                     return;
                 }
                 let mut out = Part { parts, rows: Vec::new(), bytes: 0 };
@@ -70,8 +73,8 @@ pub(crate) async fn collect(
     })
     .await?;
     let ended = |_| Err(QueryError::Failed("the reader ended early".to_owned()));
-    let (heads, stamps) = begun.await.unwrap_or_else(ended)?;
-    Ok(Collected { heads, stamps, rows })
+    let (heads, purged, stamps) = begun.await.unwrap_or_else(ended)?;
+    Ok(Collected { heads, purged, stamps, rows })
 }
 
 fn count(snapshot: &Snapshot<'_>, above: &Vector) -> rusqlite::Result<u64> {

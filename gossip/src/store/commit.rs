@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kith_gossip_proto::{Digest, Digests, Hlc, Key, Name, SiteId, Value, Vector, Version};
+use kith_gossip_proto::{Digest, Digests, Hlc, Key, Name, Purged, SiteId, Value, Vector, Version};
 
 use super::watched::{Cells, Images};
 
@@ -83,6 +83,8 @@ pub struct StoreState {
     pub heads: Arc<Vector>,
     /// The fingerprint of all replicated state, in parts.
     pub digests: Digests,
+    /// What is left of tombstones that were purged.
+    pub purged: Arc<Purged>,
     /// The last reading of the hybrid logical clock.
     pub hlc: Hlc,
     /// The number of the last commit.

@@ -152,6 +152,12 @@ pub enum QueryError {
 /// Why versions or rows of peers were not stored. Nothing of the call was.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ApplyError {
+    /// This store has missed deletions that the peer has forgotten: it must take the peer's whole store for its own.
+    #[error("this node was away for longer than deletions are remembered")]
+    Behind,
+    /// The peer has missed deletions that this store has forgotten: it must take our store for its own.
+    #[error("the peer was away for longer than deletions are remembered, and is to begin anew")]
+    PeerBehind,
     /// The disk is full.
     #[error("the disk is full")]
     DiskFull,
@@ -198,6 +204,12 @@ pub enum InstallError {
     /// Its tables and ours exclude each other.
     #[error("the snapshot's tables cannot be made ours")]
     Schema(#[from] SchemaError),
+    /// This store has missed deletions that the peer has forgotten.
+    #[error("this node was away for longer than deletions are remembered")]
+    Behind,
+    /// The peer has missed deletions that this store has forgotten.
+    #[error("the peer was away for longer than deletions are remembered, and is to begin anew")]
+    PeerBehind,
     /// Its rows could not be stored.
     #[error("the snapshot's rows cannot be stored")]
     Rows(#[from] ExecuteError),

@@ -277,8 +277,9 @@ impl Writer<'_> {
         let (conn, table, key, stamp) = (self.conn, self.table, self.key, self.stamp);
         let tomb = self.ledger.tomb(conn, table, key)?;
         let aside = self.ledger.aside(conn, table.id, key)?;
-        let seen = tomb.as_ref().map_or(0, |tomb| tomb.cl).max(aside.own.map_or(0, |(cl, _)| cl)).max(table.purged_cl);
-        // The next odd length above all that is known of the key.
+        let seen = tomb.as_ref().map_or(0, |tomb| tomb.cl).max(aside.own.map_or(0, |(cl, _)| cl));
+        // The next odd length above all that is known of the key, and that it may have had before it was forgotten.
+        let seen = seen.max(self.ledger.purged.length(&table.name));
         let cl = (seen + 1) | 1;
         let spot = Spot::Key(key.clone());
         let mut before = aside.stamps();

@@ -13,7 +13,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kith_gossip_proto::frame::PulledRow;
+use kith_gossip_proto::frame::{Answered, PulledRow};
+use kith_gossip_proto::purged::Away;
 use kith_gossip_proto::{Vector, Version};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -24,6 +25,7 @@ use super::error::{ApplyError, ExecuteError, Trouble};
 use super::flush::{TouchedTables, flush};
 use super::open::Durability;
 use super::publish::{Published, Told};
+use super::purge::Due;
 use super::statement::{Executed, Statement, StatementResult};
 use super::table::OWN;
 use super::watched::Watched;
@@ -41,7 +43,9 @@ pub(crate) enum Job {
     /// Versions of peers.
     Apply { versions: Vec<Version>, reply: oneshot::Sender<Result<Vector, ApplyError>> },
     /// The answer to a pull, whole.
-    Join { rows: Vec<PulledRow>, heads: Vector, reply: oneshot::Sender<Result<Vector, ApplyError>> },
+    Join { rows: Vec<PulledRow>, answered: Answered, reply: oneshot::Sender<Result<Vector, ApplyError>> },
+    /// Tombstones that nobody needs any more.
+    Purge { due: Due, reply: oneshot::Sender<Result<u64, ApplyError>> },
 }
 
 /// What a member did, until the group is committed.
@@ -50,6 +54,9 @@ enum Outcome {
     Waiting,
     Executed(Executed),
     Applied,
+    /// Rows that may not be joined, and why.
+    Apart(Away),
+    Purged(u64),
     /// The error of a client's transaction, or of versions.
     Refused(ExecuteError),
 }
@@ -96,7 +103,11 @@ impl Core {
                     self.ledger = before;
                     let failed = outcomes.into_iter().map(|outcome| match outcome {
                         Outcome::Refused(own) => Outcome::Refused(own),
-                        Outcome::Waiting | Outcome::Executed(_) | Outcome::Applied => Outcome::Refused(error.clone()),
+                        Outcome::Waiting
+                        | Outcome::Executed(_)
+                        | Outcome::Applied
+                        | Outcome::Apart(_)
+                        | Outcome::Purged(_) => Outcome::Refused(error.clone()),
                     });
                     return self.answers(jobs.into_iter().zip(failed).collect()).give();
                 }
@@ -108,7 +119,7 @@ impl Core {
     fn look_for_damage(&self, outcomes: &[Outcome], broken: Option<&Broken>) {
         let refused = outcomes.iter().filter_map(|outcome| match outcome {
             Outcome::Refused(error) => Some(error),
-            Outcome::Waiting | Outcome::Executed(_) | Outcome::Applied => None,
+            Outcome::Waiting | Outcome::Executed(_) | Outcome::Applied | Outcome::Apart(_) | Outcome::Purged(_) => None,
         });
         let group = broken.and_then(|broken| match broken {
             Broken::Failed(error) => Some(error),
@@ -176,7 +187,11 @@ impl Core {
                 }
             }
             Job::Apply { versions, .. } => self.apply(versions, sum).map(|()| Outcome::Applied),
-            Job::Join { rows, heads, .. } => self.join(rows, heads, sum).map(|()| Outcome::Applied),
+            Job::Join { rows, answered, .. } => match self.away(answered) {
+                Away::Nobody => self.join(rows, answered, sum).map(|()| Outcome::Applied),
+                away => Ok(Outcome::Apart(away)),
+            },
+            Job::Purge { due, .. } => self.purge(due).map(Outcome::Purged).map_err(ExecuteError::from),
         };
         match done {
             Ok(outcome) => {
@@ -333,21 +348,30 @@ impl Answers {
 
 fn answer(job: Job, outcome: Outcome, heads: &Vector) {
     // Whoever no longer waits does not hear of it; the transaction stands or falls all the same.
-    match (job, outcome) {
-        (Job::Execute { reply, .. }, Outcome::Executed(done)) => drop(reply.send(Ok(done))),
-        (Job::Execute { reply, .. }, Outcome::Refused(error)) => drop(reply.send(Err(error))),
-        (Job::Apply { reply, .. } | Job::Join { reply, .. }, Outcome::Refused(error)) => {
-            drop(reply.send(Err(error.into())));
-        }
-        (Job::Apply { reply, .. } | Job::Join { reply, .. }, Outcome::Executed(_) | Outcome::Applied) => {
-            drop(reply.send(Ok(heads.clone())));
-        }
-        (Job::Execute { reply, .. }, Outcome::Waiting | Outcome::Applied) => {
-            drop(reply.send(Err(ExecuteError::Failed("the transaction was not run".to_owned()))));
-        }
-        (Job::Apply { reply, .. } | Job::Join { reply, .. }, Outcome::Waiting) => {
-            drop(reply.send(Err(ApplyError::Failed("the versions were not applied".to_owned()))));
-        }
+    match job {
+        Job::Execute { reply, .. } => drop(reply.send(match outcome {
+            Outcome::Executed(done) => Ok(done),
+            Outcome::Refused(error) => Err(error),
+            Outcome::Waiting | Outcome::Applied | Outcome::Apart(_) | Outcome::Purged(_) => {
+                Err(ExecuteError::Failed("the transaction was not run".to_owned()))
+            }
+        })),
+        Job::Apply { reply, .. } | Job::Join { reply, .. } => drop(reply.send(match outcome {
+            Outcome::Executed(_) | Outcome::Applied | Outcome::Purged(_) | Outcome::Apart(Away::Nobody) => {
+                Ok(heads.clone())
+            }
+            Outcome::Refused(error) => Err(error.into()),
+            Outcome::Apart(Away::We) => Err(ApplyError::Behind),
+            Outcome::Apart(Away::They) => Err(ApplyError::PeerBehind),
+            Outcome::Waiting => Err(ApplyError::Failed("the versions were not applied".to_owned())),
+        })),
+        Job::Purge { reply, .. } => drop(reply.send(match outcome {
+            Outcome::Purged(gone) => Ok(gone),
+            Outcome::Refused(error) => Err(error.into()),
+            Outcome::Waiting | Outcome::Executed(_) | Outcome::Applied | Outcome::Apart(_) => {
+                Err(ApplyError::Failed("the tombstones were not purged".to_owned()))
+            }
+        })),
     }
 }
 

@@ -9,7 +9,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use kith_gossip_proto::{Digests, Vector};
+use kith_gossip_proto::frame::Answered;
+use kith_gossip_proto::purged::Away;
+use kith_gossip_proto::{Digests, Purged, Vector};
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, TransactionBehavior, params};
 
@@ -38,13 +40,19 @@ pub(crate) fn sound(path: &Path, named: &Path) -> Result<(Connection, Findings),
     }
 }
 
+/// What the store with this ledger has, as it would say it to a peer.
+fn had(ledger: &Ledger) -> Answered {
+    Answered { heads: Vector::clone(ledger.sites.heads()), purged: Purged::clone(&ledger.purged) }
+}
+
 impl Core {
     /// Takes over a copy that is sound. Returns the heads, synced.
     pub(crate) fn install(&mut self, copy: Connection) -> Result<Vector, InstallError> {
-        if self.is_empty() {
-            self.become_copy(copy)?;
-        } else {
-            self.join_copy(&copy)?;
+        match self.away(&had(&Ledger::load(&copy)?)) {
+            Away::Nobody if self.is_empty() => self.become_copy(copy)?,
+            Away::Nobody => self.join_copy(&copy)?,
+            Away::We => return Err(InstallError::Behind),
+            Away::They => return Err(InstallError::PeerBehind),
         }
         Ok(Vector::clone(self.ledger.sites.heads()))
     }
@@ -92,9 +100,11 @@ impl Core {
         )?;
         let (version, hlc) = self.reserved();
         let commits = self.ledger.commits + 1;
+        // Whom the peer has heard of, we have not.
+        tx.execute("DELETE FROM __kith_known", [])?;
         tx.execute(
             "UPDATE __kith_meta SET self = (SELECT ord FROM __kith_site WHERE id = ?1), boot = ?2, nonce = ?3,
-             reserved_ver = ?4, reserved_hlc = ?5, commits = ?6",
+             reserved_ver = ?4, reserved_hlc = ?5, commits = ?6, listened = 0",
             params![own.as_bytes(), boot, nonce, signed(version), signed(hlc.to_bits()), signed(commits)],
         )?;
         Ok(tx.commit()?)
@@ -132,9 +142,9 @@ impl Core {
     fn joined_copy(&mut self, copy: &Connection, sum: &mut Sum) -> Result<(), InstallError> {
         run(&self.conn, "/*kith*/ BEGIN IMMEDIATE")?;
         let snapshot = Snapshot::begin(copy)?;
-        let (above, theirs) = (Arc::clone(self.ledger.sites.heads()), Arc::clone(snapshot.ledger.sites.heads()));
+        let (above, theirs) = (Arc::clone(self.ledger.sites.heads()), had(&snapshot.ledger));
         let mut failed: Option<ExecuteError> = None;
-        walk(&snapshot, &above, |row| match self.join(&[row], &Vector::default(), sum) {
+        walk(&snapshot, &above, |row| match self.join(&[row], &Answered::default(), sum) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 failed = Some(error);

@@ -5,11 +5,13 @@
 //! the digest is the sum over all of it; every head covers every stamp of its site.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use kith_gossip_proto::{Day, Digest, Digests, Hlc, HybridClock, Key, SiteId, Stamp};
+use kith_gossip_proto::{Day, Digest, Digests, Hlc, HybridClock, Key, Purged, SiteId, Stamp};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::forgotten;
 use super::sites::Sites;
 use super::stamps::{Damaged, Stamps};
 use super::table::Table;
@@ -22,6 +24,9 @@ pub(crate) struct Ledger {
     pub(crate) digests: Digests,
     /// The digests as the file has them.
     kept: Digests,
+    /// What is left of tombstones that were purged.
+    pub(crate) purged: Arc<Purged>,
+    kept_purged: Arc<Purged>,
     /// The last own version that was used.
     pub(crate) version: u64,
     /// The last commit.
@@ -74,8 +79,10 @@ impl Ledger {
         let clock = HybridClock::new(Hlc::from_bits(hlc.cast_unsigned()).max(sites.hlc()));
         let version = version.cast_unsigned().max(sites.heads().head(sites.own()));
         let digests = Digests::new(bits(digest), days(conn)?);
+        let purged = Arc::new(forgotten::load(conn)?);
         let (aside, commits) = (Self::count_aside(conn)?, commits.cast_unsigned());
-        Ok(Self { aside, sites, clock, kept: digests.clone(), digests, version, commits })
+        let (kept, kept_purged) = (digests.clone(), Arc::clone(&purged));
+        Ok(Self { aside, sites, clock, kept, digests, purged, kept_purged, version, commits })
     }
 
     pub(crate) fn own(&self) -> SiteId {
@@ -185,6 +192,10 @@ impl Ledger {
             self.save_days(conn)?;
         }
         self.kept = self.digests.clone();
+        if self.purged != self.kept_purged {
+            forgotten::save(conn, &self.purged, &self.kept_purged)?;
+            self.kept_purged = Arc::clone(&self.purged);
+        }
         Ok(())
     }
 

@@ -23,6 +23,7 @@ mod flush;
 mod guard;
 
 mod aside;
+mod forgotten;
 mod ledger;
 mod sites;
 pub(crate) mod stamps;
@@ -35,10 +36,12 @@ mod apply;
 mod collect;
 mod copy;
 mod install;
+mod known;
 mod merge;
 mod outlet;
 mod pace;
 mod presence;
+mod purge;
 mod read;
 mod renounce;
 mod repair;
@@ -60,8 +63,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kith_gossip_proto::buckets::Bucket;
-use kith_gossip_proto::frame::PulledRow;
-use kith_gossip_proto::{Key, SiteId, Vector, Version};
+use kith_gossip_proto::frame::{Answered, PulledRow};
+use kith_gossip_proto::{Hlc, Key, SiteId, Vector, Version};
 use rusqlite::Connection;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
@@ -72,10 +75,12 @@ pub use copy::{Incoming, StoreCopy};
 pub use error::{ApplyError, CopyError, ExecuteError, InstallError, OpenError, QueryError, RestoreError, SchemaError};
 pub use guard::Used;
 pub use health::Looked;
+pub use known::{Heard, Known};
 pub use migrate::Migrated;
 pub use open::{Durability, StoreConfig};
 pub use pace::Pace;
 pub use presence::Presence;
+pub use purge::Due;
 pub use read::{Examined, Rows};
 pub use renounce::Renounced;
 pub use repair::{Cure, Repaired};
@@ -151,6 +156,7 @@ impl Store {
             boot,
             heads: Arc::clone(opened.ledger.sites.heads()),
             digests: opened.ledger.digests.clone(),
+            purged: Arc::clone(&opened.ledger.purged),
             hlc: opened.ledger.clock.last(),
             commits: opened.ledger.commits,
             schema: tables.hash(),
@@ -250,11 +256,41 @@ impl Store {
         answer.await.unwrap_or(Err(ApplyError::ShuttingDown))
     }
 
-    /// Joins the whole answer to a pull, in one transaction: its rows, and the heads the answerer had. Returns the heads,
-    /// synced.
-    pub async fn join(&self, rows: Vec<PulledRow>, heads: Vector) -> Result<Vector, ApplyError> {
+    /// Joins the whole answer to a pull, in one transaction: its rows, and what the answerer had. Returns the heads, synced.
+    /// Refused if one of the two was away for longer than deletions are remembered.
+    pub async fn join(&self, rows: Vec<PulledRow>, answered: impl Into<Answered>) -> Result<Vector, ApplyError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Job(Job::Join { rows, heads, reply })).await.map_err(|Closed| ApplyError::ShuttingDown)?;
+        let answered = answered.into();
+        self.send(Command::Job(Job::Join { rows, answered, reply }))
+            .await
+            .map_err(|Closed| ApplyError::ShuttingDown)?;
+        answer.await.unwrap_or(Err(ApplyError::ShuttingDown))
+    }
+
+    /// The tombstones that these heads cover and that were made before this reading.
+    pub async fn due(&self, covered: Vector, before: Hlc) -> Result<Due, QueryError> {
+        self.inner
+            .pool
+            .run(move |conn| purge::due(conn, &covered, before).map_err(|error| read::trouble(&error)))
+            .await?
+    }
+
+    /// Forgets tombstones, a few in each transaction. Returns how many were there still.
+    pub async fn purge(&self, due: Due) -> Result<u64, ApplyError> {
+        let mut gone = 0;
+        for keys in due.keys.chunks(purge::PURGED_AT_ONCE) {
+            let (reply, answer) = oneshot::channel();
+            let due = Due { through: due.through.clone(), keys: keys.to_vec() };
+            self.send(Command::Job(Job::Purge { due, reply })).await.map_err(|Closed| ApplyError::ShuttingDown)?;
+            gone += answer.await.unwrap_or(Err(ApplyError::ShuttingDown))?;
+        }
+        Ok(gone)
+    }
+
+    /// Takes note of which nodes were heard of, and says which are known.
+    pub async fn heard(&self, heard: Heard) -> Result<Known, ApplyError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Heard { heard, reply }).await.map_err(|Closed| ApplyError::ShuttingDown)?;
         answer.await.unwrap_or(Err(ApplyError::ShuttingDown))
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use kith_gossip_proto::{Digests, Hlc, SiteId, Vector};
+use kith_gossip_proto::{Digests, Hlc, Purged, SiteId, Vector};
 use tokio::sync::mpsc::WeakSender;
 
 use super::commit::{Commit, SchemaChange, StoreState};
@@ -39,6 +39,7 @@ pub(crate) struct Published {
     pub(crate) site: SiteId,
     pub(crate) heads: Arc<Vector>,
     pub(crate) digests: Digests,
+    pub(crate) purged: Arc<Purged>,
     pub(crate) hlc: Hlc,
     pub(crate) set_aside: u64,
     pub(crate) tables: u64,
@@ -108,12 +109,14 @@ fn sync_all(wal: &PathBuf, queue: &Receiver<Told>, shared: &Shared) -> Result<()
 
 impl Told {
     fn pass_on(self, shared: &Shared) {
-        if let Some(Published { number, sum, site, heads, digests, hlc, set_aside, tables, schema }) = self.commit {
+        if let Some(published) = self.commit {
+            let Published { number, sum, site, heads, digests, purged, hlc, set_aside, tables, schema } = published;
             let state = shared.advance(|last| StoreState {
                 site,
                 boot: last.boot,
                 heads,
                 digests,
+                purged,
                 hlc,
                 commits: number,
                 schema: tables,

@@ -10,9 +10,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use kith_gossip_proto::buckets::Bucket;
-use kith_gossip_proto::frame::PulledRow;
+use kith_gossip_proto::frame::{Answered, PulledRow};
 use kith_gossip_proto::repair::proven;
-use kith_gossip_proto::{Key, Name, Row, Value, Vector};
+use kith_gossip_proto::{Key, Name, Purged, Row, Value, Vector};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params_from_iter};
 
@@ -38,6 +38,8 @@ pub struct Cure {
     pub rows: Vec<PulledRow>,
     /// The peer's heads in the read snapshot that the rows are of.
     pub heads: Vector,
+    /// What it had purged.
+    pub purged: Purged,
     /// Tables whose indexes are not what they say.
     pub indexes: BTreeSet<Name>,
 }
@@ -118,7 +120,7 @@ impl Core {
             }
             rest.push(PulledRow { table, key, row });
         }
-        self.join(&rest, &cure.heads, sum)?;
+        self.join(&rest, &Answered { heads: cure.heads, purged: cure.purged }, sum)?;
         self.recount()?;
         self.ledger.sites.rewrite();
         self.ledger.save(&self.conn)?;

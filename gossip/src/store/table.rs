@@ -58,7 +58,7 @@ impl TableSet {
         let mut set = Self::default();
         let mut text = String::new();
         let mut statement = conn.prepare(
-            "SELECT t.tid, t.name, l.wr, l.strict, t.purged_cl FROM __kith_table t
+            "SELECT t.tid, t.name, l.wr, l.strict FROM __kith_table t
              JOIN pragma_table_list l ON l.schema = 'main' AND l.name = t.name WHERE t.live ORDER BY t.name",
         )?;
         let mut rows = statement.query([])?;
@@ -66,9 +66,7 @@ impl TableSet {
             let (id, name): (i64, String) = (row.get(0)?, row.get(1)?);
             let place = if row.get(2)? { Place::Key } else { Place::Rowid };
             let typing = if row.get(3)? { Typing::Strict } else { Typing::Flexible };
-            let mut table = Table::load(conn, id, &name, place, typing)?;
-            table.purged_cl = row.get::<_, i64>(4)?.cast_unsigned();
-            let table = Arc::new(table);
+            let table = Arc::new(Table::load(conn, id, &name, place, typing)?);
             table.describe(&mut text);
             set.tables.insert(table.name.clone(), Arc::clone(&table));
             set.ids.insert(id, table);
@@ -89,8 +87,6 @@ pub struct Table {
     pub key: Vec<Name>,
     pub(crate) id: i64,
     pub(crate) place: Place,
-    /// The greatest causal length of a tombstone that was purged: a key without state may have had it.
-    pub(crate) purged_cl: u64,
     /// Where in `columns` the key's columns are.
     pub(crate) key_at: Vec<usize>,
     /// Per column: its bit in a mask of stamps; none for a column of the key.
@@ -181,7 +177,6 @@ impl Table {
             key: Vec::new(),
             id,
             place,
-            purged_cl: 0,
             key_at: Vec::new(),
             cid: Vec::new(),
             affinity: Vec::new(),

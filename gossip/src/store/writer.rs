@@ -16,6 +16,7 @@ use super::commit::{SchemaChange, StoreState};
 use super::error::{ApplyError, ExecuteError, InstallError, SchemaError, Trouble};
 use super::group::{Answers, Broken, Job, Sum, run};
 use super::guard::{self, Switch};
+use super::known::{self, Heard, Known};
 use super::ledger::{Ledger, signed};
 use super::migrate::{Migrated, Migration, migrate};
 use super::open::{Durability, Opened, set_durability};
@@ -50,6 +51,11 @@ pub(crate) enum Command {
         sources: Vec<SchemaSource>,
         kind: Migration,
         reply: oneshot::Sender<Result<Migrated, SchemaError>>,
+    },
+    /// Take note of nodes that were heard of.
+    Heard {
+        heard: Heard,
+        reply: oneshot::Sender<Result<Known, ApplyError>>,
     },
     /// Take over a copy that is known to be sound.
     Install {
@@ -194,6 +200,10 @@ impl Core {
                 Command::Migrate { sources, kind: Migration::Tried, reply } => {
                     drop(reply.send(self.try_migration(&sources)));
                 }
+                Command::Heard { heard, reply } => {
+                    let noted = known::note(&mut self.conn, &heard);
+                    drop(reply.send(noted.map_err(|error| ExecuteError::from(error).into())));
+                }
                 Command::Install { copy, reply } => drop(reply.send(self.install(copy))),
                 Command::Renounce { kept, reply } => drop(reply.send(self.renounce(kept).map_err(ApplyError::from))),
                 Command::Repair { cure, reply } => drop(reply.send(self.repair(*cure).map_err(Into::into))),
@@ -246,6 +256,7 @@ impl Core {
             site: ledger.own(),
             heads: Arc::clone(ledger.sites.heads()),
             digests: ledger.digests.clone(),
+            purged: Arc::clone(&ledger.purged),
             hlc: ledger.clock.last(),
             set_aside: ledger.aside.values().sum(),
             tables: self.tables.hash(),

@@ -113,6 +113,7 @@ pub(crate) fn config(identity: Identity, dir: &Path, seeds: &[SocketAddr]) -> Co
         region: "ams".into(),
         schema: vec![SchemaSource::builtin()],
         durability: Durability::Normal,
+        remember: kith_gossip::replication::WINDOW,
         cluster_id: "test".into(),
         enrolment: None,
         listen: LOOPBACK,

@@ -17,7 +17,7 @@ async fn filled() -> Rig {
     rig
 }
 
-async fn install(from: &Store, to: &Store) -> Result<(), InstallError> {
+pub(crate) async fn install(from: &Store, to: &Store) -> Result<(), InstallError> {
     send(from.copy().await.unwrap(), to).await
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use kith_gossip::store::{ApplyError, Cure, OpenError, Pace, QueryError, Store};
-use kith_gossip_proto::Vector;
+use kith_gossip_proto::{Purged, Vector};
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -143,7 +143,8 @@ async fn cured(damaged: &Store, sound: &Store) -> Result<u64, ApplyError> {
     while let Some(part) = collected.rows.recv().await {
         rows.extend(part.unwrap());
     }
-    let cure = Cure { buckets, rows, heads: collected.heads, indexes: ours.indexes };
+    let cure =
+        Cure { buckets, rows, heads: collected.heads, purged: Purged::clone(&collected.purged), indexes: ours.indexes };
     damaged.repair(cure).await.map(|repaired| repaired.rows)
 }
 

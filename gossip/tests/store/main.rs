@@ -12,6 +12,7 @@ mod days;
 mod group;
 mod merge;
 mod open;
+mod purge;
 mod query;
 mod renounce;
 mod restore;

@@ -147,7 +147,7 @@ impl World {
     }
 
     async fn pull(&mut self, from: usize, to: usize, above: Vector) {
-        let model::Answer { rows: mut expected, heads } = self.models[from].collect(&above);
+        let model::Answer { rows: mut expected, heads, .. } = self.models[from].collect(&above);
         self.models[to].join(expected.clone(), &heads);
         let (mut rows, heads) = collect(self.store(from), above).await;
         let place = |row: &PulledRow| (row.table.clone(), row.key.clone());

@@ -17,6 +17,8 @@ pub(super) struct Member {
     theirs: u32,
     /// What it told us on our stream, since that opened.
     heads: Option<Vector>,
+    /// What it had applied when it first told that it has applied all that is purged here; nothing while it has not.
+    followed_since: Option<Vector>,
     /// Those of them that were above ours, and may still be.
     lead: Vector,
     ahead: Option<Ahead>,
@@ -82,6 +84,7 @@ impl Member {
             Stream::Ours => {
                 self.ours += 1;
                 self.heads = None;
+                self.followed_since = None;
                 self.lead = Vector::default();
             }
             Stream::Theirs => self.theirs += 1,
@@ -125,14 +128,28 @@ impl Member {
     }
 
     /// It told us heads. What the first ones on a stream list was committed before it opened: no push of it is under way.
-    pub(super) fn told(&mut self, rose: &Vector, ours: &Vector, now: Duration) {
+    pub(super) fn told(&mut self, rose: &Vector, ours: &Vector, purged: &Vector, now: Duration) {
         let above = rose.above(ours);
         if self.heads.is_none() && !above.is_empty() {
             self.ahead = Some(Ahead { heads: above.clone(), hash: None, graft: None, due: now });
         }
         self.lead.join(&above);
-        self.heads.get_or_insert_default().join(rose);
+        let heads = self.heads.get_or_insert_default();
+        heads.join(rose);
+        if self.followed_since.is_none() && heads.covers(purged) {
+            self.followed_since = Some(heads.clone());
+        }
         self.watch(ours, now);
+    }
+
+    /// Deletions are forgotten. Who is known has applied them, and we what it wrote before.
+    pub(super) fn purging(&mut self, purged: &Vector) {
+        self.followed_since.take_if(|_| !self.heads.as_ref().is_some_and(|heads| heads.covers(purged)));
+    }
+
+    /// What it had applied when it had first applied all that is purged here.
+    pub(super) fn followed_since(&self) -> Option<&Vector> {
+        self.followed_since.as_ref()
     }
 
     /// Our heads rose. That alone never makes a member be ahead.

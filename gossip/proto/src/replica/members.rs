@@ -62,6 +62,11 @@ impl Members {
         self.all.get(node).is_some_and(|member| member.has(stream))
     }
 
+    /// Deletions are forgotten.
+    pub(super) fn purging(&mut self, purged: &Vector) {
+        self.all.values_mut().for_each(|member| member.purging(purged));
+    }
+
     /// Our heads rose.
     pub(super) fn we_rose(&mut self, ours: &Vector, now: Duration) {
         for node in &self.connected {

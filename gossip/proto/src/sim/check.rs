@@ -4,17 +4,16 @@ use std::time::Duration;
 
 use super::workload::complaint;
 use super::world::{Event, World};
-use crate::model::fold;
+use crate::Row;
+use crate::model::{Store, fold};
 
 impl World {
     /// After every change of a store.
     pub(super) fn check_node(&mut self, node: usize) {
         self.check_readers(node);
         let store = &self.nodes[node].store;
-        let differs = self
-            .nodes
-            .iter()
-            .find(|other| other.store.digest() != store.digest() && other.store.heads() == store.heads());
+        let differs =
+            self.nodes.iter().find(|other| other.store.heads() == store.heads() && !agree(&other.store, store));
         if let Some(other) = differs {
             let what = format!("{} and {} have equal heads and different rows", self.nodes[node].id, other.id);
             self.fail(what);
@@ -38,7 +37,11 @@ impl World {
     fn is_fold(&self, node: usize) -> bool {
         let store = &self.nodes[node].store;
         let known = self.history.values().map(|version| &**version);
-        fold(known.filter(|version| version.version <= store.heads().head(version.site))) == *store.rows()
+        let mut fold = fold(known.filter(|version| version.version <= store.heads().head(version.site)));
+        // But for the tombstones that it has purged.
+        let gone = |row: &Row| !row.is_alive() && row.rs.version <= store.purged().through.head(row.rs.site);
+        fold.retain(|id, row| store.rows().contains_key(id) || !gone(row));
+        fold == *store.rows()
     }
 
     /// Looks again and again after the healing, until all is equal or the time is over.
@@ -47,7 +50,8 @@ impl World {
         let first = &self.nodes[0].store;
         let equal = self.nodes.iter().all(|node| {
             let at_rest = node.jobs.is_empty() && node.unreported == 0;
-            at_rest && node.store.heads() == first.heads() && node.replica.heads() == first.heads()
+            let purged = self.config.window.is_none() || node.store.rows().values().all(Row::is_alive);
+            at_rest && purged && node.store.heads() == first.heads() && node.replica.heads() == first.heads()
         });
         if equal {
             self.report.settled_after = self.now - healed;
@@ -76,10 +80,17 @@ impl World {
                 return Err(format!("{} still counts what its store has stored", node.id));
             }
         }
-        let lost = self.history.keys().find(|&&(site, version)| version > first.heads().head(site));
+        let told = self.history.keys().filter(|(site, _)| !self.given_up.contains(site));
+        let lost = told.copied().find(|&(site, version)| version > first.heads().head(site));
         if let Some((site, version)) = lost {
             return Err(format!("version {version} of {site:?} was acknowledged and is lost"));
         }
         if self.is_fold(0) { Ok(()) } else { Err("the rows are not the fold of the history".to_owned()) }
     }
+}
+
+/// Whether the digests are equal, of what neither has begun to purge.
+fn agree(a: &Store, b: &Store) -> bool {
+    let floor = a.purged().floor.max(b.purged().floor);
+    a.digests().from(floor) == b.digests().from(floor)
 }

@@ -154,20 +154,12 @@ impl World {
             return;
         }
         self.report.crashes += 1;
-        self.abandon_conns(node);
+        self.stop(node);
         let power = self.rng.random_bool(0.5);
         let hole = self.rng.random_bool(self.faults.hole);
         self.note(|world| format!("{} crashes", world.nodes[node].id));
         let rename = self.rng.random_bool(0.3) && !self.sabotaged(Sabotage::PublishBeforeSync);
         let it = &mut self.nodes[node];
-        it.running = false;
-        it.jobs.clear();
-        it.busy = false;
-        it.timer = None;
-        it.unreported = 0;
-        it.unsynced.clear();
-        it.links.clear();
-        it.heard.clear();
         if power && self.faults.durability == Durability::Normal {
             let site = it.store.site();
             it.store = it.disk.clone();
@@ -188,6 +180,20 @@ impl World {
             it.store.leave_hole(head + 100);
         }
         it.disk = it.store.clone();
+    }
+
+    /// What was in memory is gone.
+    pub(super) fn stop(&mut self, node: usize) {
+        self.abandon_conns(node);
+        let it = &mut self.nodes[node];
+        it.running = false;
+        it.jobs.clear();
+        it.busy = false;
+        it.timer = None;
+        it.unreported = 0;
+        it.unsynced.clear();
+        it.links.clear();
+        it.heard.clear();
     }
 
     /// The end of the first phase.

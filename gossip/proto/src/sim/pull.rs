@@ -5,12 +5,13 @@ use rand::seq::IteratorRandom;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::Sabotage;
-use super::store::Job;
+use super::store::{Job, Whole};
 use super::world::{Event, Life, World};
-use crate::frame::{PulledRow, row_frames};
+use crate::frame::{Answered, PulledRow, Question, row_frames};
 use crate::model::Answer;
+use crate::purged::Away;
 use crate::replica::{Input, PULL_STALL, PullOutcome};
-use crate::{Frame, NodeId, Vector};
+use crate::{Frame, NodeId, Purged, Vector};
 
 /// A pull that is under way.
 pub(super) struct Asked {
@@ -27,21 +28,21 @@ const SNAPSHOT_PARTS: usize = 4;
 /// An answer, put together.
 struct Heard {
     rows: Vec<PulledRow>,
-    heads: Option<Vector>,
+    end: Option<Answered>,
     /// The bytes of a snapshot that came whole.
     snapshot: Option<Vec<u8>>,
-    /// How the pull ended if there are no heads.
+    /// How the pull ended if there is none.
     outcome: PullOutcome,
 }
 
 impl Heard {
     fn read(parts: &[Vec<u8>]) -> Result<Self, String> {
-        let mut heard = Self { rows: Vec::new(), heads: None, snapshot: None, outcome: PullOutcome::Failed };
+        let mut heard = Self { rows: Vec::new(), end: None, snapshot: None, outcome: PullOutcome::Failed };
         let (mut bytes, mut length) = (Vec::new(), 0);
         for part in parts {
             match Frame::decode(part) {
                 Ok(Frame::Rows(more)) => heard.rows.extend(more),
-                Ok(Frame::Pulled(all)) => heard.heads = Some(all),
+                Ok(Frame::Pulled(end)) => heard.end = Some(end),
                 Ok(Frame::Refused(_)) => {}
                 Ok(Frame::NeedsSnapshot) => heard.outcome = PullOutcome::NeedsSnapshot,
                 Ok(Frame::Snapshot(all)) => length = all,
@@ -77,7 +78,8 @@ impl World {
         }
         let from = self.index(from);
         let id = self.next_id();
-        let question = above.map(|above| Frame::Pull(above).encode());
+        let purged = self.nodes[node].store.purged().through.clone();
+        let question = above.map(|above| Frame::Pull(Question { above, purged }).encode());
         self.pulls.insert(id, Asked { asker: self.life(node), from, question, parts: Vec::new() });
         let delay = self.delay();
         self.after(delay, Event::Asked(id));
@@ -90,30 +92,40 @@ impl World {
         if !self.nodes[asked.from].running || !self.cuts.passes(asked.asker.node, asked.from) {
             return;
         }
-        let above = match asked.question.as_deref().map(Frame::decode) {
+        let question = match asked.question.as_deref().map(Frame::decode) {
             None => return self.answer_snapshot(id),
-            Some(Ok(Frame::Pull(above))) => above,
+            Some(Ok(Frame::Pull(question))) => question,
             Some(other) => return self.fail(format!("a question cannot be read: {other:?}")),
         };
         // An answer of what is not synced would tell of it.
         let node = &self.nodes[asked.from];
         let store = if self.publishes_unsynced() { &node.store } else { &node.disk };
         let by_site = self.sabotaged(Sabotage::PullBySite);
-        let mut answer = store.collect(&above);
+        let above = &question.above;
+        let mut answer = store.collect(above);
+        let end = |answer: &Answer| Answered { heads: answer.heads.clone(), purged: answer.purged.clone() };
+        let away = if self.sabotaged(Sabotage::JoinWhoWasAway) { Away::Nobody } else { end(&answer).away(&question) };
         if by_site {
-            let site = store.heads().above(&above).iter().map(|(site, _)| site).choose(&mut self.rng);
-            answer = site.map_or(Answer { rows: Vec::new(), heads: Vector::default() }, |site| {
-                let all = store.heads().iter();
-                let head = |asked: u64, (of, head)| (of, if of == site { asked } else { head });
-                let rows = store.collect(&all.map(|entry| head(above.head(site), entry)).collect()).rows;
-                Answer { rows, heads: [(site, store.heads().head(site))].into_iter().collect() }
-            });
+            let site = store.heads().above(above).iter().map(|(site, _)| site).choose(&mut self.rng);
+            answer =
+                site.map_or(Answer { rows: Vec::new(), heads: Vector::default(), purged: Purged::default() }, |site| {
+                    let all = store.heads().iter();
+                    let head = |asked: u64, (of, head)| (of, if of == site { asked } else { head });
+                    let rows = store.collect(&all.map(|entry| head(above.head(site), entry)).collect()).rows;
+                    let heads = [(site, store.heads().head(site))].into_iter().collect();
+                    Answer { rows, heads, purged: Purged::default() }
+                });
         }
         // From parts so small that rows are split to ones that hold everything.
         let part_bytes = 1 << self.rng.random_range(5..14);
+        let end = Frame::Pulled(end(&answer)).encode();
         let mut parts: Vec<_> = row_frames(answer.rows, part_bytes).iter().map(Frame::encode).collect();
-        parts.push(Frame::Pulled(answer.heads).encode());
-        if !by_site && parts.len() > SNAPSHOT_PARTS && self.rng.random_bool(0.5) {
+        parts.push(end);
+        if away == Away::They {
+            parts = vec![Frame::NeedsSnapshot.encode()];
+        } else if away == Away::We {
+            parts = vec![Frame::Refused("away for too long".to_owned()).encode()];
+        } else if !by_site && parts.len() > SNAPSHOT_PARTS && self.rng.random_bool(0.5) {
             parts = vec![Frame::NeedsSnapshot.encode()];
         } else if self.rng.random_bool(self.faults.pull) {
             parts.pop();
@@ -129,8 +141,8 @@ impl World {
         let Some(asked) = self.pulls.get(&id) else { return };
         let node = &self.nodes[asked.from];
         let store = if self.publishes_unsynced() { &node.store } else { &node.disk };
-        let Answer { rows, heads } = store.collect(&Vector::default());
-        let file = [Frame::Rows(rows).encode(), Frame::Pulled(heads).encode()];
+        let Answer { rows, heads, purged } = store.collect(&Vector::default());
+        let file = [Frame::Rows(rows).encode(), Frame::Pulled(Answered { heads, purged }).encode()];
         let bytes: Vec<u8> =
             file.iter().flat_map(|frame| [&(frame.len() as u64).to_le_bytes(), &frame[..]].concat()).collect();
         let mut parts = vec![Frame::Snapshot(bytes.len() as u64).encode()];
@@ -157,10 +169,12 @@ impl World {
             return;
         }
         let Some(asked) = self.pulls.remove(&id).filter(|asked| self.is_alive(asked.asker)) else { return };
+        let mut whole = Whole::Rows;
         let read = match Heard::read(&asked.parts) {
             // A snapshot is a sequence of frames here, where a real store sends its file.
             Ok(Heard { snapshot: Some(bytes), .. }) => {
                 self.report.snapshots += 1;
+                whole = Whole::Snapshot;
                 Heard::read(&records(&bytes))
             }
             other => other,
@@ -168,7 +182,9 @@ impl World {
         let node = asked.asker.node;
         let from = self.nodes[asked.from].id.clone();
         match read {
-            Ok(Heard { heads: Some(heads), rows, .. }) => self.enqueue(node, Job::Join(from, rows, heads)),
+            Ok(Heard { end: Some(Answered { heads, purged }), rows, .. }) => {
+                self.enqueue(node, Job::Join(from, Answer { rows, heads, purged }, whole));
+            }
             Ok(Heard { outcome, .. }) => self.feed(node, Input::Pulled(from, outcome)),
             Err(what) => self.fail(what),
         }

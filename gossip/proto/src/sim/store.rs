@@ -7,8 +7,8 @@ use rand::RngExt;
 use super::Sabotage;
 use super::faults::Durability;
 use super::world::{Event, World};
-use crate::frame::PulledRow;
-use crate::model::Statement;
+use crate::model::{Answer, Statement};
+use crate::purged::Away;
 use crate::replica::{Input, PullOutcome};
 use crate::{Frame, NodeId, Vector, Version};
 
@@ -16,7 +16,15 @@ use crate::{Frame, NodeId, Vector, Version};
 pub(super) enum Job {
     Commit(Vec<Statement>),
     Apply(Vec<Version>),
-    Join(NodeId, Vec<PulledRow>, Vector),
+    Join(NodeId, Answer, Whole),
+    Purge(Vector),
+}
+
+/// Whether an answer is a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whole {
+    Rows,
+    Snapshot,
 }
 
 impl World {
@@ -46,7 +54,9 @@ impl World {
             Some(Job::Join(from, ..)) if full => self.report_to(node, Input::Pulled(from, PullOutcome::Failed)),
             Some(Job::Commit(statements)) => self.commit(node, &statements),
             Some(Job::Apply(versions)) => self.apply(node, &versions),
-            Some(Job::Join(from, rows, heads)) => self.join(node, from, rows, &heads),
+            Some(Job::Join(from, answer, whole)) => self.join(node, from, answer, whole),
+            Some(Job::Purge(_)) if full => {}
+            Some(Job::Purge(through)) => self.purge(node, &through),
             None => {}
         }
         self.check_node(node);
@@ -76,16 +86,21 @@ impl World {
         }
     }
 
-    fn join(&mut self, node: usize, from: NodeId, mut rows: Vec<PulledRow>, heads: &Vector) {
+    fn join(&mut self, node: usize, from: NodeId, mut answer: Answer, whole: Whole) {
         if self.sabotaged(Sabotage::JoinInParts) {
-            let second = rows.split_off(rows.len() / 2);
-            self.nodes[node].store.join(rows, &Vector::default());
+            let second = answer.rows.split_off(answer.rows.len() / 2);
+            self.nodes[node].store.join(std::mem::replace(&mut answer.rows, second), &Vector::default());
             self.check_readers(node);
-            rows = second;
         }
-        let heads = self.nodes[node].store.join(rows, heads).clone();
+        let outcome = match self.take_rows(node, &mut answer) {
+            Away::Nobody => PullOutcome::Joined,
+            Away::We if whole == Whole::Snapshot => return self.begin_anew(node, answer),
+            Away::We => PullOutcome::NeedsSnapshot,
+            Away::They => PullOutcome::Failed,
+        };
+        let heads = self.nodes[node].store.heads().clone();
         self.report_to(node, Input::Stored(heads));
-        self.report_to(node, Input::Pulled(from, PullOutcome::Joined));
+        self.report_to(node, Input::Pulled(from, outcome));
     }
 
     /// The replica hears of it once it is synced.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::frame::{Answered, Question};
 use crate::replica::{Input, Output, PullOutcome, Stream};
 use crate::version::Life;
 use crate::{Change, Frame, Hlc, Key, NodeId, Replica, SiteId, Value, Vector, Version};
@@ -226,12 +227,12 @@ impl Wide {
                     self.at(self.now + STORE, Event::Feed(node, Input::Stored(heads)));
                 }
                 Output::Pull(from, above) => {
-                    self.traffic.pulls += weight(&Frame::Pull(above));
+                    self.traffic.pulls += weight(&Frame::Pull(Question { above, ..Question::default() }));
                     let from = number(&from);
                     self.at(self.now + 2 * self.delay, Event::Pulled { asker: node, from });
                 }
-                // Nobody says here that too much is missing.
-                Output::Snapshot(_) => {}
+                // Nobody says here that too much is missing, or who is known.
+                Output::Snapshot(_) | Output::Purge(_) => {}
             }
         }
         self.set_timer(node);
@@ -260,7 +261,8 @@ impl Wide {
         let outcome = if self.nodes[from].alive {
             let heads = self.nodes[from].replica.heads().clone();
             let missing = usize::try_from(self.nodes[asker].replica.heads().lag(&heads)).unwrap_or(usize::MAX);
-            self.traffic.pulls += weight(&Frame::Pulled(heads.clone())) + missing * VERSION_BYTES;
+            let end = Frame::Pulled(Answered { heads: heads.clone(), ..Answered::default() });
+            self.traffic.pulls += weight(&end) + missing * VERSION_BYTES;
             self.feed(asker, Input::Stored(heads));
             PullOutcome::Joined
         } else {

@@ -32,6 +32,7 @@ pub(super) enum Event {
     Synced(Life),
     Report(Life, Input),
     Gossip(Life),
+    Purge(Life),
     Dial(Life, usize),
     Opened(u64, End),
     Arrive(u64, End),
@@ -70,6 +71,8 @@ pub(super) struct Node {
     pub(super) ours: BTreeMap<usize, u64>,
     pub(super) theirs: BTreeMap<usize, u64>,
     pub(super) heard: BTreeMap<usize, Duration>,
+    /// How long others were not heard, while we listened. Survives a crash.
+    pub(super) unheard: BTreeMap<usize, Duration>,
     pub(super) published: Option<(Duration, u64)>,
 }
 
@@ -87,6 +90,8 @@ pub(super) struct World {
     pub(super) pulls: BTreeMap<u64, Asked>,
     /// What was acknowledged, but for what a power cut then took. That is nowhere, or somebody heard of it too early.
     pub(super) history: BTreeMap<(SiteId, u64), Arc<Version>>,
+    /// Sites that gave up what they had told nobody: it was written again by another one, or is lost.
+    pub(super) given_up: BTreeSet<SiteId>,
     pub(super) numbers: i64,
     pub(super) report: Report,
     pub(super) failure: Option<String>,
@@ -103,7 +108,9 @@ impl World {
     pub(super) fn new(seed: u64, config: &Config) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let faults = Faults::draw(&mut rng);
-        let nodes = (0..config.nodes).map(|n| Node::new(n, rng.random_range(0..60_000))).collect();
+        // Against a window of a second or two a minute would be for ever.
+        let skew_ms = if config.window.is_some() { 500 } else { 60_000 };
+        let nodes = (0..config.nodes).map(|n| Node::new(n, rng.random_range(0..skew_ms))).collect();
         let mut world = Self {
             seed,
             config: config.clone(),
@@ -117,6 +124,7 @@ impl World {
             conns: BTreeMap::new(),
             pulls: BTreeMap::new(),
             history: BTreeMap::new(),
+            given_up: BTreeSet::new(),
             numbers: 0,
             report: Report::default(),
             failure: None,
@@ -163,6 +171,7 @@ impl World {
             Event::Stored(life) => self.if_alive(life, Self::finish_job),
             Event::Synced(life) => self.if_alive(life, Self::sync),
             Event::Gossip(life) => self.if_alive(life, Self::gossip),
+            Event::Purge(life) => self.if_alive(life, Self::look_for_tombstones),
             Event::Dial(life, to) => self.if_alive(life, |world, node| world.dial(node, to)),
             Event::Report(life, input) => self.if_alive(life, |world, node| {
                 world.nodes[node].unreported -= 1;
@@ -242,6 +251,7 @@ impl World {
         self.note(|world| format!("{} starts with {:?}", world.nodes[node].id, world.nodes[node].store.heads()));
         let life = self.life(node);
         self.after(gossip, Event::Gossip(life));
+        self.begin_to_purge(node);
         self.after(sync, Event::Synced(life));
         let write = self.write_delay();
         self.after(write, Event::Write(life));
@@ -288,6 +298,7 @@ impl World {
                 Output::Apply(versions) => self.enqueue(node, Job::Apply(versions)),
                 Output::Pull(from, above) => self.ask(node, &from, Some(above)),
                 Output::Snapshot(from) => self.ask(node, &from, None),
+                Output::Purge(covered) => self.purge_covered(node, &covered),
             }
         }
         if self.nodes[node].replica.deadline() <= now {
@@ -341,6 +352,7 @@ impl Node {
             ours: BTreeMap::new(),
             theirs: BTreeMap::new(),
             heard: BTreeMap::new(),
+            unheard: BTreeMap::new(),
             published: None,
         }
     }

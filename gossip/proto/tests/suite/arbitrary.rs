@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use kith_gossip_proto::buckets::{Bucket, Buckets};
-use kith_gossip_proto::frame::{Hello, PulledRow};
+use kith_gossip_proto::frame::{Answered, Hello, PulledRow, Question};
 use kith_gossip_proto::version::Life;
-use kith_gossip_proto::{Cell, Change, Digest, Frame, Hlc, Key, Name, Row, SiteId, Stamp, Value, Vector, Version};
+use kith_gossip_proto::{
+    Cell, Change, Day, Digest, Frame, Hlc, Key, Name, Purged, Row, SiteId, Stamp, Value, Vector, Version,
+};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
@@ -112,14 +114,20 @@ pub(crate) fn bucket() -> impl Strategy<Value = Bucket> {
     (0..1024u64).prop_map(|number| Bucket::new(number).unwrap())
 }
 
+fn purged() -> impl Strategy<Value = Purged> {
+    let lengths = proptest::collection::btree_map(table(), ordinal(), 0..3);
+    let parts = (vector(), lengths, any::<u32>());
+    parts.prop_map(|(through, lengths, floor)| Purged { through, lengths, floor: Day(floor) })
+}
+
 pub(crate) fn frame() -> impl Strategy<Value = Frame> {
     prop_oneof![
         hello().prop_map(Frame::Hello),
         vec(version().prop_map(Into::into), 0..4).prop_map(Frame::Versions),
         vector().prop_map(Frame::Heads),
-        vector().prop_map(Frame::Pull),
+        (vector(), vector()).prop_map(|(above, purged)| Frame::Pull(Question { above, purged })),
         vec(pulled_row(), 0..4).prop_map(Frame::Rows),
-        vector().prop_map(Frame::Pulled),
+        (vector(), purged()).prop_map(|(heads, purged)| Frame::Pulled(Answered { heads, purged })),
         ".{0,20}".prop_map(Frame::Refused),
         Just(Frame::NeedsSnapshot),
         any::<u64>().prop_map(Frame::Snapshot),

@@ -211,7 +211,7 @@ proptest! {
             let carries = |row: &Row| row.stamps().iter().any(|stamp| stamp.version > above.head(stamp.site));
             let rows = store.rows().iter().filter(|(_, row)| carries(row));
             let rows = rows.map(|((table, key), row)| PulledRow { table: table.clone(), key: key.clone(), row: row.clone() });
-            prop_assert_eq!(store.collect(&above), Answer { rows: rows.collect(), heads: store.heads().clone() });
+            prop_assert_eq!(store.collect(&above), Answer { rows: rows.collect(), heads: store.heads().clone(), purged: store.purged().clone() });
         }
     }
 }

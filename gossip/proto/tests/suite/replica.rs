@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kith_gossip_proto::buckets::Buckets;
+use kith_gossip_proto::frame::{Answered, Question};
 use kith_gossip_proto::replica::{
     GRAFT_AFTER, HEADS_EVERY, Input, Output, PULL_AFTER, PULL_EVERY, PULL_RETRY, PullOutcome, Sizes, Stream,
     WHOLE_HEADS_AFTER,
@@ -445,8 +446,8 @@ fn a_peer_that_comes_back_with_lower_heads_is_not_ahead_by_its_old_ones() {
 fn frames_that_belong_elsewhere_change_nothing() {
     let mut bench = Bench::with(&["a"]);
     let frames = [
-        Frame::Pull(vector(&[(1, 1)])),
-        Frame::Pulled(vector(&[(1, 1)])),
+        Frame::Pull(Question { above: vector(&[(1, 1)]), ..Question::default() }),
+        Frame::Pulled(Answered { heads: vector(&[(1, 1)]), ..Answered::default() }),
         Frame::Rows(Vec::new()),
         Frame::Refused("no".to_owned()),
         Frame::NeedsSnapshot,

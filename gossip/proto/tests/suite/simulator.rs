@@ -1,7 +1,7 @@
 //! Clusters under faults: every seed must end in equal stores, with nothing torn on the way and nothing lost.
 //!
 //! A failing seed prints itself. `KITH_SIM_SEED=45 cargo nextest run -p kith-gossip-proto replay` runs it again and prints
-//! what happened (`KITH_SIM_NODES=3` where it was not five nodes).
+//! what happened (`KITH_SIM_NODES=3` where it was not five nodes, `KITH_SIM_WINDOW_MS=1500` where tombstones are purged).
 
 use std::ops::Range;
 use std::time::Duration;
@@ -20,6 +20,7 @@ fn config(nodes: usize) -> Config {
         chaos: Duration::from_secs(12),
         settle: SETTLE,
         rest: Duration::ZERO,
+        window: None,
         sabotage: None,
         trace: Trace::Off,
     }
@@ -35,7 +36,9 @@ fn replay() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
     let seed = number("KITH_SIM_SEED").unwrap_or(0);
     let nodes = number("KITH_SIM_NODES").and_then(|nodes| usize::try_from(nodes).ok()).unwrap_or(5);
-    match run(seed, &Config { trace: Trace::On, ..config(nodes) }) {
+    let window = number("KITH_SIM_WINDOW_MS").map(Duration::from_millis);
+    let base = window.map_or_else(|| config(nodes), |_| forgetful(nodes));
+    match run(seed, &Config { trace: Trace::On, window, ..base }) {
         Ok(report) => assert!(report.commits > 0, "{report:?}"),
         Err(failure) => panic!("{failure}"),
     }
@@ -55,6 +58,9 @@ fn sum(reports: &[Report]) -> Report {
         sum.crashes += report.crashes;
         sum.breaks += report.breaks;
         sum.failed_applies += report.failed_applies;
+        sum.purged += report.purged;
+        sum.anew += report.anew;
+        sum.replayed += report.replayed;
     }
     eprintln!("{} runs: {sum:?}", reports.len());
     sum
@@ -136,9 +142,26 @@ fn a_cluster_at_rest_only_pulls_at_random() {
     }
 }
 
+/// Tombstones are kept for so short that nodes are away for longer.
+fn forgetful(nodes: usize) -> Config {
+    Config { window: Some(Duration::from_millis(1_500)), chaos: Duration::from_secs(20), ..config(nodes) }
+}
+
+/// At the end there is not one tombstone anywhere, and no row that was deleted.
+#[test]
+fn g5_nodes_away_for_longer_than_tombstones_are_kept_bring_nothing_back() {
+    let reports = [hold(7_000..7_150, &forgetful(4)), hold(7_150..7_250, &forgetful(3))].concat();
+    let sum = sum(&reports);
+    assert!(sum.purged > 2_000 && sum.anew > 100 && sum.replayed > 20, "{sum:?}");
+}
+
 /// The first of these seeds that fails in one of these ways, as one must.
 fn notices(sabotage: Sabotage, ways: &[&str], seeds: Range<u64>) -> Failure {
-    let config = Config { sabotage: Some(sabotage), ..config(4) };
+    notices_in(&config(4), sabotage, ways, seeds)
+}
+
+fn notices_in(config: &Config, sabotage: Sabotage, ways: &[&str], seeds: Range<u64>) -> Failure {
+    let config = Config { sabotage: Some(sabotage), ..config.clone() };
     let as_foreseen = |failure: &Failure| ways.iter().any(|way| failure.what.contains(way));
     let failed = seeds.clone().filter_map(|seed| run(seed, &config).err()).find(as_foreseen);
     failed.unwrap_or_else(|| panic!("none of the seeds {seeds:?} notices {sabotage:?}"))
@@ -168,6 +191,21 @@ fn versions_that_peers_hear_of_before_the_sync_are_noticed() {
 #[test]
 fn heads_told_before_they_are_stored_are_noticed() {
     notices(Sabotage::TellBeforeStored, &["fold", "not equal"], 0..100);
+}
+
+#[test]
+fn g5_rows_joined_with_those_of_who_was_away_are_noticed() {
+    notices_in(&forgetful(4), Sabotage::JoinWhoWasAway, &["fold", "different rows"], 0..50);
+}
+
+#[test]
+fn g5_tombstones_purged_while_what_was_written_before_is_under_way_are_noticed() {
+    notices_in(&forgetful(4), Sabotage::PurgeAtOnce, &["fold", "different rows", "half a row"], 0..200);
+}
+
+#[test]
+fn g5_causal_lengths_that_are_forgotten_are_noticed() {
+    notices_in(&forgetful(4), Sabotage::ForgetLengths, &["fold", "different rows"], 0..200);
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kith_gossip_proto::buckets::Bucket;
-use kith_gossip_proto::frame::{FRAME_MAX, Hello, PART_BYTES, PulledRow, row_frames};
+use kith_gossip_proto::frame::{Answered, FRAME_MAX, Hello, PART_BYTES, PulledRow, Question, row_frames};
 use kith_gossip_proto::version::Life;
-use kith_gossip_proto::{Cell, Change, DecodeError, Frame, Hlc, Key, Row, Stamp, Value, Vector, Version};
+use kith_gossip_proto::{Cell, Change, DecodeError, Frame, Hlc, Key, Purged, Row, Stamp, Value, Vector, Version};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -21,7 +21,11 @@ fn size(frame: &Frame) -> usize {
             let row = |row: &PulledRow| size_of::<PulledRow>() + row.key.as_bytes().len() + row.row.cells.len() * CELL;
             rows.iter().map(row).sum()
         }
-        Frame::Heads(vector) | Frame::Pull(vector) | Frame::Pulled(vector) | Frame::Graft(vector) => vector.len() * 40,
+        Frame::Heads(vector) | Frame::Graft(vector) => vector.len() * 40,
+        Frame::Pull(Question { above, purged }) => (above.len() + purged.len()) * 40,
+        Frame::Pulled(Answered { heads, purged }) => {
+            (heads.len() + purged.through.len()) * 40 + purged.lengths.len() * CELL
+        }
         Frame::Hello(hello) => hello.label.len() + 200,
         Frame::Prune(sites) => size_of_val(&**sites),
         Frame::Refused(reason) => reason.len(),
@@ -175,14 +179,14 @@ fn bytes_of_wire_version_1() {
         ),
         (
             "pull",
-            Frame::Pull(vector()),
-            "040200aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0100bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbac02",
+            Frame::Pull(Question { above: vector(), purged: Vector::from_iter([(site_id(0xAA), 1)]) }),
+            "040200aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0100bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbac02 010101",
         ),
         ("rows", rows(), GOLDEN_ROWS),
         (
             "pulled",
-            Frame::Pulled(vector()),
-            "060200aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0100bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbac02",
+            Frame::Pulled(Answered { heads: vector(), purged: purged() }),
+            "060200aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0100bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbac02 010103 01 01 00017402",
         ),
         ("refused", Frame::Refused("busy".to_owned()), "070462757379"),
         ("needs snapshot", Frame::NeedsSnapshot, "12"),
@@ -226,7 +230,15 @@ fn a_row_bigger_than_any_frame_can_be_pulled() {
 #[test]
 fn a_pull_asks_for_less_than_a_kilobyte_of_thirty_sites() {
     let heads = (0..30).map(|n| (site_id(n), 1 << 20));
-    assert!(Frame::Pull(heads.collect()).encode().len() < 1_000);
+    let heads: Vector = heads.collect();
+    let question = Question { above: heads.clone(), purged: heads };
+    assert!(Frame::Pull(question).encode().len() < 1_000);
+}
+
+fn purged() -> Purged {
+    let mut purged = Purged::default();
+    purged.note(&"t".into(), 2, stamp(3));
+    purged
 }
 
 const GOLDEN_HELLO: &str = "

@@ -19,6 +19,7 @@ fn core(dir: &TempDir) -> Core {
     let config = StoreConfig { path: dir.path().join("kith.db"), schema, durability: Durability::Full };
     let opened = open(&config).unwrap();
     let state = StoreState {
+        purged: Arc::default(),
         site: opened.ledger.own(),
         boot: opened.boot,
         heads: Arc::clone(opened.ledger.sites.heads()),

@@ -1,0 +1,36 @@
+//! Deletions that this node forgets, and peers that may not have heard of them.
+//!
+//! A peer that was away for longer than deletions are remembered may have written to rows that are forgotten here. Its
+//! versions would bring them back, in part. So they are taken only if they were made after it had applied all that was
+//! purged here; what it made before is pulled, if it may be at all, and a pull says what was deleted meanwhile.
+
+use super::overlay::Mode;
+use super::{Output, Replica};
+use crate::{NodeId, Vector, Version};
+
+impl Replica {
+    /// These are the nodes whose knowledge is waited for.
+    pub(super) fn known(&mut self, nodes: &[NodeId], out: &mut Vec<Output>) {
+        let told = nodes.iter().map(|node| self.members.get(node).and_then(super::Member::heads));
+        out.extend(self.coverage.look(&self.heads, told).map(Output::Purge));
+    }
+
+    /// Tombstones are about to be purged, or were by a peer that we took rows of.
+    pub(super) fn purging(&mut self, through: &Vector) {
+        self.purged.join(through);
+        self.members.purging(&self.purged);
+    }
+
+    /// Whether its sender made a version with knowledge of all that is purged here. In a tree the sender vouches for
+    /// what it forwards: it asked the same of whoever sent it.
+    pub(super) fn may_take(&self, from: &NodeId, version: &Version) -> bool {
+        if self.purged.is_empty() {
+            return true;
+        }
+        let Some(since) = self.members.get(from).and_then(super::Member::followed_since) else { return false };
+        match self.overlay.mode() {
+            Mode::Whole => version.version > since.head(version.site),
+            Mode::Tree => true,
+        }
+    }
+}
