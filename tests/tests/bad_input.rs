@@ -5,9 +5,16 @@ use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use kith_tests::lab::{Api, Dev, Reply, Run, exchange, resolve};
+use kith_tests::skip::skip;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+/// EMFILE.
+const TOO_MANY_FILES: i32 = 24;
 
 /// A `kith dev` with one fact in it, so that what is lost is noticed.
 struct Subject {
@@ -139,6 +146,42 @@ async fn a_body_over_one_mebibyte_is_refused() {
         subject.api().query("SELECT 1 FROM cluster_metadata WHERE key = 'big'").await.expect("it answers"),
         Vec::<Value>::new()
     );
+    subject.ends_well().await;
+}
+
+/// Nine of ten begin a request and do not end its head, one of ten does not end its body.
+#[tokio::test]
+async fn ten_thousand_connections_that_ask_for_nothing_keep_nobody_out() {
+    const CONNECTIONS: usize = 10_000;
+    let subject = Subject::start().await;
+    let (api, before) = (subject.api(), subject.dev.resident());
+    let mut held = Vec::with_capacity(CONNECTIONS);
+    for n in 1..=CONNECTIONS {
+        let mut stream = match TcpStream::connect(subject.dev.nodes[0].api).await {
+            Ok(stream) => stream,
+            Err(error) if error.raw_os_error() == Some(TOO_MANY_FILES) => {
+                return skip("ten_thousand_connections", &format!("this process may open {n} files only"));
+            }
+            Err(error) => panic!("connection {n}: {error}"),
+        };
+        let end = if n % 10 == 0 { "content-type: application/json\r\ncontent-length: 1000\r\n\r\n[" } else { "" };
+        // One that made way already takes nothing.
+        drop(stream.write_all(format!("POST /v1/transactions HTTP/1.1\r\nhost: kith\r\n{end}").as_bytes()).await);
+        held.push(stream);
+        if n % 1_000 == 0 {
+            let began = Instant::now();
+            assert_eq!(api.query("SELECT 1").await, Ok(vec![json!([1])]), "beside {n} connections");
+            assert!(began.elapsed() < Duration::from_secs(1), "{:?} beside {n} connections", began.elapsed());
+        }
+    }
+    let more = subject.dev.resident().saturating_sub(before);
+    assert!(more < 64, "{more} MiB more for {CONNECTIONS} connections");
+    let closed = api.get("/metrics").await.expect("metrics").body;
+    let closed = closed.lines().find_map(|line| line.strip_prefix("kith_http_connections_closed_total "));
+    let closed: usize = closed.and_then(|number| number.parse().ok()).expect("a number");
+    eprintln!("{closed} of {CONNECTIONS} connections made way, {more} MiB more");
+    assert!(closed > CONNECTIONS / 2, "{closed}");
+    drop(held);
     subject.ends_well().await;
 }
 

@@ -1,7 +1,8 @@
 //! Room for connections: how many are served at once, and which one makes way for the next.
 //!
-//! Opening a connection costs a client nothing. So at the bound the one that has been without a request for longest is closed
-//! and not the newest left waiting: those that only sit there cannot keep those out that ask.
+//! Opening a connection costs a client nothing. So at the bound one without a request is closed and not the newest left
+//! waiting: those that only sit there cannot keep those out that ask. First go those that never asked for anything, then those
+//! that have been quiet for longest: a client that keeps its connection does not lose it to a crowd that says nothing.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -20,11 +21,20 @@ pub(super) struct Room {
     closed: Counter,
 }
 
-/// Connections without a request, by when they last had one.
+/// Connections without a request, in the order in which they make way.
 #[derive(Debug, Default)]
 struct Quiet {
     turns: u64,
-    connections: BTreeMap<u64, CancellationToken>,
+    connections: BTreeMap<Turn, CancellationToken>,
+}
+
+/// Since when a connection is quiet. Ordered: the first makes way first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    /// It never had a request.
+    FromTheStart(u64),
+    /// Since its last request ended.
+    Since(u64),
 }
 
 /// A connection's place, given back when dropped.
@@ -40,7 +50,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 enum Requests {
     /// None is running since this turn.
-    Quiet(u64),
+    Quiet(Turn),
     /// So many are running.
     Running(usize),
 }
@@ -74,7 +84,7 @@ impl Room {
 
     fn place(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Place {
         let make_way = CancellationToken::new();
-        let turn = self.quieten(make_way.clone());
+        let turn = self.quieten(Turn::FromTheStart, make_way.clone());
         Place { room: Arc::clone(self), state: Mutex::new(Requests::Quiet(turn)), make_way, _permit: permit }
     }
 
@@ -86,15 +96,15 @@ impl Room {
         }
     }
 
-    fn quieten(&self, make_way: CancellationToken) -> u64 {
+    fn quieten(&self, turn: fn(u64) -> Turn, make_way: CancellationToken) -> Turn {
         let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
         quiet.turns += 1;
-        let turn = quiet.turns;
+        let turn = turn(quiet.turns);
         quiet.connections.insert(turn, make_way);
         turn
     }
 
-    fn wake(&self, turn: u64) {
+    fn wake(&self, turn: Turn) {
         self.quiet.lock().unwrap_or_else(PoisonError::into_inner).connections.remove(&turn);
     }
 }
@@ -123,7 +133,7 @@ impl Place {
         match *state {
             Requests::Running(count) if count > 1 => *state = Requests::Running(count - 1),
             Requests::Running(_) => {
-                *state = Requests::Quiet(self.room.quieten(self.make_way.clone()));
+                *state = Requests::Quiet(self.room.quieten(Turn::Since, self.make_way.clone()));
                 self.room.turned_quiet.notify_waiters();
             }
             Requests::Quiet(_) => {}
@@ -179,7 +189,13 @@ mod tests {
         assert!(fourth.as_mut().now_or_never().is_none());
         assert!(busy.make_way().is_cancelled(), "asked as soon as it was quiet");
         drop(busy);
-        fourth.await;
+        let fourth = fourth.await;
         assert_eq!(closed.get(), 2);
+
+        // The fourth is the newest, and the only one that never asked.
+        third.end();
+        let mut fifth = pin!(room.enter());
+        assert!(fifth.as_mut().now_or_never().is_none());
+        assert_eq!((fourth.make_way().is_cancelled(), third.make_way().is_cancelled()), (true, false));
     }
 }

@@ -73,6 +73,17 @@ impl Dev {
         Api::new(self.nodes[0].api)
     }
 
+    /// The memory of its process that is in use, in MiB.
+    ///
+    /// # Panics
+    /// If the system does not say.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("what it holds");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
+    }
+
     /// All it has logged.
     #[must_use]
     pub fn log(&self) -> String {
