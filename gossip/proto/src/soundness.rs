@@ -10,7 +10,10 @@
 //!    └── nothing is wrong ◄── looking ◄── repaired ── damaged: answers no pull, asks one peer after the other
 //! ```
 //! A look says what is wrong by this store's own account; a repair takes from a peer what that account cannot give. So a
-//! store that is damaged changes itself, and never its peers; two that are sound and differ join their rows, as ever.
+//! store that is damaged changes itself, and never its peers; two that are sound and differ join their rows, as ever. Where
+//! repairs are in vain, since what is broken is not the rows but the file that they would go to, the store begins anew: only
+//! then, and only when peers have just shown that they are sound. A fault of ours may make all nodes find themselves
+//! damaged at the same time, and none of them may throw away what it has.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,6 +29,10 @@ pub const FIRST_LOOK_WITHIN: Duration = Duration::from_secs(60 * 60);
 
 /// How long after a look or a repair that failed the next one is tried, with another peer.
 pub const AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// Repairs from sound peers, after which the store is damaged still, before it begins anew. One repair takes some of the
+/// buckets, and this many take all of them.
+pub const IN_VAIN: u32 = 20;
 
 /// What is known of our own rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +53,8 @@ enum Doing {
     Nothing,
     Looking,
     Repairing,
+    /// The last thing.
+    Ending,
 }
 
 /// What is to be done.
@@ -55,6 +64,19 @@ pub enum Remedy {
     Look(Haste),
     /// Compare our buckets with this peer's and take from it what differs. Answered by [`Soundness::repaired`].
     Repair(NodeId, Trust),
+    /// Give up the store's file, and begin anew from the peers. Not answered.
+    BeginAnew,
+}
+
+/// How a repair ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mended {
+    /// The peer could not be asked, or is damaged itself.
+    Unasked,
+    /// The peer has shown itself sound, and its rows could not be stored.
+    NotStored,
+    /// Its rows are stored.
+    Stored,
 }
 
 /// How fast to look.
@@ -87,6 +109,8 @@ pub struct Soundness {
     not_before: Duration,
     /// Whom we asked last to repair us.
     asked: Option<NodeId>,
+    /// Repairs from sound peers since the rows were sound.
+    repairs: u32,
 }
 
 impl Soundness {
@@ -100,6 +124,7 @@ impl Soundness {
             next_look: now + Duration::from_millis(seed % within),
             not_before: now,
             asked: None,
+            repairs: 0,
         }
     }
 
@@ -125,6 +150,7 @@ impl Soundness {
         self.doing = match remedy {
             Remedy::Look(_) => Doing::Looking,
             Remedy::Repair(..) => Doing::Repairing,
+            Remedy::BeginAnew => Doing::Ending,
         };
         Some(remedy)
     }
@@ -136,6 +162,7 @@ impl Soundness {
         let differing = self.peers.iter().filter_map(|(node, agreement)| Some((agreement.differs_for(now)?, node)));
         let longest = differing.max().filter(|&(time, _)| time >= DIFFERS_FOR).map(|(_, node)| node.clone());
         match (&self.rows, longest) {
+            (Rows::Damaged(_), _) if self.repairs >= IN_VAIN => Some(Remedy::BeginAnew),
             (Rows::Damaged(_), _) => {
                 let node = self.after(self.asked.as_ref())?;
                 self.asked = Some(node.clone());
@@ -170,6 +197,9 @@ impl Soundness {
             None if self.agrees() => Rows::Trusted,
             None => Rows::Sound,
         };
+        if wrong.is_empty() {
+            self.repairs = 0;
+        }
     }
 
     /// The look that was due could not be made.
@@ -178,16 +208,25 @@ impl Soundness {
         self.not_before = now + AGAIN_AFTER;
     }
 
-    /// The repair that was due has ended, in one way or another. After one of damaged rows a look says whether it sufficed.
-    pub fn repaired(&mut self, now: Duration) -> Option<Remedy> {
+    /// The repair that was due has ended. After one of damaged rows a look says whether it sufficed.
+    pub fn repaired(&mut self, mended: Mended, now: Duration) -> Option<Remedy> {
         self.doing = Doing::Nothing;
-        match self.rows {
-            Rows::Damaged(_) => {
-                self.not_before = now + AGAIN_AFTER;
+        match (&self.rows, mended) {
+            (Rows::Damaged(_), Mended::Stored) => {
+                self.repairs += 1;
                 self.doing = Doing::Looking;
                 Some(Remedy::Look(Haste::AtOnce))
             }
-            Rows::Trusted | Rows::Sound => {
+            (Rows::Damaged(_), Mended::NotStored) => {
+                self.repairs += 1;
+                self.not_before = now + AGAIN_AFTER;
+                None
+            }
+            (Rows::Damaged(_), Mended::Unasked) => {
+                self.not_before = now + AGAIN_AFTER;
+                None
+            }
+            (Rows::Trusted | Rows::Sound, _) => {
                 self.not_before = now + DIFFERS_FOR;
                 None
             }
@@ -239,7 +278,7 @@ mod tests {
         }
 
         fn repaired(&mut self, second: u32) -> Option<Remedy> {
-            self.soundness.repaired(second * SECOND)
+            self.soundness.repaired(Mended::Stored, second * SECOND)
         }
 
         fn repair(&self, peer: usize, trust: Trust) -> Option<Remedy> {
@@ -271,16 +310,40 @@ mod tests {
         assert_eq!(bench.soundness.damage(), Some("a row is not what was written"));
         // Whether anybody differs does not matter.
         assert_eq!((bench.at(2, 7), bench.at(3, 8)), (bench.repair(0, Trust::Theirs), None));
-        assert_eq!((bench.repaired(4), bench.at(5, 7)), (AT_ONCE, None));
-        bench.looked(6, &["another row is not"]);
-        assert_eq!((bench.at(7, 7), bench.at(14, 7)), (None, bench.repair(1, Trust::Theirs)));
-        assert_eq!(bench.repaired(15), AT_ONCE);
-        bench.soundness.not_looked(16 * SECOND);
-        assert_eq!((bench.at(17, 7), bench.at(26, 7)), (None, bench.repair(0, Trust::Theirs)));
-        assert_eq!(bench.repaired(27), AT_ONCE);
-        bench.looked(28, &[]);
+        assert_eq!(bench.soundness.repaired(Mended::Unasked, 4 * SECOND), None);
+        assert_eq!((bench.at(13, 7), bench.at(14, 7)), (None, bench.repair(1, Trust::Theirs)));
+        assert_eq!((bench.repaired(15), bench.at(16, 7)), (AT_ONCE, None));
+        bench.looked(17, &["another row is not"]);
+        assert_eq!((bench.at(18, 7), bench.repaired(19)), (bench.repair(0, Trust::Theirs), AT_ONCE));
+        bench.soundness.not_looked(20 * SECOND);
+        assert_eq!((bench.at(29, 7), bench.at(30, 7)), (None, bench.repair(1, Trust::Theirs)));
+        assert_eq!(bench.repaired(31), AT_ONCE);
+        bench.looked(32, &[]);
         assert_eq!(bench.soundness.damage(), None);
         assert_eq!(bench.at(60, 7), None);
+    }
+
+    #[test]
+    fn a_store_begins_anew_when_what_sound_peers_gave_it_does_not_help() {
+        let mut bench = Bench::new();
+        bench.looked(1, &["a row stays where no key leads to it"]);
+        // A peer that does not answer says nothing of either.
+        for minute in 0..2 * IN_VAIN {
+            assert!(matches!(bench.at(60 * minute, 7), Some(Remedy::Repair(..))));
+            assert_eq!(bench.soundness.repaired(Mended::Unasked, 60 * minute * SECOND), None);
+        }
+        let later = 120 * IN_VAIN;
+        for minute in 0..IN_VAIN {
+            assert!(matches!(bench.at(later + 60 * minute, 7), Some(Remedy::Repair(..))));
+            if minute % 2 == 0 {
+                assert_eq!(bench.soundness.repaired(Mended::NotStored, (later + 60 * minute) * SECOND), None);
+            } else {
+                assert_eq!(bench.repaired(later + 60 * minute), AT_ONCE);
+                bench.looked(later + 60 * minute, &["a row stays where no key leads to it"]);
+            }
+        }
+        let end = later + 60 * IN_VAIN;
+        assert_eq!((bench.at(end, 7), bench.at(2 * end, 7)), (Some(Remedy::BeginAnew), None));
     }
 
     #[test]

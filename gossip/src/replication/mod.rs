@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kith_gossip_proto::agreement::Agreement;
 use kith_gossip_proto::replica::{Input, Output, PullOutcome, Stream};
-use kith_gossip_proto::soundness::Soundness;
+use kith_gossip_proto::soundness::{Mended, Soundness};
 use kith_gossip_proto::{Frame, NodeId, Replica, SiteId, Vector};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -101,6 +101,7 @@ enum Event {
     NotLooked,
     /// Rows were compared with a peer's, and put right; the heads after it if they were.
     Repaired {
+        mended: Mended,
         heads: Option<Vector>,
     },
 }
@@ -421,7 +422,7 @@ impl<S: Storage> Replication<S> {
             Event::Known(nodes) => self.feed(Input::Known(nodes)),
             Event::Due(due) => self.purge(due),
             Event::NotLooked => self.soundness.not_looked(self.started.elapsed()),
-            Event::Repaired { heads } => self.repaired(heads),
+            Event::Repaired { mended, heads } => self.repaired(mended, heads),
         }
     }
 

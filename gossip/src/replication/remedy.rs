@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kith_gossip_proto::Vector;
 use kith_gossip_proto::replica::Input;
-use kith_gossip_proto::soundness::{Haste, Remedy};
+use kith_gossip_proto::soundness::{Haste, Mended, Remedy};
 
 use super::storage::Storage;
 use super::{Event, Links, Replication, repair};
@@ -36,6 +36,7 @@ impl<S: Storage> Replication<S> {
                     }
                 });
             }
+            Remedy::BeginAnew => store.begin_anew(),
             Remedy::Repair(node, trust) => drop(self.tasks.spawn(repair::ask(net, store, events, node, trust))),
         }
     }
@@ -54,11 +55,11 @@ impl<S: Storage> Replication<S> {
         }
     }
 
-    pub(super) fn repaired(&mut self, heads: Option<Vector>) {
+    pub(super) fn repaired(&mut self, mended: Mended, heads: Option<Vector>) {
         if let Some(heads) = heads {
             self.feed(Input::Stored(heads));
         }
-        if let Some(remedy) = self.soundness.repaired(self.started.elapsed()) {
+        if let Some(remedy) = self.soundness.repaired(mended, self.started.elapsed()) {
             self.begin(remedy);
         }
     }

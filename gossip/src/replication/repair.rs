@@ -19,7 +19,7 @@ use kith_gossip_proto::buckets::{Bucket, Buckets};
 use kith_gossip_proto::frame::{Answered, Question};
 use kith_gossip_proto::purged::Away;
 use kith_gossip_proto::replica::PULL_STALL;
-use kith_gossip_proto::soundness::Trust;
+use kith_gossip_proto::soundness::{Mended, Trust};
 use kith_gossip_proto::{Frame, NodeId, Vector};
 use quinn::SendStream;
 use thiserror::Error;
@@ -60,20 +60,26 @@ enum RepairError {
 /// Compares with a node, takes from it what differs, and reports that it has ended, once.
 pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Event>, node: NodeId, trust: Trust) {
     net.counters().repairs.inc();
-    let heads = match mend(&net, &store, &node, trust).await {
+    let (mended, heads) = match mend(&net, &store, &node, trust).await {
         Ok((heads, rows)) => {
             net.counters().rows_repaired.inc_by(rows);
             tracing::warn!(peer = %node, rows, "rows were compared with a peer's, and damaged ones replaced by them");
-            Some(heads)
+            (Mended::Stored, Some(heads))
         }
         Err(error) => {
             net.counters().repairs_failed.inc();
             tracing::warn!(peer = %node, error = %Chain(&error), "rows were not put right");
-            None
+            let mended = match error {
+                RepairError::Apply(_) => Mended::NotStored,
+                RepairError::Survey(_) | RepairError::Damaged | RepairError::Pull(_) | RepairError::Frame(_) => {
+                    Mended::Unasked
+                }
+            };
+            (mended, None)
         }
     };
     // Fails only at shutdown.
-    drop(events.send(Event::Repaired { heads }).await);
+    drop(events.send(Event::Repaired { mended, heads }).await);
 }
 
 /// Returns the heads after it, and how many rows are other than before.

@@ -86,6 +86,9 @@ pub(crate) trait Storage: Clone + Send + Sync + 'static {
     fn join(&self, rows: Vec<PulledRow>, answered: Answered)
     -> impl Future<Output = Result<Vector, ApplyError>> + Send;
 
+    /// Ends the store, whose next start begins anew from the peers.
+    fn begin_anew(&self);
+
     /// Begins the answer to a pull, with all rows of these buckets besides.
     fn collect(
         &self,
@@ -165,6 +168,10 @@ impl Storage for Store {
         answered: Answered,
     ) -> impl Future<Output = Result<Vector, ApplyError>> + Send {
         Self::join(self, rows, answered)
+    }
+
+    fn begin_anew(&self) {
+        Self::begin_anew(self);
     }
 
     fn collect(

@@ -151,6 +151,8 @@ impl Storage for MemoryStore {
         Err(QueryError::ShuttingDown)
     }
 
+    fn begin_anew(&self) {}
+
     async fn repair(&self, _: Cure) -> Result<Repaired, ApplyError> {
         Err(ApplyError::ShuttingDown)
     }

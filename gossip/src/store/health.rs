@@ -5,11 +5,11 @@
 //! nothing. **The file**, where SQLite itself stumbles: nothing that it says can be relied on, so the store ends, and the
 //! next start reads all of it before it trusts it again.
 
-use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
+use std::{fs, io};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -32,11 +32,22 @@ pub(crate) struct Health {
     looked: watch::Sender<Option<Arc<Looked>>>,
     malformed: CancellationToken,
     store: PathBuf,
+    /// Whether peers are known that have its rows.
+    replaceable: AtomicBool,
 }
+
+/// What the next start has to know of the file: the text of a mark beside it.
+const SUSPECT: &str = "SQLite has stumbled over this store: its next start reads it whole\n";
+const HOPELESS: &str = "the rows of this store cannot be put right in its file: its next start keeps it aside\n";
 
 impl Health {
     pub(crate) fn new(store: &Path) -> Self {
-        Self { looked: watch::Sender::default(), malformed: CancellationToken::new(), store: store.to_owned() }
+        Self {
+            looked: watch::Sender::default(),
+            malformed: CancellationToken::new(),
+            store: store.to_owned(),
+            replaceable: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -74,8 +85,27 @@ impl Health {
             return;
         }
         tracing::error!(path = %self.store.display(), detail, "the database is damaged: the store ends, and is read anew");
-        if let Err(error) = File::create(mark(&self.store)) {
-            tracing::warn!(%error, "the next start will not know that the store is to be read whole");
+        self.end(SUSPECT);
+    }
+
+    /// The store was opened by somebody who would begin it anew.
+    pub(crate) fn may_begin_anew(&self) {
+        self.replaceable.store(true, Ordering::Relaxed);
+    }
+
+    /// Rows cannot be put right in this file.
+    pub(crate) fn hopeless(&self) {
+        if self.replaceable.load(Ordering::Relaxed) {
+            tracing::error!(path = %self.store.display(), "repairs are in vain: the store ends, and begins anew");
+            self.end(HOPELESS);
+        } else {
+            tracing::error!(path = %self.store.display(), "repairs are in vain, and without seeds it cannot begin anew");
+        }
+    }
+
+    fn end(&self, text: &str) {
+        if let Err(error) = fs::write(mark(&self.store), text) {
+            tracing::warn!(%error, "the next start will not know what is wrong with the store");
         }
         self.malformed.cancel();
     }
@@ -86,9 +116,23 @@ impl Health {
     }
 }
 
-/// Whether SQLite has stumbled over this store, and nobody has read it whole since.
-pub(crate) fn is_suspect(store: &Path) -> bool {
-    mark(store).exists()
+/// What the last run has left to say of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    None,
+    /// SQLite has stumbled over it, and nobody has read it whole since.
+    Suspect,
+    /// Its rows cannot be put right.
+    Hopeless,
+}
+
+pub(crate) fn marked(store: &Path) -> Mark {
+    match fs::read_to_string(mark(store)) {
+        Ok(text) if text == HOPELESS => Mark::Hopeless,
+        Ok(_) => Mark::Suspect,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Mark::None,
+        Err(_) => Mark::Suspect,
+    }
 }
 
 /// The store was read whole, or is not there any more.

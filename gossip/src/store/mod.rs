@@ -127,7 +127,7 @@ impl Store {
     /// Opens the store like [`open`](Self::open); a file that is damaged is kept aside, and a new store begun in its place.
     /// For a node that has peers: they have its rows, but for what it had told nobody.
     pub fn open_or_begin_anew(config: StoreConfig) -> Result<Self, OpenError> {
-        match Self::open(config.clone()) {
+        let opened = match Self::open(config.clone()) {
             Err(OpenError::Damaged { path, detail }) => {
                 let failed = |error: std::io::Error| OpenError::Sqlite {
                     path: path.clone(),
@@ -142,7 +142,8 @@ impl Store {
                 Self::open(config)
             }
             opened => opened,
-        }
+        };
+        opened.inspect(|store| store.inner.shared.health.may_begin_anew())
     }
 
     /// Opens the store, makes it if there is none, and brings it to the schema. Blocks; to be called at start.
@@ -164,8 +165,8 @@ impl Store {
         };
         let health = Arc::new(Health::new(&path));
         let shared = Arc::new(Shared::new(state, Arc::clone(&tables), Arc::clone(&health)));
-        let mut core = Core::new(opened, &path, durability, Arc::clone(&shared))
-            .map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
+        let mut core =
+            Core::new(opened, &path, durability, Arc::clone(&shared)).map_err(|source| open::failed(&path, source))?;
         let switch = Arc::clone(&core.switch);
         let (commands, queue) = mpsc::channel(QUEUE);
         core.sync_apart(commands.downgrade()).map_err(OpenError::Thread)?;
@@ -404,6 +405,12 @@ impl Store {
         let command = Command::Repair { cure: Box::new(cure), reply };
         self.send(command).await.map_err(|Closed| ApplyError::ShuttingDown)?;
         answer.await.unwrap_or(Err(ApplyError::ShuttingDown))
+    }
+
+    /// Ends the store: its rows cannot be put right in the file that it has. Where it was opened so that it may begin anew,
+    /// it does at its next start; where it may not, it goes on as it is.
+    pub fn begin_anew(&self) {
+        self.inner.shared.health.hopeless();
     }
 
     /// What was found when rows were last looked at, from now on.

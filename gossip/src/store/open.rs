@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::copy;
 use super::error::{OpenError, SchemaError, text};
-use super::health::{clear, is_suspect};
+use super::health::{Mark, clear, marked};
 use super::ledger::{Ledger, is_damage, signed};
 use super::migrate::migrate;
 use super::schema::{SchemaSource, read};
@@ -137,7 +137,16 @@ pub(crate) fn check(conn: &Connection, path: &Path) -> Result<(), OpenError> {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
     // The quick one passes over what indexes say, and is enough as long as nothing has shown otherwise.
-    let looks = if is_suspect(path) { "PRAGMA integrity_check(1)" } else { "PRAGMA quick_check(1)" };
+    let looks = match marked(path) {
+        Mark::None => "PRAGMA quick_check(1)",
+        Mark::Suspect => "PRAGMA integrity_check(1)",
+        Mark::Hopeless => {
+            return Err(OpenError::Damaged {
+                path: path.to_owned(),
+                detail: "its rows cannot be put right".to_owned(),
+            });
+        }
+    };
     let verdict: String = conn.query_row(looks, [], |row| row.get(0)).map_err(sqlite)?;
     if verdict == "ok" {
         clear(path).map_err(|error| sqlite(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))
