@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::SchemaError;
+use super::outline;
 use super::schema::{ColumnDef, Declared, InKey, Kind, TableDef, define};
 use super::stamps::COLUMNS_MAX;
 use super::table::{quote, rows_of, tombs_of};
@@ -66,6 +67,7 @@ pub(crate) fn migrate(conn: &Connection, declared: &Declared) -> Result<Migrated
         })?;
         done.indexes.push(index.name.clone());
     }
+    outline::seal(conn)?;
     Ok(done)
 }
 

@@ -16,6 +16,7 @@ mod rules;
 
 mod migrate;
 mod open;
+mod outline;
 mod table;
 
 mod capture;

@@ -14,6 +14,7 @@ use super::error::{OpenError, SchemaError, text};
 use super::health::{Mark, clear, marked};
 use super::ledger::{Ledger, is_damage, signed};
 use super::migrate::migrate;
+use super::outline;
 use super::schema::{SchemaSource, read};
 use super::sites::Sites;
 use super::table::TableSet;
@@ -133,8 +134,16 @@ pub(crate) fn check(conn: &Connection, path: &Path) -> Result<(), OpenError> {
         if found > FORMAT {
             return Err(OpenError::Newer { path: path.to_owned(), found, known: FORMAT });
         }
+        if !outline::is_sealed(conn).map_err(sqlite)? {
+            let detail = "its tables are not what was declared".to_owned();
+            return Err(OpenError::Damaged { path: path.to_owned(), detail });
+        }
     } else if has("SELECT EXISTS (SELECT 1 FROM sqlite_schema)")? {
-        return Err(OpenError::Foreign { path: path.to_owned() });
+        // With our name on it, it is ours, and has lost its first table.
+        return Err(match has(&format!("SELECT application_id = {APPLICATION_ID} FROM pragma_application_id"))? {
+            true => OpenError::Damaged { path: path.to_owned(), detail: "it has lost its bookkeeping".to_owned() },
+            false => OpenError::Foreign { path: path.to_owned() },
+        });
     }
     // The quick one passes over what indexes say, and is enough as long as nothing has shown otherwise.
     let looks = match marked(path) {
@@ -231,7 +240,7 @@ const LAYOUT: &str = "
     CREATE TABLE IF NOT EXISTS __kith_meta (
         one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, self INTEGER NOT NULL,
         boot INTEGER NOT NULL, nonce INTEGER NOT NULL, reserved_ver INTEGER NOT NULL, reserved_hlc INTEGER NOT NULL,
-        digest BLOB NOT NULL, commits INTEGER NOT NULL, purged_day INTEGER NOT NULL DEFAULT 0,
+        outline INTEGER, digest BLOB NOT NULL, commits INTEGER NOT NULL, purged_day INTEGER NOT NULL DEFAULT 0,
         listened INTEGER NOT NULL DEFAULT 0);
     CREATE TABLE IF NOT EXISTS __kith_day (day INTEGER NOT NULL PRIMARY KEY, sum BLOB NOT NULL);
     CREATE TABLE IF NOT EXISTS __kith_purged (site BLOB NOT NULL PRIMARY KEY, ver INTEGER NOT NULL) WITHOUT ROWID;

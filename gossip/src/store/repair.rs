@@ -1,21 +1,20 @@
 //! Putting damaged rows right, from what a sound peer holds of their buckets. One transaction, so readers see it whole.
 //!
-//! Nothing here believes a row without a sound seal, the log, the digest or an index: rows are replaced by what is
-//! [`proven`], and everything else is made anew from the rows. What stood in a row's place before is written to a file
+//! Nothing here believes the log, the digest or an index, and of a row only what no peer has heard of: rows are replaced by
+//! what is [`proven`], and everything else is made anew from the rows. What stood in a row's place before is written to a file
 //! beside the store.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::frame::{Answered, PulledRow};
-use kith_gossip_proto::repair::proven;
+use kith_gossip_proto::repair::{Seal, proven};
 use kith_gossip_proto::{Key, Name, Purged, Row, Value, Vector};
-use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params_from_iter};
 
+use super::aside::Aside;
 use super::commit::{SchemaChange, Touched};
 use super::error::ExecuteError;
 use super::group::{Sum, run};
@@ -24,9 +23,10 @@ use super::merge::{Merge, place_values};
 use super::open::{Durability, set_durability};
 use super::replaced::Replaced;
 use super::snapshot::{Damage, Snapshot, each, key};
+use super::stamps::Stamps;
 use super::statement::{Sql, value};
 use super::table::{Table, quote, rows_of, tombs_of};
-use super::verify::{Indexes, Log, examine};
+use super::verify::{Indexes, Log, examine, is_sealed};
 use super::writer::Core;
 
 /// What a sound peer holds, and where to put it.
@@ -61,8 +61,8 @@ type Theirs = BTreeMap<(Name, Key), Row>;
 struct Found {
     /// Where a live row lies.
     spot: Option<Spot>,
-    /// Its state, if it is what was written.
-    state: Option<Row>,
+    /// Its state, if it can be read.
+    state: Option<(Row, Seal)>,
     /// What stood in the row, sound or not.
     stood: Vec<Value>,
 }
@@ -149,10 +149,12 @@ impl Core {
                     (Some(key), proven(state.clone(), their, &our_heads, their_heads))
                 }
             };
-            if state.is_some() && state == kept {
-                continue;
+            match (&state, &kept) {
+                (Some((row, Seal::Whole)), Some(kept)) if row == kept => continue,
+                _ => {}
             }
-            replaced.note(&table.name, key.as_ref(), (&stood, state.as_ref()), kept.as_ref());
+            let was = state.as_ref().map(|(row, seal)| (row, *seal));
+            replaced.note(&table.name, key.as_ref(), (&stood, was), kept.as_ref());
             self.take_away(table, spot.as_ref(), key.as_ref())?;
             if let (Some(key), Some(row)) = (key, kept) {
                 Merge { conn: &self.conn, ledger: &mut self.ledger }.row(table, &key, row)?;
@@ -181,7 +183,7 @@ impl Core {
                 (None, true) => continue,
                 (_, false) => Spot::Row(row.get(0)?),
             };
-            let state = readable(snapshot.live(table, &spot))?.flatten().map(|row| row.row);
+            let state = readable(snapshot.look(table, &spot))?.flatten().map(|(row, seal)| (row.row, seal));
             let found = Found { spot: Some(spot), state, stood };
             // Of two rows with one key, one is not what was written: both go, and the peer says which there is.
             let surplus = match key {
@@ -194,16 +196,16 @@ impl Core {
             if !buckets.contains(&Bucket::of(&table.name, &key)) {
                 continue;
             }
-            match all.entry(key) {
-                // A live row with a tombstone, or set aside besides, cannot be.
-                Entry::Occupied(mut live) if !only_cells_aside(&snapshot, table, live.key())? => {
-                    live.get_mut().state = None;
-                }
-                Entry::Occupied(_) => {}
-                Entry::Vacant(free) => {
-                    let at = ValueRef::Blob(free.key().as_bytes());
-                    let state = readable(snapshot.at(table.id, at))?.flatten().map(|row| row.row);
-                    free.insert(Found { spot: None, state, stood: Vec::new() });
+            let tomb = readable(self.ledger.tomb(&self.conn, table, &key))?;
+            let aside = readable(self.ledger.aside(&self.conn, table.id, &key))?;
+            match (all.get_mut(&key), tomb, aside) {
+                // Cells of a live row that are set aside are in its state.
+                (Some(_), Some(None), Some(aside)) if aside.own.is_none() => {}
+                // Two of them cannot be.
+                (Some(live), ..) => live.state = None,
+                (None, tomb, aside) => {
+                    let state = hidden(table, &key, tomb.flatten(), aside.unwrap_or_default());
+                    all.insert(key, Found { spot: None, state, stood: Vec::new() });
                 }
             }
         }
@@ -244,11 +246,13 @@ impl Core {
             let aside = readable(self.ledger.aside(&self.conn, id, &key))?;
             let state = aside.and_then(|aside| aside.own.map(|(cl, rs)| Row { cl, rs, cells: aside.cells }));
             let their = theirs.remove(&(name.clone(), key.clone()));
-            let kept = proven(state.clone(), their, &our_heads, their_heads);
+            let whole = state.clone().map(|row| (row, Seal::Whole));
+            let kept = proven(whole, their, &our_heads, their_heads);
             if state.is_some() && state == kept {
                 continue;
             }
-            replaced.note(&name, Some(&key), (&[], state.as_ref()), kept.as_ref());
+            let was = state.as_ref().map(|row| (row, Seal::Whole));
+            replaced.note(&name, Some(&key), (&[], was), kept.as_ref());
             self.ledger.forget_aside(&self.conn, id, &key)?;
             if let Some(row) = kept {
                 Merge { conn: &self.conn, ledger: &mut self.ledger }.homeless(id, &name, &key, row)?;
@@ -342,9 +346,14 @@ fn homeless_keys(conn: &Connection) -> rusqlite::Result<Vec<(i64, Name, Key)>> {
     Ok(keys)
 }
 
-/// Whether nothing is there of a live row's key but, at most, cells that are set aside.
-fn only_cells_aside(snapshot: &Snapshot<'_>, table: &Table, key: &Key) -> rusqlite::Result<bool> {
-    let tomb = readable(snapshot.ledger.tomb(snapshot.conn, table, key))?;
-    let aside = readable(snapshot.ledger.aside(snapshot.conn, table.id, key))?;
-    Ok(tomb.is_some_and(|tomb| tomb.is_none()) && aside.is_some_and(|aside| aside.own.is_none()))
+/// The state of a row that readers do not see.
+fn hidden(table: &Table, key: &Key, tomb: Option<Stamps>, aside: Aside) -> Option<(Row, Seal)> {
+    match (tomb, aside.own) {
+        (Some(tomb), None) => {
+            let seal = if is_sealed(table, key, &tomb) { Seal::Whole } else { Seal::Broken };
+            Some((Row::tombstone(tomb.cl, tomb.rs()), seal))
+        }
+        (None, Some((cl, rs))) => Some((Row { cl, rs, cells: aside.cells }, Seal::Whole)),
+        (None, None) | (Some(_), Some(_)) => None,
+    }
 }

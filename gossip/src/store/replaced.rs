@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use kith_gossip_proto::repair::Seal;
 use kith_gossip_proto::{Key, Name, Row, Value};
 
 use super::copy::with;
@@ -32,8 +33,14 @@ impl Replaced {
         self.rows
     }
 
-    /// What stood in a row, with its state if that was sound; and what is there of it now, if it is still there.
-    pub(crate) fn note(&mut self, table: &Name, key: Option<&Key>, was: (&[Value], Option<&Row>), is: Option<&Row>) {
+    /// What stood in a row, with its state if that can be read; and what is there of it now, if it is still there.
+    pub(crate) fn note(
+        &mut self,
+        table: &Name,
+        key: Option<&Key>,
+        was: (&[Value], Option<(&Row, Seal)>),
+        is: Option<&Row>,
+    ) {
         self.rows += 1;
         if self.text.len() >= BYTES_MAX {
             self.left_out += 1;
@@ -43,11 +50,12 @@ impl Replaced {
             Some(Ok(values)) => shown(&values),
             Some(Err(_)) | None => "without a sound key".to_owned(),
         };
+        let (values, was) = was;
         let stood = match was {
-            ([], None) => "nothing".to_owned(),
-            ([], Some(row)) => state(row),
-            (values, None) => format!("{}, which was not what was written", shown(values)),
-            (values, Some(row)) => format!("{} ({})", shown(values), state(row)),
+            None if values.is_empty() => "nothing".to_owned(),
+            None => format!("{}, of which the rest cannot be read", shown(values)),
+            Some((row, Seal::Whole)) => state(row),
+            Some((row, Seal::Broken)) => format!("{}, which was not what was written", state(row)),
         };
         let stands = is.map_or_else(|| "nothing".to_owned(), state);
         writeln!(self.text, "{table} {key}\n  was {stood}\n  is {stands}")

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use kith_gossip_proto::frame::PulledRow;
+use kith_gossip_proto::repair::Seal;
 use kith_gossip_proto::{Cell, Key, Name, Row, Value};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
@@ -82,19 +83,25 @@ impl<'a> Snapshot<'a> {
         }
     }
 
-    /// The live row at a place, if it is what was written.
+    /// The live row at a place. Rows are read for peers, and what a disk has changed must not get to them.
     pub(crate) fn live(&self, table: &Table, spot: &Spot) -> rusqlite::Result<Option<PulledRow>> {
+        match self.look(table, spot)? {
+            Some((_, Seal::Broken)) => Err(damaged(Damaged)),
+            Some((row, Seal::Whole)) => Ok(Some(row)),
+            None => Ok(None),
+        }
+    }
+
+    /// The live row at a place, and whether it is what was written.
+    pub(crate) fn look(&self, table: &Table, spot: &Spot) -> rusqlite::Result<Option<(PulledRow, Seal)>> {
         let Some(stamps) = self.ledger.stamps(self.conn, table, spot)? else { return Ok(None) };
         let place = place_values(table, spot);
         let mut statement = self.conn.prepare_cached(&table.sql.read)?;
         let bound = rusqlite::params_from_iter(place.iter().map(Sql));
         let Some(values) = statement.query_row(bound, |row| table.values(row, 0)).optional()? else { return Ok(None) };
-        // Here rows are read for peers: what a disk has changed must not get to them.
         let key = table.key_of(&values).map_err(|_| damaged(Damaged))?;
-        if !stamps.is_sealed(table.terms(&key, &stamps, &values)) {
-            return Err(damaged(Damaged));
-        }
-        self.assemble(table, &stamps, values).map(Some)
+        let seal = if stamps.is_sealed(table.terms(&key, &stamps, &values)) { Seal::Whole } else { Seal::Broken };
+        Ok(Some((self.assemble(table, &stamps, values)?, seal)))
     }
 
     /// A live row from its values and stamps, with what is set aside of it.

@@ -2,7 +2,7 @@
 
 use kith_gossip_proto::buckets::{Bucket, Buckets};
 use kith_gossip_proto::model::{RowId, Statement, Store};
-use kith_gossip_proto::repair::proven;
+use kith_gossip_proto::repair::{Seal, proven};
 use kith_gossip_proto::{Digest, Key, Row, Value, Vector};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -43,6 +43,10 @@ fn stores() -> impl Strategy<Value = (Store, Store)> {
     })
 }
 
+fn seal() -> impl Strategy<Value = Seal> {
+    prop_oneof![Just(Seal::Whole), Just(Seal::Broken)]
+}
+
 fn joined(ours: Option<Row>, theirs: Option<Row>) -> Option<Row> {
     match (ours, theirs) {
         (Some(mut ours), Some(theirs)) => {
@@ -60,28 +64,31 @@ proptest! {
     fn of_a_sound_row_nothing_is_lost((ours, theirs) in stores()) {
         for key in 0..3 {
             let (our, their) = (ours.rows().get(&id(key)).cloned(), theirs.rows().get(&id(key)).cloned());
-            let kept = proven(our.clone(), their.clone(), ours.heads(), theirs.heads());
-            prop_assert_eq!(kept, joined(our, their));
+            for seal in [Seal::Whole, Seal::Broken] {
+                let sound = our.clone().map(|row| (row, seal));
+                let kept = proven(sound, their.clone(), ours.heads(), theirs.heads());
+                prop_assert_eq!(kept, joined(our.clone(), their.clone()));
+            }
         }
     }
 
     /// Whatever a row looks like, as long as its stamps are ones that the peer has applied.
     #[test]
-    fn of_what_the_peer_must_know_nothing_stays((_, theirs) in stores(), false_row in row()) {
+    fn of_what_the_peer_must_know_nothing_stays((_, theirs) in stores(), false_row in row(), seal in seal()) {
         let their = theirs.rows().get(&id(0)).cloned();
         let all: Vector = false_row.stamps().iter().map(|stamp| (stamp.site, stamp.version)).collect();
         let mut heads = theirs.heads().clone();
         heads.join(&all);
-        let kept = proven(Some(false_row.clone()), their.clone(), &heads, &heads);
-        let purged = their.is_none() && !false_row.is_alive();
+        let kept = proven(Some((false_row.clone(), seal)), their.clone(), &heads, &heads);
+        let purged = their.is_none() && !false_row.is_alive() && seal == Seal::Whole;
         prop_assert_eq!(kept, if purged { Some(false_row) } else { their });
     }
 
     #[test]
-    fn a_stamp_that_nobody_gave_stays_nowhere((_, theirs) in stores(), false_row in row()) {
+    fn a_stamp_that_nobody_gave_stays_nowhere((_, theirs) in stores(), false_row in row(), seal in seal()) {
         let their = theirs.rows().get(&id(0)).cloned();
-        let kept = proven(Some(false_row.clone()), their.clone(), &Vector::default(), &Vector::default());
-        let purged = their.is_none() && !false_row.is_alive();
+        let kept = proven(Some((false_row.clone(), seal)), their.clone(), &Vector::default(), &Vector::default());
+        let purged = their.is_none() && !false_row.is_alive() && seal == Seal::Whole;
         prop_assert_eq!(kept, if purged { Some(false_row) } else { their });
     }
 }
