@@ -71,9 +71,11 @@ pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Eve
             tracing::warn!(peer = %node, error = %Chain(&error), "rows were not put right");
             let mended = match error {
                 RepairError::Apply(_) => Mended::NotStored,
-                RepairError::Survey(_) | RepairError::Damaged | RepairError::Pull(_) | RepairError::Frame(_) => {
-                    Mended::Unasked
-                }
+                RepairError::Survey(_)
+                | RepairError::Damaged
+                | RepairError::Away
+                | RepairError::Pull(_)
+                | RepairError::Frame(_) => Mended::Unasked,
             };
             (mended, None)
         }

@@ -173,12 +173,16 @@ impl Ledger {
         Ok(())
     }
 
-    /// Replaces the digests by what the rows add up to, whatever the file has.
+    /// Replaces the digests by what the rows add up to, and has all else written with the next [`Ledger::save`] as it is in
+    /// memory, whatever the file has.
     pub(crate) fn recounted(&mut self, conn: &Connection, digests: Digests) -> rusqlite::Result<()> {
         self.aside = Self::count_aside(conn)?;
-        self.kept = Digests::new(self.kept.live(), days(conn)?);
+        conn.execute("DELETE FROM __kith_day", [])?;
+        self.kept = Digests::default();
         self.digests = digests;
-        Ok(())
+        forgotten::clear(conn)?;
+        self.kept_purged = Arc::default();
+        self.sites.rewrite(conn)
     }
 
     /// Writes what is held in memory, as part of the transaction that is about to be committed.

@@ -30,7 +30,7 @@ use super::verify::{Indexes, Log, examine, is_sealed};
 use super::writer::Core;
 
 /// What a sound peer holds, and where to put it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Cure {
     /// The buckets of which all the peer's rows are here.
     pub buckets: BTreeSet<Bucket>,
@@ -115,6 +115,10 @@ impl Core {
         // What is left, we have not at all: it has gone, or it is above our heads.
         let heads = Arc::clone(self.ledger.sites.heads());
         for ((table, key), row) in theirs {
+            if !row.is_alive() && row.rs.version <= self.ledger.purged.through.head(row.rs.site) {
+                // A tombstone that was purged here before it was there.
+                continue;
+            }
             if row.rs.version <= heads.head(row.rs.site) {
                 replaced.note(&table, Some(&key), (&[], None), Some(&row));
             }
@@ -122,7 +126,6 @@ impl Core {
         }
         self.join(&rest, &Answered { heads: cure.heads, purged: cure.purged }, sum)?;
         self.recount()?;
-        self.ledger.sites.rewrite();
         self.ledger.save(&self.conn)?;
         replaced.keep(self.shared.health.path());
         run(&self.conn, "/*kith*/ COMMIT")?;

@@ -145,8 +145,9 @@ impl Sites {
     }
 
     /// Has all of them written with the next [`Sites::save`], whatever the file has.
-    pub(crate) fn rewrite(&mut self) {
+    pub(crate) fn rewrite(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.dirty.extend(self.known.ids.keys());
+        conn.execute("DELETE FROM __kith_site", []).map(drop)
     }
 
     /// Writes what changed since the last time.

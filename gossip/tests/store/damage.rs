@@ -230,6 +230,32 @@ async fn whatever_changed_behind_the_stores_back_is_found_and_put_right_from_a_s
     }
 }
 
+/// Where not even the bookkeeping can be read, the writer still has it in memory.
+#[tokio::test]
+async fn what_the_file_says_of_sites_is_written_anew_from_memory() {
+    let cases = [
+        "UPDATE __kith_site SET head = head + 1024",
+        "UPDATE __kith_site SET id = randomblob(16) WHERE ord = 2",
+        "UPDATE __kith_site SET ord = 99 WHERE ord = 2",
+        "INSERT INTO __kith_purged VALUES (randomblob(16), 7)",
+        "UPDATE __kith_meta SET purged_day = 9",
+    ];
+    for sql in cases {
+        let (rig, sound) = tampered(sql).await;
+        let found = rig.store.verify(Pace::AtOnce).await;
+        assert!(matches!(found, Err(QueryError::Broken(_))), "{sql}: {found:?}");
+        assert!(rig.store.looks().borrow().as_ref().is_some_and(|looked| !looked.wrong.is_empty()), "{sql}");
+        let heads = sound.store.state().heads.clone();
+        let cure = Cure { heads: Vector::clone(&heads), ..Cure::default() };
+        assert_eq!(rig.store.repair(cure).await.unwrap().rows, 0, "{sql}");
+        assert_eq!(rig.store.verify(Pace::AtOnce).await.unwrap().wrong, Vec::<String>::new(), "{sql}");
+        let rig = rig.reopen(SCHEMA).await;
+        rig.is_sound().await;
+        assert!(rig.store.state().heads == heads, "{sql}");
+        assert_eq!(state(&rig.store).await, state(&sound.store).await, "{sql}");
+    }
+}
+
 #[tokio::test]
 async fn what_a_repair_replaces_is_kept_beside_the_store() {
     let (rig, sound) = tampered("UPDATE t SET a = 'other' WHERE id = 'key 4'").await;
