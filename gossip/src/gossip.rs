@@ -229,7 +229,15 @@ impl Gossip {
         let counters = net.counters().clone();
         let seeds = if seeds.is_empty() { Seeds::None } else { Seeds::Some };
         let standing = Standing::new(identity.clone(), keeper.alarm(), net.clone(), rows);
-        let view = View { members, replication: published, counters, seeds, started: Instant::now(), standing };
+        let view = View {
+            store: store.clone(),
+            members,
+            replication: published,
+            counters,
+            seeds,
+            started: Instant::now(),
+            standing,
+        };
 
         // The API is joined here: it sees the node through `View`, and nothing else of this crate but the store.
         let subscriptions = Background { tasks: TaskTracker::new(), token: CancellationToken::new() };
@@ -436,6 +444,7 @@ impl Running {
 /// What the API and status show of members and replication.
 #[derive(Clone, Debug)]
 struct View {
+    store: Store,
     members: Members,
     replication: Published,
     counters: Counters,
@@ -508,11 +517,21 @@ impl ShownMembership for View {
     }
 
     fn alarms(&self) -> Vec<Alarm> {
-        self.standing.alarms().into_iter().chain(self.rows_alarm()).collect()
+        self.standing.alarms().into_iter().chain(self.rows_alarm()).chain(self.lost_alarm()).collect()
     }
 }
 
 impl View {
+    /// That the node was away for too long, and what it had written is not all there.
+    fn lost_alarm(&self) -> Option<Alarm> {
+        let lists: Vec<_> = self.store.lost().iter().map(|path| path.display().to_string()).collect();
+        let text = format!(
+            "this server was away for longer than deletions are remembered, and what it had written to rows that were deleted meanwhile is lost: it is listed in {}; see to it, and take the list away",
+            lists.join(" and ")
+        );
+        (!lists.is_empty()).then_some(Alarm { name: "lost", text })
+    }
+
     /// That rows are not what they should be, here or there.
     fn rows_alarm(&self) -> Option<Alarm> {
         let status = self.replication.status.borrow();

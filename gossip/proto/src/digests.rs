@@ -12,11 +12,18 @@ use crate::{Digest, Hlc, Stamp};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Day(pub u32);
 
+const DAY_MS: u64 = 86_400_000;
+
 impl Day {
     /// The day of a reading.
     pub fn of(hlc: Hlc) -> Self {
         // The greatest reading is on day 1,628,906.
-        Self(u32::try_from(hlc.ms() / 86_400_000).unwrap_or(u32::MAX))
+        Self(u32::try_from(hlc.ms() / DAY_MS).unwrap_or(u32::MAX))
+    }
+
+    /// Its beginning, in milliseconds since 1970.
+    pub fn ms(self) -> u64 {
+        u64::from(self.0) * DAY_MS
     }
 
     /// The day after.

@@ -45,6 +45,18 @@ pub enum Life {
     Since(Stamp),
 }
 
+impl Change {
+    /// What [`Row::join`] takes of it.
+    pub fn row(&self, stamp: Stamp) -> Row {
+        let rs = match self.life {
+            Life::Changed => stamp,
+            Life::Since(rs) => rs,
+        };
+        let cell = |(column, value): (&Name, &Value)| (column.clone(), Cell { stamp, value: value.clone() });
+        Row { cl: self.cl, rs, cells: self.cells.iter().map(cell).collect() }
+    }
+}
+
 impl Version {
     /// The stamp of this version's `seq`-th change.
     pub fn stamp(&self, seq: u32) -> Stamp {
@@ -53,15 +65,7 @@ impl Version {
 
     /// The changes as what [`Row::join`] takes, each with its stamp.
     pub fn rows(&self) -> impl Iterator<Item = (&Change, Row)> + '_ {
-        self.changes.iter().zip(0..).map(|(change, seq)| {
-            let stamp = self.stamp(seq);
-            let rs = match change.life {
-                Life::Changed => stamp,
-                Life::Since(rs) => rs,
-            };
-            let cell = |(column, value): (&Name, &Value)| (column.clone(), Cell { stamp, value: value.clone() });
-            (change, Row { cl: change.cl, rs, cells: change.cells.iter().map(cell).collect() })
-        })
+        self.changes.iter().zip(0..).map(|(change, seq)| (change, change.row(self.stamp(seq))))
     }
 
     /// The heads a receiver must have before it applies this version: its site's previous version, and the versions that

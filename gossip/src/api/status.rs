@@ -9,6 +9,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{StatusCode, header};
+use kith_gossip_proto::Day;
 use kith_gossip_proto::agreement::Agreement;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -117,6 +118,8 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "clock_ms": state.hlc.ms(),
             "commits": state.commits,
             "set_aside_cells": state.set_aside,
+            "oldest_deletion_ms": state.digests.days().next().map(|(day, _)| day.ms()),
+            "forgotten_before_ms": (state.purged.floor != Day::default()).then(|| state.purged.floor.ms()),
             "looked_through_ms": looked.as_ref().map(|looked| ms(looked.at)),
             "damage": looked.as_ref().map_or(0, |looked| looked.wrong.len()),
         },

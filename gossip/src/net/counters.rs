@@ -49,7 +49,6 @@ counters! {
     snapshots_failed: "Snapshots that were refused, broken off, damaged, or not stored",
     snapshots_sent: "Snapshots of this node's store sent to peers",
     tombstones_purged: "Deletions forgotten, because every known node has applied them",
-    begun_anew: "Times this node began anew, because it was away for longer than deletions are remembered",
     rows_pulled: "Rows that pulls brought",
     repairs: "Times this node's rows were compared with a peer's, because they differed or were damaged",
     repairs_failed: "Of these, those that came to nothing",

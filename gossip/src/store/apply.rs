@@ -91,16 +91,7 @@ impl Core {
                 sum.see(table, key, seen, &images);
                 Ok(())
             }
-            None => {
-                let id = self
-                    .conn
-                    .prepare_cached(
-                        "/*kith*/ INSERT INTO __kith_table (name) VALUES (?1)
-                         ON CONFLICT (name) DO UPDATE SET name = name RETURNING tid",
-                    )?
-                    .query_row([name.as_str()], |row| row.get(0))?;
-                merge.homeless(id, name, key, row)
-            }
+            None => merge.unknown(name, key, row),
         }
     }
 

@@ -204,9 +204,12 @@ pub enum InstallError {
     /// Its tables and ours exclude each other.
     #[error("the snapshot's tables cannot be made ours")]
     Schema(#[from] SchemaError),
-    /// This store has missed deletions that the peer has forgotten.
-    #[error("this node was away for longer than deletions are remembered")]
-    Behind,
+    /// The store could not be kept aside.
+    #[error("the store cannot be kept aside")]
+    Aside(#[from] CopyError),
+    /// What is lost could not be listed.
+    #[error("the list of what is lost cannot be written")]
+    List(#[from] std::io::Error),
     /// The peer has missed deletions that this store has forgotten.
     #[error("the peer was away for longer than deletions are remembered, and is to begin anew")]
     PeerBehind,

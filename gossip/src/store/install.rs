@@ -3,7 +3,7 @@
 //! A store that has nothing yet becomes the copy: its pages replace ours in one transaction of SQLite's, through the
 //! connection that writes, so readers go from nothing to everything and a crash in the middle leaves nothing. Only who we
 //! are is our own in it. Any other store takes the copy's rows like the answer to a pull, from a file instead of from
-//! memory: what it has itself is joined, never replaced.
+//! memory: what it has itself is joined, never replaced. But one that was away for too long begins anew (`anew`).
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use kith_gossip_proto::frame::Answered;
 use kith_gossip_proto::purged::Away;
-use kith_gossip_proto::{Digests, Purged, Vector};
+use kith_gossip_proto::{Digests, Purged, SiteId, Vector};
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, TransactionBehavior, params};
 
@@ -40,6 +40,14 @@ pub(crate) fn sound(path: &Path, named: &Path) -> Result<(Connection, Findings),
     }
 }
 
+/// Whose a copy becomes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signature {
+    pub(super) site: SiteId,
+    /// The last version of the site that may have been used.
+    pub(super) version: u64,
+}
+
 /// What the store with this ledger has, as it would say it to a peer.
 fn had(ledger: &Ledger) -> Answered {
     Answered { heads: Vector::clone(ledger.sites.heads()), purged: Purged::clone(&ledger.purged) }
@@ -51,7 +59,7 @@ impl Core {
         match self.away(&had(&Ledger::load(&copy)?)) {
             Away::Nobody if self.is_empty() => self.become_copy(copy)?,
             Away::Nobody => self.join_copy(&copy)?,
-            Away::We => return Err(InstallError::Behind),
+            Away::We => self.begin_anew(copy)?,
             Away::They => return Err(InstallError::PeerBehind),
         }
         Ok(Vector::clone(self.ledger.sites.heads()))
@@ -65,9 +73,14 @@ impl Core {
     }
 
     fn become_copy(&mut self, mut copy: Connection) -> Result<(), InstallError> {
-        self.sign(&mut copy)?;
+        self.sign(&mut copy, Signature { site: self.ledger.own(), version: self.reserved().0 })?;
+        self.take_pages(&copy)
+    }
+
+    /// Takes the pages of a copy that is signed for our own.
+    pub(super) fn take_pages(&mut self, copy: &Connection) -> Result<(), InstallError> {
         set_durability(&self.conn, Durability::Full)?;
-        let backup = Backup::new(&copy, &mut self.conn)?;
+        let backup = Backup::new(copy, &mut self.conn)?;
         let done = backup.step(-1);
         drop(backup);
         // Whatever came of it, what is in memory must be what is in the file.
@@ -85,27 +98,28 @@ impl Core {
     }
 
     /// Makes the copy a store of ours: our site, this start, what we had reserved, our tables.
-    fn sign(&self, copy: &mut Connection) -> Result<(), InstallError> {
+    pub(super) fn sign(&self, copy: &mut Connection, own: Signature) -> Result<(), InstallError> {
         let tables = self.declared()?;
         let declared = read(&[tables], copy)?;
         let (boot, nonce): (i64, i64) =
             self.conn.query_row("SELECT boot, nonce FROM __kith_meta", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let tx = copy.transaction_with_behavior(TransactionBehavior::Immediate)?;
         migrate(&tx, &declared)?;
-        let own = self.ledger.own();
+        let Signature { site, version } = own;
+        tx.execute("UPDATE __kith_site SET state = 0", [])?;
         tx.execute(
             "INSERT INTO __kith_site (ord, id, head, hlc, state) SELECT max(ord) + 1, ?1, 0, 0, 0 FROM __kith_site
              WHERE true ON CONFLICT (id) DO NOTHING",
-            [own.as_bytes()],
+            [site.as_bytes()],
         )?;
-        let (version, hlc) = self.reserved();
+        let (_, hlc) = self.reserved();
         let commits = self.ledger.commits + 1;
         // Whom the peer has heard of, we have not.
         tx.execute("DELETE FROM __kith_known", [])?;
         tx.execute(
             "UPDATE __kith_meta SET self = (SELECT ord FROM __kith_site WHERE id = ?1), boot = ?2, nonce = ?3,
              reserved_ver = ?4, reserved_hlc = ?5, commits = ?6, listened = 0",
-            params![own.as_bytes(), boot, nonce, signed(version), signed(hlc.to_bits()), signed(commits)],
+            params![site.as_bytes(), boot, nonce, signed(version), signed(hlc.to_bits()), signed(commits)],
         )?;
         Ok(tx.commit()?)
     }

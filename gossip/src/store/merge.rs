@@ -89,7 +89,7 @@ impl Aside {
         Self { own: Some((row.cl, row.rs)), cells: row.cells }
     }
 
-    fn row(self) -> Option<Row> {
+    pub(super) fn row(self) -> Option<Row> {
         self.own.map(|(cl, rs)| Row { cl, rs, cells: self.cells })
     }
 }
@@ -119,6 +119,18 @@ impl Merge<'_> {
             }
             ours => self.replace(table, key, ours, theirs),
         }
+    }
+
+    /// Joins a row of a table that is not here, and gives its name a number if it has none.
+    pub(crate) fn unknown(&mut self, table: &Name, key: &Key, theirs: Row) -> rusqlite::Result<()> {
+        let id = self
+            .conn
+            .prepare_cached(
+                "/*kith*/ INSERT INTO __kith_table (name) VALUES (?1)
+                 ON CONFLICT (name) DO UPDATE SET name = name RETURNING tid",
+            )?
+            .query_row([table.as_str()], |row| row.get(0))?;
+        self.homeless(id, table, key, theirs)
     }
 
     /// Joins a row of a table that is not here: `id` is the number its name was given.

@@ -33,6 +33,7 @@ mod group;
 mod publish;
 mod writer;
 
+mod anew;
 mod apply;
 mod collect;
 mod copy;
@@ -287,6 +288,11 @@ impl Store {
             gone += answer.await.unwrap_or(Err(ApplyError::ShuttingDown))?;
         }
         Ok(gone)
+    }
+
+    /// The lists of what was lost when the store began anew, as long as nobody has taken them away.
+    pub fn lost(&self) -> Vec<std::path::PathBuf> {
+        anew::lists(self.inner.pool.path())
     }
 
     /// Takes note of which nodes were heard of, and says which are known.

@@ -231,7 +231,7 @@ pub(crate) fn set_durability(conn: &Connection, durability: Durability) -> rusql
 }
 
 /// Our own tables. `self` is the `ord` of the store's own site; `reserved_ver` and `reserved_hlc` are not below any that
-/// was used. A table that is not `live` is known by name only, from peers. In `__kith_unknown` a
+/// was used. A site whose `state` is 1 was the store's own once. A table that is not `live` is known by name only, from peers. In `__kith_unknown` a
 /// column's name is a text, and the empty blob stands for the row's own state. `digest` is of live rows, `__kith_day` has
 /// that of tombstones. `commits` says which commit a reader's snapshot is of. `__kith_purged`, `purged_cl` and `purged_day`
 /// are what is left of purged tombstones; `__kith_known` and `listened` say for how many milliseconds nodes were not heard,

@@ -83,6 +83,8 @@ impl Core {
         let rows = self.restamp(Above { site: old, version: kept })?;
         self.ledger.sites.set_back(old, kept);
         self.ledger.save(&self.conn)?;
+        // What it wrote up to there may be known to nobody else.
+        self.conn.execute("UPDATE __kith_site SET state = 1 WHERE id = ?1", [old.as_bytes()])?;
         self.conn.execute("UPDATE __kith_meta SET self = ?1, reserved_ver = ?2", [i64::from(ord), 0])?;
         // Nothing is reserved of the new site; readings are as before.
         self.reserved.0 = self.ledger.version;

@@ -95,13 +95,14 @@ fn state(row: &Row) -> String {
     cells.join(", ")
 }
 
-fn shown(values: &[Value]) -> String {
+/// As SQL would list them.
+pub(crate) fn shown(values: &[Value]) -> String {
     let values: Vec<_> = values.iter().map(literal).collect();
     format!("({})", values.join(", "))
 }
 
 /// As SQL would say it, but for texts that are no UTF-8.
-fn literal(value: &Value) -> String {
+pub(crate) fn literal(value: &Value) -> String {
     match value {
         Value::Null => "NULL".to_owned(),
         Value::Integer(integer) => integer.to_string(),

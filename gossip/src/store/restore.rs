@@ -83,6 +83,7 @@ fn anew(conn: &mut Connection) -> rusqlite::Result<()> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     tx.execute_batch(
         "INSERT INTO __kith_site (ord, id, head, hlc, state) SELECT max(ord) + 1, randomblob(16), 0, 0, 0 FROM __kith_site;
+         UPDATE __kith_site SET state = 1 WHERE ord = (SELECT self FROM __kith_meta);
          DELETE FROM __kith_known;
          UPDATE __kith_meta SET self = (SELECT max(ord) FROM __kith_site), nonce = random(), reserved_ver = 0, listened = 0;",
     )?;

@@ -234,6 +234,11 @@ impl Core {
         Ok(())
     }
 
+    /// The store is another one: of what is reserved the file knows no more than what is used.
+    pub(crate) fn unreserve(&mut self) {
+        self.reserved = (self.ledger.version, self.ledger.clock.last());
+    }
+
     /// What is on disk as used, of versions and readings.
     pub(crate) fn reserved(&self) -> (u64, Hlc) {
         self.reserved

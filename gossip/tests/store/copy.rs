@@ -30,7 +30,7 @@ async fn send(mut copy: StoreCopy, to: &Store) -> Result<(), InstallError> {
     to.install(incoming).await.map(drop)
 }
 
-fn files(rig: &Rig) -> Vec<String> {
+pub(crate) fn files(rig: &Rig) -> Vec<String> {
     let names = std::fs::read_dir(rig.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
     let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
     names.sort();

@@ -4,6 +4,7 @@
 
 mod rig;
 
+mod anew;
 mod capture;
 mod copy;
 mod crash;
