@@ -36,7 +36,6 @@ use crate::identity::Identity;
 use crate::identity::desk::Desk;
 use crate::identity::keeper::Keeper;
 use crate::identity::standing::Standing;
-use crate::membership::facts::StoreHash;
 use crate::membership::{Members, Membership, MembershipConfig, MembershipError, Servers, StoreFacts, servers};
 use crate::net::{self, Counters, Driver, Net, NetConfig, Newcomers, Released, Removed};
 use crate::replication::{CaughtUp, Open, PeerStatus, Published, Replication, ReplicationError, ReplicationStatus};
@@ -364,8 +363,7 @@ fn advertised(configured: Option<SocketAddr>, bound: SocketAddr) -> Result<Socke
 fn facts(store: Store) -> Box<dyn Fn() -> StoreFacts + Send + Sync> {
     Box::new(move || {
         let state = store.state();
-        let hash = StoreHash { vector: state.heads.hash(), digest: state.digest() };
-        StoreFacts { site: state.site, schema: state.schema, hash }
+        StoreFacts { site: state.site, schema: state.schema, hash: store.fingerprint() }
     })
 }
 

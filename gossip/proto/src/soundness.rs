@@ -250,7 +250,7 @@ impl Soundness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Digest;
+    use crate::{Day, Digest};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -267,7 +267,7 @@ mod tests {
 
         /// What is due at a second, when the first peer has these bits at our vector, and the second one says nothing.
         fn at(&mut self, second: u32, bits: u128) -> Option<Remedy> {
-            let print = |bits| Fingerprint { vector: 1, digest: Digest::from_bits(bits) };
+            let print = |bits| Fingerprint { vector: 1, floor: Day(0), digest: Digest::from_bits(bits) };
             let told = self.peers.iter().zip([Some(print(bits)), None]);
             self.soundness.compare(print(7), told, second * SECOND)
         }
@@ -360,7 +360,7 @@ mod tests {
     fn a_damaged_node_without_peers_waits_for_one() {
         let mut alone = Soundness::new(0, Duration::ZERO);
         alone.looked(&["a row is not what was written".to_owned()], SECOND);
-        let ours = Fingerprint { vector: 1, digest: Digest::default() };
+        let ours = Fingerprint { vector: 1, floor: Day(0), digest: Digest::default() };
         assert_eq!(alone.compare(ours, std::iter::empty(), 2 * SECOND), None);
         let peer = "a".parse().unwrap();
         let remedy = alone.compare(ours, [(&peer, None)].into_iter(), 3 * SECOND);

@@ -5,7 +5,7 @@
 //! | `addr` | where others dial it |
 //! | `site` | its store, 32 hex digits |
 //! | `schema` | the hash of its tables, 16 hex digits |
-//! | `state` | the hash of its vector and its digest, 16 and 32 hex digits; one value, so that they belong together |
+//! | `state` | the hash of its vector, its digest, and from which day on tombstones are in that: 16, 32 and 8 hex digits; one value, so that they belong together |
 //! | `boot_id` | of the host |
 //! | `release` | of Kith |
 //!
@@ -14,7 +14,7 @@
 use std::net::SocketAddr;
 
 pub(crate) use kith_gossip_proto::agreement::Fingerprint as StoreHash;
-use kith_gossip_proto::{Digest, SiteId};
+use kith_gossip_proto::{Day, Digest, SiteId};
 
 /// The longest text that is taken over from a peer.
 const TEXT_MAX: usize = 128;
@@ -53,15 +53,21 @@ impl Facts {
             vec![("addr", self.addr.to_string()), ("boot_id", self.boot_id.clone()), ("release", self.release.clone())];
         keys.extend(self.site.map(|site| ("site", site.to_string())));
         keys.extend(self.schema.map(|hash| ("schema", format!("{hash:016x}"))));
-        keys.extend(self.state.map(|state| ("state", format!("{:016x} {}", state.vector, state.digest))));
+        keys.extend(
+            self.state.map(|state| ("state", format!("{:016x} {} {:08x}", state.vector, state.digest, state.floor.0))),
+        );
         keys
     }
 }
 
 fn fingerprint(text: &str) -> Option<StoreHash> {
-    let (vector, digest) = text.split_once(' ').filter(|(v, d)| v.len() == 16 && d.len() == 32)?;
-    let digest = Digest::from_bits(u128::from_str_radix(digest, 16).ok()?);
-    Some(StoreHash { vector: u64::from_str_radix(vector, 16).ok()?, digest })
+    let (vector, rest) = text.split_once(' ').filter(|(vector, _)| vector.len() == 16)?;
+    let (digest, floor) = rest.split_once(' ').filter(|(digest, floor)| digest.len() == 32 && floor.len() == 8)?;
+    Some(StoreHash {
+        vector: u64::from_str_radix(vector, 16).ok()?,
+        floor: Day(u32::from_str_radix(floor, 16).ok()?),
+        digest: Digest::from_bits(u128::from_str_radix(digest, 16).ok()?),
+    })
 }
 
 fn site(text: &str) -> Option<SiteId> {
@@ -80,7 +86,7 @@ mod tests {
             addr: "10.0.0.1:31280".parse().unwrap(),
             site: Some(SiteId::new([0xA5; 16])),
             schema: Some(7),
-            state: Some(StoreHash { vector: u64::MAX, digest: Digest::from_bits(1) }),
+            state: Some(StoreHash { vector: u64::MAX, floor: Day(20_000), digest: Digest::from_bits(1) }),
             boot_id: "b".into(),
             release: "0.1.0".into(),
         }

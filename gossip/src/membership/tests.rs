@@ -8,7 +8,7 @@ use tokio::net::UdpSocket;
 
 use std::time::Instant;
 
-use kith_gossip_proto::Digest;
+use kith_gossip_proto::{Day, Digest};
 
 use super::codec::{Codec, CodecError};
 use super::facts::StoreHash;
@@ -162,7 +162,7 @@ impl TestNode {
             store: Box::new(|| StoreFacts {
                 site: SiteId::new([7; 16]),
                 schema: 1,
-                hash: StoreHash { vector: 2, digest: Digest::from_bits(3) },
+                hash: StoreHash { vector: 2, floor: Day(1), digest: Digest::from_bits(3) },
             }),
             servers: rows,
         };
@@ -226,7 +226,7 @@ async fn nodes_see_each_other_within_two_seconds_and_a_third_through_a_seed() {
     assert_eq!((seen.addr, seen.boot_id.as_str()), (a.net.local_addr(), "a-1"));
     assert_eq!(
         b.members.hashes.borrow().get(a.net.node()),
-        Some(&(MemberState::Up, Some(StoreHash { vector: 2, digest: Digest::from_bits(3) })))
+        Some(&(MemberState::Up, Some(StoreHash { vector: 2, floor: Day(1), digest: Digest::from_bits(3) })))
     );
     assert!(seen.heard.is_some_and(|heard| heard < Duration::from_secs(2)), "{seen:?}");
     assert!(seen.rtt.is_some_and(|rtt| rtt < Duration::from_secs(1)), "{seen:?}");

@@ -13,6 +13,9 @@ use crate::store::Pace;
 impl<S: Storage> Replication<S> {
     /// Compares our rows with those of the peers, and begins what is due.
     pub(super) fn compare(&mut self, now: Duration) {
+        // The greatest floor of all goes round, and becomes everybody's.
+        let floors = self.told.values().filter_map(|(_, told)| told.map(|told| told.floor));
+        self.links.store.compare_from(floors.max().unwrap_or_default());
         let told = self.told.iter().map(|(node, (_, told))| (node, *told));
         if let Some(remedy) = self.soundness.compare(self.links.store.fingerprint(), told, now) {
             self.begin(remedy);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kith_gossip_proto::agreement::Fingerprint;
 use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::frame::{Answered, PulledRow};
-use kith_gossip_proto::{Hlc, Purged, SiteId, Vector, Version};
+use kith_gossip_proto::{Day, Hlc, Purged, SiteId, Vector, Version};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
@@ -49,7 +49,10 @@ pub(crate) trait Storage: Clone + Send + Sync + 'static {
     /// The applied and synced heads.
     fn heads(&self) -> Vector;
 
-    /// What it holds, in two numbers that belong together.
+    /// Peers leave out what is older than this day, and so do we.
+    fn compare_from(&self, day: Day);
+
+    /// What it holds, in numbers that belong together.
     fn fingerprint(&self) -> Fingerprint;
 
     /// Looks through all rows. What is wrong with them, those hear of who follow [`Storage::looks`].
@@ -117,9 +120,12 @@ impl Storage for Store {
         Vector::clone(&self.state().heads)
     }
 
+    fn compare_from(&self, day: Day) {
+        Self::compare_from(self, day);
+    }
+
     fn fingerprint(&self) -> Fingerprint {
-        let state = self.state();
-        Fingerprint { vector: state.heads.hash(), digest: state.digest() }
+        Self::fingerprint(self)
     }
 
     async fn look(&self, pace: Pace) -> Result<(), QueryError> {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::frame::{Answered, PulledRow};
 use kith_gossip_proto::version::Life;
-use kith_gossip_proto::{Change, Digest, Hlc, Key, Name, Purged, Row, SiteId, Value, Version};
+use kith_gossip_proto::{Change, Day, Digest, Hlc, Key, Name, Purged, Row, SiteId, Value, Version};
 use tokio::sync::{broadcast, watch};
 
 use super::storage::Who;
@@ -130,12 +130,14 @@ impl Storage for MemoryStore {
         Who { site: state.site, boot: state.boot, nonce: 0 }
     }
 
+    fn compare_from(&self, _: Day) {}
+
     fn heads(&self) -> Vector {
         self.state().heads.clone()
     }
 
     fn fingerprint(&self) -> StoreHash {
-        StoreHash { vector: self.state().heads.hash(), digest: Digest::default() }
+        StoreHash { vector: self.state().heads.hash(), floor: Day(0), digest: Digest::default() }
     }
 
     async fn look(&self, _: Pace) -> Result<(), QueryError> {
@@ -251,7 +253,7 @@ impl TestNode {
             let store = store.clone();
             move || {
                 let state = store.state();
-                let hash = StoreHash { vector: state.heads.hash(), digest: Digest::default() };
+                let hash = StoreHash { vector: state.heads.hash(), floor: Day(0), digest: Digest::default() };
                 StoreFacts { site: state.site, schema: 1, hash }
             }
         };

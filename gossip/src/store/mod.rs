@@ -64,9 +64,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use kith_gossip_proto::agreement::Fingerprint;
 use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::frame::{Answered, PulledRow};
-use kith_gossip_proto::{Hlc, Key, SiteId, Vector, Version};
+use kith_gossip_proto::{Day, Hlc, Key, SiteId, Vector, Version};
 use rusqlite::Connection;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
@@ -428,6 +429,19 @@ impl Store {
     /// From now on clients that read `__corro_members` see these.
     pub(crate) fn show_others(&self, others: &[Other]) {
         self.inner.pool.others.show(others);
+    }
+
+    /// From here on tombstones before this day are left out of the [`fingerprint`](Self::fingerprint), besides those of days
+    /// that were begun to be purged here.
+    pub(crate) fn compare_from(&self, day: Day) {
+        self.inner.shared.compare_from(day);
+    }
+
+    /// What peers compare of it.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        let state = self.state();
+        let floor = self.inner.shared.compared_from().max(state.purged.floor);
+        Fingerprint { vector: state.heads.hash(), floor, digest: state.digests.from(floor) }
     }
 
     /// The store as of its last commit.

@@ -98,3 +98,48 @@ impl Ledger {
         Ok(1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kith_gossip_proto::agreement::{Agreement, Fingerprint};
+    use std::time::Duration;
+    use tempfile::TempDir;
+
+    use super::super::{Durability, SchemaSource, Statement, Store, StoreConfig};
+    use super::*;
+
+    fn open(dir: &TempDir) -> Store {
+        let sql = "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, a TEXT)".to_owned();
+        let schema = vec![SchemaSource { name: "test".to_owned(), sql }];
+        Store::open(StoreConfig { path: dir.path().join("kith.db"), schema, durability: Durability::Full }).unwrap()
+    }
+
+    fn compared(ours: Fingerprint, theirs: Fingerprint) -> Agreement {
+        let mut agreement = Agreement::default();
+        agreement.compare(ours, theirs, Duration::ZERO);
+        agreement
+    }
+
+    #[tokio::test]
+    async fn who_has_purged_more_than_its_peer_agrees_with_it_once_both_leave_the_same_days_out() {
+        let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+        let [ours, theirs] = [open(&dirs[0]), open(&dirs[1])];
+        let mut commits = ours.commits();
+        for sql in ["INSERT INTO t VALUES (1, 'a'), (2, 'b')", "DELETE FROM t WHERE id = 1"] {
+            ours.execute(vec![Statement::new(sql)], None).await.unwrap();
+            let versions = &commits.recv().await.unwrap().versions;
+            theirs.apply(versions.iter().map(|version| (**version).clone()).collect()).await.unwrap();
+        }
+        assert_eq!(compared(ours.fingerprint(), theirs.fingerprint()), Agreement::Equal);
+        let heads = Vector::clone(&ours.state().heads);
+        let due = ours.due(heads, Hlc::MAX).await.unwrap();
+        assert_eq!(ours.purge(due).await.unwrap(), 1);
+        assert_eq!(compared(ours.fingerprint(), theirs.fingerprint()), Agreement::Unknown);
+        theirs.compare_from(ours.fingerprint().floor);
+        assert_eq!(compared(ours.fingerprint(), theirs.fingerprint()), Agreement::Equal);
+        // Live rows are compared all the same.
+        theirs.execute(vec![Statement::new("UPDATE t SET a = 'c'")], None).await.unwrap();
+        let other = Fingerprint { vector: ours.fingerprint().vector, ..theirs.fingerprint() };
+        assert_eq!(compared(ours.fingerprint(), other), Agreement::Differs { since: Duration::ZERO });
+    }
+}

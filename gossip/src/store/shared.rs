@@ -1,7 +1,9 @@
 //! What the writer shows to everybody else: the state, the tables, the commits.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use kith_gossip_proto::Day;
 use tokio::sync::broadcast;
 
 use super::commit::{Commit, StoreState};
@@ -20,6 +22,8 @@ pub(crate) struct Shared {
     /// Written by who follows queries.
     watched: RwLock<Arc<Watched>>,
     commits: broadcast::Sender<Arc<Commit>>,
+    /// The first day whose tombstones peers compare.
+    compared_from: AtomicU32,
     pub(crate) health: Arc<Health>,
 }
 
@@ -27,7 +31,7 @@ impl Shared {
     pub(crate) fn new(state: StoreState, tables: Arc<TableSet>, health: Arc<Health>) -> Self {
         let (commits, _) = broadcast::channel(COMMITS);
         let (state, tables) = (RwLock::new(Arc::new(state)), RwLock::new(tables));
-        Self { state, tables, watched: RwLock::default(), commits, health }
+        Self { state, tables, watched: RwLock::default(), commits, compared_from: AtomicU32::default(), health }
     }
 
     pub(crate) fn state(&self) -> Arc<StoreState> {
@@ -54,6 +58,14 @@ impl Shared {
 
     pub(crate) fn watch(&self, columns: Watched) {
         *self.watched.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(columns);
+    }
+
+    pub(crate) fn compare_from(&self, day: Day) {
+        self.compared_from.fetch_max(day.0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn compared_from(&self) -> Day {
+        Day(self.compared_from.load(Ordering::Relaxed))
     }
 
     pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<Commit>> {
