@@ -16,6 +16,7 @@ mod chance;
 mod follower;
 mod nemesis;
 mod report;
+mod usage;
 mod writer;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,7 @@ pub use chance::Chance;
 use follower::Follower;
 pub use nemesis::{Nemesis, lasts};
 pub use report::Report;
+pub use usage::{EVERY, Usage};
 use writer::Writer;
 
 /// All rows of all writers.

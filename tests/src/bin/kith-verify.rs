@@ -1,13 +1,15 @@
 //! `kith-verify [--for SECONDS] [--nodes N] [--seed N] [--json]`: runs a cluster over namespaces, mixes faults by the seed,
-//! and says which promises of the store held. Exit code 0: all; 1: not all, 2: wrong usage or no privilege. Not shipped.
+//! and says which promises of the store held, and what the first node used, which is never killed. Exit code 0: all; 1: not all, 2: wrong usage or no privilege. Not shipped.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use kith_tests::lab::Fleet;
-use kith_tests::verify::{Nemesis, Report, Verification};
+use kith_tests::verify::{EVERY, Nemesis, Report, Usage, Verification};
 use serde_json::json;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// For the digests to be equal once the last fault is over: a partition heals in 10 s, a loss of packets in 20.
 const BOUND: Duration = Duration::from_secs(30);
@@ -54,26 +56,47 @@ async fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let verification = Verification::begin(&fleet, PACE);
-    let mut nemesis = Nemesis::new(arguments.seed);
+    let mut nemesis = Nemesis::new(arguments.seed).sparing(0);
+    let (watched, stop) = (fleet.nodes[0].id(), CancellationToken::new());
+    let mut watching = JoinSet::new();
+    watching.spawn(watch(watched, stop.clone()));
     nemesis.strike(&mut fleet, Duration::from_secs(arguments.seconds)).await;
+    stop.cancel();
+    let usage = watching.join_next().await.and_then(Result::ok).unwrap_or_default();
     let report = verification.finish(&fleet, BOUND).await;
-    if say(&report, &nemesis, &arguments).is_err() {
+    if say(&report, &usage, &nemesis, &arguments).is_err() {
         return ExitCode::FAILURE;
     }
     if report.breaches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn say(report: &Report, nemesis: &Nemesis, arguments: &Arguments) -> std::io::Result<()> {
+/// What the process uses until it is told to stop.
+async fn watch(id: u32, stop: CancellationToken) -> Usage {
+    let (mut usage, mut period) = (Usage::default(), tokio::time::interval(EVERY));
+    // Cancel-safe: a tick that is not taken is not missed at the end.
+    while stop.run_until_cancelled(period.tick()).await.is_some() {
+        usage.look(id);
+    }
+    usage
+}
+
+fn say(report: &Report, usage: &Usage, nemesis: &Nemesis, arguments: &Arguments) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     match arguments.output {
         Output::Json => {
             let mut all = report.json();
             (all["seed"], all["faults"]) = (json!(arguments.seed), json!(nemesis.log));
+            all["usage"] = json!({ "peak_mib": usage.peak(), "mib_an_hour": usage.growth(), "files": usage.files,
+                                   "threads": usage.threads });
             writeln!(out, "{all}")
         }
         Output::Text => {
             nemesis.log.iter().try_for_each(|line| writeln!(out, "{line}"))?;
-            write!(out, "seed {}: {report}", arguments.seed)
+            write!(out, "seed {}: {report}", arguments.seed)?;
+            let (peak, Usage { files, threads, .. }) = (usage.peak(), usage);
+            let growth =
+                usage.growth().map_or("too short to say".to_owned(), |growth| format!("{growth:.2} MiB an hour"));
+            writeln!(out, "n1 used {peak:.1} MiB at most, {files} files, {threads} threads; growth: {growth}")
         }
     }
 }

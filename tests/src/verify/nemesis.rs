@@ -27,6 +27,8 @@ enum Fault {
 #[derive(Debug)]
 pub struct Nemesis {
     chance: Chance,
+    /// Never killed.
+    spared: Option<usize>,
     /// What was done, and when, in words.
     pub log: Vec<String>,
 }
@@ -35,7 +37,13 @@ impl Nemesis {
     /// Of this seed.
     #[must_use]
     pub fn new(seed: u64) -> Nemesis {
-        Nemesis { chance: Chance::new(seed), log: Vec::new() }
+        Nemesis { chance: Chance::new(seed), spared: None, log: Vec::new() }
+    }
+
+    /// The same, but one node is never killed, so that its process can be watched.
+    #[must_use]
+    pub fn sparing(self, node: usize) -> Nemesis {
+        Nemesis { spared: Some(node), ..self }
     }
 
     /// Strikes for as long as told, then leaves everything whole.
@@ -67,7 +75,7 @@ impl Nemesis {
             3 => Fault::Slow,
             4 => Fault::Duplicates,
             5 => Fault::Corruption,
-            6 => Fault::Kill { node },
+            6 if self.spared != Some(node) => Fault::Kill { node },
             _ => Fault::Pause { node },
         }
     }
