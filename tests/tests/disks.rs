@@ -48,6 +48,26 @@ async fn g2_nothing_acknowledged_is_lost_by_a_power_cut_under_writes() {
 }
 
 #[tokio::test]
+async fn g2_nothing_acknowledged_is_lost_when_the_power_of_all_nodes_is_cut_at_once() {
+    let Some(disk) = Disk::make("g2_all_power_cut", 256) else { return };
+    let on_it = |node: &mut Node| node.set(format!("node.data_dir={}", disk.path().join(&node.name).display()));
+    let Some(mut fleet) = Fleet::start("g2_all_power_cut", 3, on_it).await else { return };
+    let verification = Verification::begin(&fleet, PACE);
+    let cuts = times(2, 10);
+    for _ in 0..cuts {
+        verification.some_more_of(0).await;
+        disk.cut();
+        fleet.nodes.iter_mut().for_each(Node::kill);
+        disk.restore();
+        fleet.nodes.iter_mut().for_each(Node::launch);
+        for node in &mut fleet.nodes {
+            node.ready().await;
+        }
+    }
+    held(&format!("{cuts} power cuts of all nodes"), &verification.finish(&fleet, BOUND).await);
+}
+
+#[tokio::test]
 async fn g2_a_full_disk_refuses_writes_until_there_is_space_and_stops_nobody_else() {
     let Some(disk) = Disk::make("g2_full_disk", 128) else { return };
     let Some(fleet) = Fleet::start("g2_full_disk", 3, |node| first_on(&disk, node)).await else { return };

@@ -8,12 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kith_tests::lab::{Api, Authority, Lab, Links, Node, eventually};
+use kith_tests::verify::lasts;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Rows that every transaction sets to one number: whoever sees two numbers has seen half a transaction.
 const ROWS: usize = 5;
+
+/// How long a link flaps.
+const FLAPPING: Duration = Duration::from_secs(150);
 
 /// For five nodes to find each other.
 const TOGETHER: Duration = Duration::from_secs(40);
@@ -195,4 +199,21 @@ async fn g1_what_only_one_direction_carries_is_enough_to_stay_whole() {
     let acknowledged = five.write(&[0, 1], lasting(Duration::from_secs(60))).await;
     let took = five.converge(Duration::from_secs(20), &acknowledged).await;
     eprintln!("one way cut between two of five under writes: equal digests {took:?} after the last write");
+}
+
+#[tokio::test]
+async fn g1_a_link_that_flaps_keeps_nobody_apart() {
+    let Some(five) = Five::up("g1_a_link_that_flaps_keeps_nobody_apart").await else { return };
+    let flapping = async {
+        let until = Instant::now() + lasting(FLAPPING);
+        while Instant::now() < until {
+            five.links.cut("1", "2-5");
+            lasts(Duration::from_secs(2)).await;
+            five.links.heal();
+            lasts(Duration::from_secs(2)).await;
+        }
+    };
+    let (acknowledged, ()) = tokio::join!(five.write(&[0, 1], lasting(FLAPPING)), flapping);
+    let took = five.converge(Duration::from_secs(10), &acknowledged).await;
+    eprintln!("a link that is cut for 2 s of 4, under writes: {acknowledged:?}, equal digests {took:?} after");
 }

@@ -61,7 +61,7 @@ async fn g4_a_clock_five_minutes_slow_breaks_no_promise() {
 async fn g1_who_was_stopped_goes_on_where_it_was() {
     let Some(fleet) = Fleet::start("g1_stopped", 3, nothing).await else { return };
     let verification = Verification::begin(&fleet, PACE);
-    for seconds in times(&[5][..], &[5, 30]) {
+    for seconds in times(&[5][..], &[5, 30, 120]) {
         fleet.nodes[1].signal(Signal::SIGSTOP);
         lasts(Duration::from_secs(*seconds)).await;
         fleet.nodes[1].signal(Signal::SIGCONT);

@@ -13,14 +13,29 @@ const SHORTEST_MS: usize = 2_000;
 /// One fault, with the nodes that it strikes.
 #[derive(Clone, Debug, PartialEq)]
 enum Fault {
-    Partition { cut_off: Vec<usize> },
-    OneWay { from: usize, to: usize },
-    Loss { percent: u8 },
+    Partition {
+        cut_off: Vec<usize>,
+    },
+    OneWay {
+        from: usize,
+        to: usize,
+    },
+    Loss {
+        percent: u8,
+    },
     Slow,
     Duplicates,
     Corruption,
-    Kill { node: usize },
-    Pause { node: usize },
+    /// Larger packets vanish, and nobody is told.
+    BlackHole,
+    /// 256 kbit/s between any two.
+    Narrow,
+    Kill {
+        node: usize,
+    },
+    Pause {
+        node: usize,
+    },
 }
 
 /// Faults, one after the other.
@@ -68,14 +83,16 @@ impl Nemesis {
 
     fn choose(&mut self, nodes: usize) -> Fault {
         let node = self.chance.below(nodes);
-        match self.chance.below(8) {
+        match self.chance.below(10) {
             0 => Fault::Partition { cut_off: (0..nodes).filter(|_| self.chance.below(2) == 0).collect() },
             1 => Fault::OneWay { from: node, to: (node + 1 + self.chance.below(nodes - 1)) % nodes },
             2 => Fault::Loss { percent: [10, 30][self.chance.below(2)] },
             3 => Fault::Slow,
             4 => Fault::Duplicates,
             5 => Fault::Corruption,
-            6 if self.spared != Some(node) => Fault::Kill { node },
+            6 => Fault::BlackHole,
+            7 => Fault::Narrow,
+            8 if self.spared != Some(node) => Fault::Kill { node },
             _ => Fault::Pause { node },
         }
     }
@@ -102,6 +119,8 @@ fn begin(fault: &Fault, fleet: &mut Fleet) {
         Fault::Slow => fleet.links.spoil(&["delay=150ms", "jitter=40ms", "reorder=10%"]),
         Fault::Duplicates => fleet.links.spoil(&["dup=50%"]),
         Fault::Corruption => fleet.links.spoil(&["corrupt=1%"]),
+        Fault::BlackHole => fleet.links.spoil(&["mtu=1280"]),
+        Fault::Narrow => fleet.links.spoil(&["rate=256"]),
         Fault::Kill { node } => fleet.nodes[*node].kill(),
         Fault::Pause { node } => fleet.nodes[*node].signal(Signal::SIGSTOP),
     }
@@ -114,7 +133,9 @@ async fn end(fault: &Fault, fleet: &mut Fleet) {
         | Fault::Loss { .. }
         | Fault::Slow
         | Fault::Duplicates
-        | Fault::Corruption => fleet.links.heal(),
+        | Fault::Corruption
+        | Fault::BlackHole
+        | Fault::Narrow => fleet.links.heal(),
         Fault::Kill { node } => fleet.nodes[*node].start().await,
         Fault::Pause { node } => fleet.nodes[*node].signal(Signal::SIGCONT),
     }
@@ -132,7 +153,8 @@ mod tests {
         };
         assert_eq!(faults(3), faults(3));
         assert_ne!(faults(3), faults(4));
-        let kinds = ["Partition", "OneWay", "Loss", "Slow", "Duplicates", "Corruption", "Kill", "Pause"];
+        let kinds =
+            ["Partition", "OneWay", "Loss", "Slow", "Duplicates", "Corruption", "BlackHole", "Narrow", "Kill", "Pause"];
         for kind in kinds {
             assert!(faults(3).iter().any(|fault| fault.starts_with(kind)), "no {kind} in 200");
         }
