@@ -9,6 +9,7 @@
 //! nothing but loopback, and the namespaces of a [`Links`], is touched; waiting is for a condition, with a bound that says what was last seen ([`eventually`]).
 //! A failed test prints the end of every node's log.
 
+mod agree;
 mod authority;
 mod binary;
 mod dev;
@@ -22,6 +23,7 @@ mod resolve;
 mod syscalls;
 mod wait;
 
+pub use agree::agree;
 pub use authority::Authority;
 pub use binary::{Run, kith};
 pub use dev::Dev;

@@ -1,9 +1,8 @@
 //! Three real `kith agent` processes, seen from outside.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kith_tests::lab::{Addresses, Answer, Api, Authority, Lab, Node, eventually};
+use kith_tests::lab::{Addresses, Answer, Api, Authority, Lab, Node, agree, eventually};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -44,19 +43,6 @@ async fn all_answer(nodes: &[Node], name: &str, expected: &Answer) {
     }
 }
 
-/// Waits until all nodes have one digest.
-async fn all_agree(nodes: &[Node]) {
-    eventually("the digests are equal", TOGETHER, async || {
-        let mut digests = BTreeMap::new();
-        for node in nodes {
-            digests.insert(&node.name, node.api().digest().await?);
-        }
-        let first = digests.values().next();
-        if digests.values().all(|digest| Some(digest) == first) { Ok(()) } else { Err(format!("{digests:?}")) }
-    })
-    .await;
-}
-
 fn answer(rcode: &str, addresses: &[&str]) -> Answer {
     let addresses: Vec<_> = addresses.iter().map(|a| a.parse().expect("the test writes an address")).collect();
     Answer { rcode: rcode.to_owned(), soa: addresses.is_empty(), addresses }
@@ -94,7 +80,7 @@ async fn a_fact_written_on_one_server_is_answered_by_all_and_stops_with_them() {
     all_answer(&nodes, "casa-api.internal", &answer("NOERROR", &[])).await;
     write("DELETE FROM services WHERE name = 'api'", json!([])).await;
     all_answer(&nodes, "casa-api.internal", &answer("NXDOMAIN", &[])).await;
-    all_agree(&nodes).await;
+    agree(&nodes, TOGETHER).await;
 
     for node in &mut nodes {
         let status = node.stop().await;
@@ -183,7 +169,7 @@ async fn a_server_killed_under_writes_comes_back_with_nothing_acknowledged_lost(
         for node in &nodes {
             has_all(node, &expected).await;
         }
-        all_agree(&nodes).await;
+        agree(&nodes, TOGETHER).await;
     }
 }
 

@@ -1,10 +1,9 @@
 //! Nothing that one node stores stops another: rows with every odd value in every column, tables and columns that the others do
 //! not know.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kith_tests::lab::{Authority, Lab, Node, eventually};
+use kith_tests::lab::{Authority, Lab, Node, agree, eventually};
 use serde_json::{Value, json};
 
 /// For what was written to be everywhere.
@@ -40,18 +39,6 @@ async fn started(lab: &Lab) -> Vec<Node> {
         node.ready().await;
     }
     nodes
-}
-
-async fn all_agree(nodes: &[Node]) {
-    eventually("the digests are equal", EVERYWHERE, async || {
-        let mut digests = BTreeMap::new();
-        for node in nodes {
-            digests.insert(&node.name, node.api().digest().await?);
-        }
-        let first = digests.values().next();
-        if digests.values().all(|digest| Some(digest) == first) { Ok(()) } else { Err(format!("{digests:?}")) }
-    })
-    .await;
 }
 
 async fn columns(node: &Node) -> Vec<(String, String, bool)> {
@@ -115,7 +102,7 @@ async fn g15_odd_rows_are_stored_everywhere_and_stop_nobody() {
             node.api().stream("/v1/subscriptions", Some(&json!("SELECT * FROM containers"))).await.expect("rows");
         assert!(followed.chunk().await.is_ok_and(|piece| piece.is_some()), "{}", node.name);
     }
-    all_agree(&nodes).await;
+    agree(&nodes, EVERYWHERE).await;
     for mut node in nodes {
         assert_eq!(node.stop().await.code(), Some(0), "{}", node.log());
         assert!(!node.log().contains("panicked"), "{}", node.log());
@@ -140,7 +127,7 @@ async fn g14_what_a_release_does_not_know_is_kept_and_handed_on() {
     write("INSERT INTO services (project, name, mood) VALUES ('casa', 'api', 'good')").await;
     write("UPDATE novelties SET what = 'changed' WHERE id = 'a'").await;
     write("DELETE FROM novelties WHERE id = 'b'").await;
-    all_agree(&nodes).await;
+    agree(&nodes, EVERYWHERE).await;
     for node in &nodes[1..] {
         let services = node.api().query("SELECT name FROM services").await;
         assert_eq!(services, Ok(vec![json!(["api"])]), "{}: the known rest is there at once", node.name);
@@ -155,5 +142,5 @@ async fn g14_what_a_release_does_not_know_is_kept_and_handed_on() {
     assert_eq!(shown, Ok(vec![json!(["a", "changed", "good"])]));
     let status = nodes[0].api().get("/v1/status").await.expect("a status").json();
     assert_eq!(status["store"]["set_aside_cells"], 0, "{status}");
-    all_agree(&nodes).await;
+    agree(&nodes, EVERYWHERE).await;
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use kith_tests::lab::{Disk, Fleet, Node, Syncs, Tampering, eventually};
+use kith_tests::lab::{Disk, Fleet, Node, Syncs, Tampering, agree, eventually};
 use kith_tests::verify::{Verification, held, lasts, times};
 use serde_json::{Value, json};
 
@@ -150,13 +150,7 @@ async fn g2_a_power_cut_with_normal_durability_takes_nothing_that_others_hold() 
         let held = rows(&fleet.nodes[1]).await.expect("its rows");
         disk.restore();
         fleet.nodes[0].start().await;
-        eventually("all hold the same again", BOUND, async || {
-            let digests = [&fleet.nodes[0], &fleet.nodes[1], &fleet.nodes[2]].map(|node| node.api().digest());
-            let [one, two, three] = digests;
-            let (one, two, three) = (one.await?, two.await?, three.await?);
-            if one == two && two == three { Ok(()) } else { Err(format!("{one} {two} {three}")) }
-        })
-        .await;
+        agree(&fleet.nodes, BOUND).await;
         let now = rows(&fleet.nodes[0]).await.expect("its rows");
         let gone: Vec<&Value> = held.iter().filter(|row| !now.contains(row)).collect();
         assert!(gone.is_empty(), "n2 held what nobody holds now: {gone:?}");

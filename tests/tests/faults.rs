@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kith_tests::lab::{Api, Authority, Lab, Links, Node, eventually};
+use kith_tests::lab::{Api, Authority, Lab, Links, Node, agree, eventually};
 use kith_tests::verify::lasts;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -85,15 +85,7 @@ impl Five {
     /// How long it takes from now until all nodes have one digest, each holding what was acknowledged.
     async fn converge(&self, within: Duration, acknowledged: &BTreeMap<String, u64>) -> Duration {
         let began = Instant::now();
-        eventually("the digests are equal", within, async || {
-            let mut digests = BTreeMap::new();
-            for node in &self.nodes {
-                digests.insert(node.name.clone(), node.api().digest().await?);
-            }
-            let first = digests.values().next();
-            if digests.values().all(|digest| Some(digest) == first) { Ok(()) } else { Err(format!("{digests:?}")) }
-        })
-        .await;
+        agree(&self.nodes, within).await;
         let took = began.elapsed();
         for node in &self.nodes {
             let rows = node.api().query("SELECT key, value FROM cluster_metadata").await.expect("rows");
