@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use kith_gossip_proto::replica::Sizes;
-use kith_gossip_proto::sim::{Config, Trace, run};
+use kith_gossip_proto::sim::{Config, Damage, Trace, run};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -42,14 +42,19 @@ fn main() -> ExitCode {
 fn config(seed: u64) -> Config {
     let nodes = [2, 3, 5, 5, 8, 12][usize::try_from(seed / 2 % 6).unwrap_or(0)];
     let sizes = if seed.is_multiple_of(2) { Sizes::default() } else { Sizes { whole_up_to: 0, tree_above: 0 } };
+    let damage = if seed % 6 == 1 { Damage::Some } else { Damage::None };
+    // A peer that cannot repair is asked again after a while.
+    let settle = Duration::from_secs(if damage == Damage::Some { 60 } else { 9 });
     Config {
         nodes,
         sizes,
         chaos: Duration::from_secs(12),
-        settle: Duration::from_secs(9),
+        settle,
         rest: Duration::ZERO,
         // Every third purges its tombstones.
         window: seed.is_multiple_of(3).then_some(Duration::from_millis(1_500)),
+        // And every other one of the rest has rows that change behind the stores' backs.
+        damage,
         sabotage: None,
         trace: Trace::Off,
     }

@@ -8,6 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
+mod damage;
+
+pub use damage::{Keep, PROVEN};
+
 use crate::frame::PulledRow;
 use crate::purged::{Away, Purged, away};
 use crate::version::Life;
@@ -39,6 +43,8 @@ pub struct Store {
     log: BTreeMap<LogId, RowId>,
     digests: Digests,
     purged: Purged,
+    /// Per row the sum of its terms, kept like the digest: what the store in SQLite keeps some bits of.
+    seals: BTreeMap<RowId, Digest>,
 }
 
 /// A statement of a local transaction, on one row.
@@ -102,6 +108,7 @@ impl Store {
             log: BTreeMap::new(),
             digests: Digests::default(),
             purged: Purged::default(),
+            seals: BTreeMap::new(),
         }
     }
 
@@ -285,12 +292,22 @@ impl Store {
 
     /// Puts a row in the place of what is there.
     fn put(&mut self, id: RowId, after: Row) {
+        let came = Digest::of(&id.0, &id.1, &after);
+        let mut seal = came;
         if let Some(before) = self.rows.remove(&id) {
-            self.digests.take(Part::of(before.cl, before.rs), Digest::of(&id.0, &id.1, &before));
+            let went = Digest::of(&id.0, &id.1, &before);
+            if before.cl == after.cl {
+                // Change by change, so that what was broken before is broken after.
+                seal = self.seals.get(&id).copied().unwrap_or_default();
+                seal -= went;
+                seal += came;
+            }
+            self.digests.take(Part::of(before.cl, before.rs), went);
             before.stamps().iter().for_each(|stamp| drop(self.log.remove(&log_id(*stamp))));
         }
-        self.digests.add(Part::of(after.cl, after.rs), Digest::of(&id.0, &id.1, &after));
+        self.digests.add(Part::of(after.cl, after.rs), came);
         self.log.extend(after.stamps().into_iter().map(|stamp| (log_id(stamp), id.clone())));
+        self.seals.insert(id.clone(), seal);
         self.rows.insert(id, after);
     }
 

@@ -4,7 +4,8 @@
 //! time, all simulated. A run has two phases. In the first, faults strike that the seed has drawn: frames lost with their
 //! stream or dropped by a full queue, duplicated and delayed, streams reset and ends that notice late, one-way cuts and
 //! partitions, stores that are slow or full, crashes and restarts (where durability is normal with the loss of what was
-//! acknowledged and not yet synced), clocks that differ by up to a minute. In the second everything heals, and within a bound all nodes must
+//! acknowledged and not yet synced), clocks that differ by up to a minute, and where that is asked for rows that change behind
+//! their store's back, and tombstones that are purged within seconds. In the second everything heals, and within a bound all nodes must
 //! have the same heads, rows, log and digest, hold every acknowledged transaction, and be what the fold of the history says.
 //! At every instant: no torn transaction, no half row, equal heads have equal digests, and no deadline lies in the past.
 //!
@@ -17,6 +18,7 @@ use std::time::Duration;
 use crate::replica::Sizes;
 
 mod check;
+mod damage;
 mod faults;
 mod gossip;
 mod link;
@@ -44,10 +46,21 @@ pub struct Config {
     pub rest: Duration,
     /// How long tombstones are kept, if they are purged at all: short, so that nodes are away for longer within a run.
     pub window: Option<Duration>,
+    /// Whether rows change behind the stores' backs.
+    pub damage: Damage,
     /// A rule to break, to see that the simulation notices.
     pub sabotage: Option<Sabotage>,
     /// Whether to write down what happens.
     pub trace: Trace,
+}
+
+/// Whether rows change behind the stores' backs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// No disk does that.
+    None,
+    /// Some do, while faults strike.
+    Some,
 }
 
 /// Whether events are written down.
@@ -78,6 +91,12 @@ pub enum Sabotage {
     PurgeAtOnce,
     /// A node that takes rows does not learn which causal lengths were purged.
     ForgetLengths,
+    /// A store that holds damaged rows answers pulls with them.
+    SendDamaged,
+    /// A damaged store joins what a sound one holds.
+    RepairByJoin,
+    /// A damaged store takes what a sound one holds, and nothing else.
+    RepairWholesale,
 }
 
 /// A run in which everything held.
@@ -103,6 +122,10 @@ pub struct Report {
     pub breaks: u64,
     /// Versions that a store failed to apply when they were handed to it.
     pub failed_applies: u64,
+    /// Rows that changed behind a store's back.
+    pub hurt: u64,
+    /// Repairs of damaged stores.
+    pub repairs: u64,
     /// Tombstones that were purged.
     pub purged: u64,
     /// Nodes that began anew after they were away for too long.

@@ -10,10 +10,15 @@ use crate::model::{Store, fold};
 impl World {
     /// After every change of a store.
     pub(super) fn check_node(&mut self, node: usize) {
+        if self.hurt.contains(&node) {
+            return;
+        }
         self.check_readers(node);
         let store = &self.nodes[node].store;
-        let differs =
-            self.nodes.iter().find(|other| other.store.heads() == store.heads() && !agree(&other.store, store));
+        let sound = self.nodes.iter().enumerate().filter(|(other, _)| !self.hurt.contains(other));
+        let differs = sound
+            .map(|(_, other)| other)
+            .find(|other| other.store.heads() == store.heads() && !agree(&other.store, store));
         if let Some(other) = differs {
             let what = format!("{} and {} have equal heads and different rows", self.nodes[node].id, other.id);
             self.fail(what);
@@ -28,7 +33,7 @@ impl World {
 
     /// Now and then: the store is the fold of exactly the transactions below its heads.
     pub(super) fn check_fold(&mut self, node: usize) {
-        if self.is_fold(node) {
+        if self.hurt.contains(&node) || self.is_fold(node) {
             return;
         }
         self.fail(format!("{} is not the fold of what is below its heads", self.nodes[node].id));
@@ -48,11 +53,12 @@ impl World {
     pub(super) fn check_settled(&mut self) {
         let Some(healed) = self.healed else { return };
         let first = &self.nodes[0].store;
-        let equal = self.nodes.iter().all(|node| {
-            let at_rest = node.jobs.is_empty() && node.unreported == 0;
-            let purged = self.config.window.is_none() || node.store.rows().values().all(Row::is_alive);
-            at_rest && purged && node.store.heads() == first.heads() && node.replica.heads() == first.heads()
-        });
+        let equal = self.hurt.is_empty()
+            && self.nodes.iter().all(|node| {
+                let at_rest = node.jobs.is_empty() && node.unreported == 0;
+                let purged = self.config.window.is_none() || node.store.rows().values().all(Row::is_alive);
+                at_rest && purged && node.store.heads() == first.heads() && node.replica.heads() == first.heads()
+            });
         if equal {
             self.report.settled_after = self.now - healed;
             self.settled = Some(self.now);
@@ -61,7 +67,9 @@ impl World {
             }
         } else if self.now >= healed + self.config.settle {
             let heads = self.nodes.iter().map(|node| format!("\n  {} {:?}", node.id, node.store.heads()));
-            let what = format!("not equal {:?} after the healing:{}", self.config.settle, heads.collect::<String>());
+            let hurt = &self.hurt;
+            let heads = heads.collect::<String>();
+            let what = format!("not equal {:?} after the healing, {hurt:?} damaged:{heads}", self.config.settle);
             self.fail(what);
         } else {
             self.after(Duration::from_millis(50), Event::Check);

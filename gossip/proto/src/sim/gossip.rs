@@ -39,6 +39,7 @@ impl World {
             let id = self.nodes[other].id.clone();
             self.feed(node, Input::MemberDown(id));
         }
+        self.tend(node);
         let next = self.between(300, 600);
         self.after(next, Event::Gossip(self.life(node)));
     }

@@ -100,9 +100,16 @@ impl World {
         // An answer of what is not synced would tell of it.
         let node = &self.nodes[asked.from];
         let store = if self.publishes_unsynced() { &node.store } else { &node.disk };
+        let from = asked.from;
+        let collected = store.collect(&question.above);
+        if self.must_not_answer(from, &collected) {
+            return self.send_answer(id, vec![Frame::Refused("damaged".to_owned()).encode()]);
+        }
+        let node = &self.nodes[from];
+        let store = if self.publishes_unsynced() { &node.store } else { &node.disk };
         let by_site = self.sabotaged(Sabotage::PullBySite);
         let above = &question.above;
-        let mut answer = store.collect(above);
+        let mut answer = collected;
         let end = |answer: &Answer| Answered { heads: answer.heads.clone(), purged: answer.purged.clone() };
         let away = if self.sabotaged(Sabotage::JoinWhoWasAway) { Away::Nobody } else { end(&answer).away(&question) };
         if by_site {
@@ -141,7 +148,13 @@ impl World {
         let Some(asked) = self.pulls.get(&id) else { return };
         let node = &self.nodes[asked.from];
         let store = if self.publishes_unsynced() { &node.store } else { &node.disk };
-        let Answer { rows, heads, purged } = store.collect(&Vector::default());
+        let collected = store.collect(&Vector::default());
+        // The asker would find that it is damaged.
+        let from = asked.from;
+        if self.must_not_answer(from, &collected) {
+            return self.send_answer(id, vec![Frame::Refused("damaged".to_owned()).encode()]);
+        }
+        let Answer { rows, heads, purged } = collected;
         let file = [Frame::Rows(rows).encode(), Frame::Pulled(Answered { heads, purged }).encode()];
         let bytes: Vec<u8> =
             file.iter().flat_map(|frame| [&(frame.len() as u64).to_le_bytes(), &frame[..]].concat()).collect();

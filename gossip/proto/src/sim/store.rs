@@ -1,5 +1,6 @@
 //! A node's store: one job after the other, each in its time, some in vain; results are heard a little later, in order.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rand::RngExt;
@@ -7,9 +8,11 @@ use rand::RngExt;
 use super::Sabotage;
 use super::faults::Durability;
 use super::world::{Event, World};
+use crate::buckets::Bucket;
 use crate::model::{Answer, Statement};
 use crate::purged::Away;
 use crate::replica::{Input, PullOutcome};
+use crate::soundness::Mended;
 use crate::{Frame, NodeId, Vector, Version};
 
 /// What the store is to do.
@@ -18,6 +21,7 @@ pub(super) enum Job {
     Apply(Vec<Version>),
     Join(NodeId, Answer, Whole),
     Purge(Vector),
+    Repair(Answer, BTreeSet<Bucket>),
 }
 
 /// Whether an answer is a store.
@@ -56,6 +60,8 @@ impl World {
             Some(Job::Apply(versions)) => self.apply(node, &versions),
             Some(Job::Join(from, answer, whole)) => self.join(node, from, answer, whole),
             Some(Job::Purge(_)) if full => {}
+            Some(Job::Repair(..)) if full => self.mended(node, Mended::NotStored),
+            Some(Job::Repair(answer, buckets)) => self.put_right(node, answer, &buckets),
             Some(Job::Purge(through)) => self.purge(node, &through),
             None => {}
         }
@@ -104,7 +110,7 @@ impl World {
     }
 
     /// The replica hears of it once it is synced.
-    fn report_to(&mut self, node: usize, input: Input) {
+    pub(super) fn report_to(&mut self, node: usize, input: Input) {
         self.nodes[node].unreported += 1;
         if self.publishes_unsynced() {
             self.report_soon(node, input);

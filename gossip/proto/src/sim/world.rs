@@ -8,13 +8,15 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use super::damage::Repair;
 use super::faults::Faults;
 use super::link::{Conn, Cuts, End};
 use super::pull::Asked;
 use super::store::Job;
-use super::{Config, Failure, Report, Sabotage, Trace};
+use super::{Config, Damage, Failure, Report, Sabotage, Trace};
 use crate::model::Store;
 use crate::replica::{Input, Output};
+use crate::soundness::Soundness;
 use crate::{Frame, NodeId, Replica, SiteId, Version};
 
 /// An event of a node is void once the node has crashed: it carries the life that it was meant for.
@@ -42,6 +44,9 @@ pub(super) enum Event {
     Asked(u64),
     Answered(u64),
     Stalled(u64),
+    Hurt,
+    Look(Life),
+    Repair(Repair),
     Strike,
     Heal,
     Check,
@@ -63,6 +68,7 @@ pub(super) struct Node {
     pub(super) slow_until: Duration,
     pub(super) full_until: Duration,
     pub(super) replica: Replica,
+    pub(super) soundness: Soundness,
     pub(super) timer: Option<Duration>,
     /// Not before this can the store's next result be heard: results keep their order.
     pub(super) reported: Duration,
@@ -92,6 +98,8 @@ pub(super) struct World {
     pub(super) history: BTreeMap<(SiteId, u64), Arc<Version>>,
     /// Sites that gave up what they had told nobody: it was written again by another one, or is lost.
     pub(super) given_up: BTreeSet<SiteId>,
+    /// Nodes whose store is damaged, and not known to be sound again.
+    pub(super) hurt: BTreeSet<usize>,
     pub(super) numbers: i64,
     pub(super) report: Report,
     pub(super) failure: Option<String>,
@@ -125,6 +133,7 @@ impl World {
             pulls: BTreeMap::new(),
             history: BTreeMap::new(),
             given_up: BTreeSet::new(),
+            hurt: BTreeSet::new(),
             numbers: 0,
             report: Report::default(),
             failure: None,
@@ -141,6 +150,10 @@ impl World {
         }
         world.at(config.chaos, Event::Heal);
         world.after(Duration::from_millis(500), Event::Strike);
+        match config.damage {
+            Damage::None => {}
+            Damage::Some => world.after(Duration::from_secs(1), Event::Hurt),
+        }
         world
     }
 
@@ -184,6 +197,9 @@ impl World {
             Event::Asked(pull) => self.answer(pull),
             Event::Answered(pull) => self.take_answer(pull),
             Event::Stalled(pull) => self.fail_pull(pull),
+            Event::Hurt => self.hurt(),
+            Event::Look(life) => self.if_alive(life, Self::look),
+            Event::Repair(repair) => self.repair(&repair),
             Event::Strike => self.strike(),
             Event::Heal => self.heal(),
             Event::Check => self.check_settled(),
@@ -247,10 +263,14 @@ impl World {
         it.running = true;
         it.life += 1;
         it.replica = Replica::with_sizes(it.id.clone(), it.store.heads().clone(), seed, now, sizes);
+        it.soundness = Soundness::new(seed, now);
         it.reported = now;
         self.note(|world| format!("{} starts with {:?}", world.nodes[node].id, world.nodes[node].store.heads()));
         let life = self.life(node);
         self.after(gossip, Event::Gossip(life));
+        if self.hurt.contains(&node) {
+            self.look_soon(node);
+        }
         self.begin_to_purge(node);
         self.after(sync, Event::Synced(life));
         let write = self.write_delay();
@@ -332,6 +352,7 @@ impl Node {
         let store = Store::new(site_id(n, 0));
         let id: NodeId = format!("n{n}").parse().expect("a letter and digits");
         Self {
+            soundness: Soundness::new(0, Duration::ZERO),
             replica: Replica::new(id.clone(), crate::Vector::default(), 0, Duration::ZERO),
             id,
             life: 0,

@@ -1,13 +1,14 @@
 //! Clusters under faults: every seed must end in equal stores, with nothing torn on the way and nothing lost.
 //!
 //! A failing seed prints itself. `KITH_SIM_SEED=45 cargo nextest run -p kith-gossip-proto replay` runs it again and prints
-//! what happened (`KITH_SIM_NODES=3` where it was not five nodes, `KITH_SIM_WINDOW_MS=1500` where tombstones are purged).
+//! what happened (`KITH_SIM_NODES=3` where it was not five nodes, `KITH_SIM_WINDOW_MS=1500` where tombstones are purged,
+//! `KITH_SIM_DAMAGE=1` where rows are damaged).
 
 use std::ops::Range;
 use std::time::Duration;
 
 use kith_gossip_proto::replica::{PULL_EVERY, Sizes};
-use kith_gossip_proto::sim::{Config, Failure, Report, Sabotage, Trace, run};
+use kith_gossip_proto::sim::{Config, Damage, Failure, Report, Sabotage, Trace, run};
 
 /// Bound of the settling, in simulated time: less than [`PULL_EVERY`], the last resort, which so cannot hide that a rule
 /// fails. Most of it is the end of a stream that a peer notices late, and a pull that must stall first.
@@ -21,6 +22,7 @@ fn config(nodes: usize) -> Config {
         settle: SETTLE,
         rest: Duration::ZERO,
         window: None,
+        damage: Damage::None,
         sabotage: None,
         trace: Trace::Off,
     }
@@ -37,7 +39,12 @@ fn replay() {
     let seed = number("KITH_SIM_SEED").unwrap_or(0);
     let nodes = number("KITH_SIM_NODES").and_then(|nodes| usize::try_from(nodes).ok()).unwrap_or(5);
     let window = number("KITH_SIM_WINDOW_MS").map(Duration::from_millis);
-    let base = window.map_or_else(|| config(nodes), |_| forgetful(nodes));
+    let hurt = std::env::var("KITH_SIM_DAMAGE").map_or(Damage::None, |_| Damage::Some);
+    let base = match (window, hurt) {
+        (Some(_), _) => forgetful(nodes),
+        (None, Damage::Some) => hurting(nodes),
+        (None, Damage::None) => config(nodes),
+    };
     match run(seed, &Config { trace: Trace::On, window, ..base }) {
         Ok(report) => assert!(report.commits > 0, "{report:?}"),
         Err(failure) => panic!("{failure}"),
@@ -58,6 +65,8 @@ fn sum(reports: &[Report]) -> Report {
         sum.crashes += report.crashes;
         sum.breaks += report.breaks;
         sum.failed_applies += report.failed_applies;
+        sum.hurt += report.hurt;
+        sum.repairs += report.repairs;
         sum.purged += report.purged;
         sum.anew += report.anew;
         sum.replayed += report.replayed;
@@ -206,6 +215,41 @@ fn g5_tombstones_purged_while_what_was_written_before_is_under_way_are_noticed()
 #[test]
 fn g5_causal_lengths_that_are_forgotten_are_noticed() {
     notices_in(&forgetful(4), Sabotage::ForgetLengths, &["fold", "different rows"], 0..200);
+}
+
+/// Rows change behind the stores' backs besides. A peer that cannot repair is asked again after a while.
+fn hurting(nodes: usize) -> Config {
+    Config { damage: Damage::Some, settle: Duration::from_secs(60), ..config(nodes) }
+}
+
+fn was_hurt(reports: &[Report]) {
+    let (runs, sum) = (u64::try_from(reports.len()).unwrap(), sum(reports));
+    assert!(sum.hurt > runs && sum.repairs > runs / 2, "{sum:?}");
+}
+
+#[test]
+fn g15_damaged_rows_come_right_and_reach_nobody_among_three() {
+    was_hurt(&hold(8_000..8_150, &hurting(3)));
+}
+
+#[test]
+fn g15_damaged_rows_come_right_and_reach_nobody_among_five() {
+    was_hurt(&hold(8_200..8_300, &hurting(5)));
+}
+
+#[test]
+fn damaged_rows_that_are_sent_are_noticed() {
+    notices_in(&hurting(3), Sabotage::SendDamaged, &["different rows", "fold"], 0..600);
+}
+
+#[test]
+fn a_damaged_store_that_joins_is_noticed() {
+    notices_in(&hurting(4), Sabotage::RepairByJoin, &["different rows", "fold"], 0..100);
+}
+
+#[test]
+fn a_damaged_store_that_forgets_what_it_alone_has_is_noticed() {
+    notices_in(&hurting(4), Sabotage::RepairWholesale, &["different rows", "fold", "lost"], 0..100);
 }
 
 #[test]
