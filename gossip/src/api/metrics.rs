@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
 use prometheus_client::collector::Collector;
@@ -177,6 +177,17 @@ impl Collector for Reading {
         let lag = ConstGauge::new(self.replication.lag_p99.as_secs_f64());
         let help = "From a version's arrival to the synced store, 99th percentile";
         lag.encode(encoder.encode_descriptor("replication_lag_p99", help, Some(&Unit::Seconds), lag.metric_type())?)?;
+        if let Some((day, _)) = self.store.digests.days().next() {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let age = ConstGauge::new(now.saturating_sub(Duration::from_millis(day.ms())).as_secs());
+            let help = "Since the day of the oldest deletion that is remembered";
+            age.encode(encoder.encode_descriptor(
+                "store_oldest_deletion",
+                help,
+                Some(&Unit::Seconds),
+                age.metric_type(),
+            )?)?;
+        }
         if let Some(certificate) = self.certificate {
             let left = ConstGauge::new(certificate.left.as_secs());
             let help = "Until the node's certificate ends";

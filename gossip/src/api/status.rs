@@ -82,11 +82,12 @@ pub(super) async fn health(State(app): State<Arc<App>>, request: Request) -> Res
     Ok((status, Json(json!({ "response": response }))).into_response())
 }
 
-/// `GET /v1/digest`: two nodes with equal heads have equal digests, or one of them is damaged.
+/// `GET /v1/digest`: two nodes with equal heads have equal digests, or one of them is damaged. Deletions of days that some
+/// node has begun to forget are left out.
 pub(super) async fn digest(State(app): State<Arc<App>>) -> Response {
     let state = app.store.state();
     Json(json!({
-        "digest": state.digest().to_string(),
+        "digest": app.store.fingerprint().digest.to_string(),
         "heads_hash": format!("{:016x}", state.heads.hash()),
         "schema": format!("{:016x}", state.schema),
     }))
@@ -113,11 +114,12 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "boot": state.boot,
             "heads": heads,
             "heads_hash": format!("{:016x}", state.heads.hash()),
-            "digest": state.digest().to_string(),
+            "digest": app.store.fingerprint().digest.to_string(),
             "schema": format!("{:016x}", state.schema),
             "clock_ms": state.hlc.ms(),
             "commits": state.commits,
             "set_aside_cells": state.set_aside,
+            "deletions": app.store.tombstones().await.ok(),
             "oldest_deletion_ms": state.digests.days().next().map(|(day, _)| day.ms()),
             "forgotten_before_ms": (state.purged.floor != Day::default()).then(|| state.purged.floor.ms()),
             "looked_through_ms": looked.as_ref().map(|looked| ms(looked.at)),

@@ -77,6 +77,11 @@ pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Eve
                 tracing::debug!(peer = %node, error = %error, "pull gives way to a snapshot");
                 (PullOutcome::NeedsSnapshot, None)
             }
+            // It is about to begin anew, and says so itself.
+            Err(PullError::Join(error @ ApplyError::PeerBehind)) => {
+                tracing::debug!(peer = %node, %error, "pulled rows not stored");
+                (PullOutcome::Failed, None)
+            }
             Err(error) => {
                 if net.trouble_is_due(&node) {
                     tracing::warn!(peer = %node, error = %Chain(&error), "pulled rows not stored");

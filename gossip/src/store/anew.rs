@@ -53,27 +53,42 @@ impl Core {
     pub(crate) fn begin_anew(&mut self, mut theirs: Connection) -> Result<(), InstallError> {
         let path = self.shared.health.path().to_owned();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let named = |what: &str| with(&path, &format!(".{what}-{now:013}"));
-        let aside = named(AWAY);
-        copy(&self.conn, &aside, || false)?;
+        let [aside, list] = [AWAY, LOST].map(|what| with(&path, &format!(".{what}-{now:013}")));
         let site = SiteId::new(self.conn.query_row("SELECT randomblob(16)", [], |row| row.get(0))?);
-        self.sign(&mut theirs, Signature { site, version: 0 })?;
-        let replayed = self.replay(&mut theirs)?;
-        let lost = replayed.lost.len() as u64 + replayed.left_out;
-        if lost > 0 {
-            replayed.list(&named(LOST))?;
+        let begun = self.give_way(&mut theirs, site, &aside, &list);
+        if self.ledger.own() != site {
+            // The store is as it was: it is tried again, and each attempt would leave a copy.
+            [aside, list].iter().for_each(|file| remove(file));
+            return begun;
         }
-        self.take_pages(&theirs)?;
         self.unreserve();
-        tracing::warn!(
-            %site, aside = %aside.display(), written_again = replayed.rows, lost,
-            "this node was away for longer than deletions are remembered: it begins anew with the rows of a peer"
-        );
         for what in [AWAY, LOST] {
             if let Err(error) = keep_few(&path, what) {
                 tracing::warn!(%error, "stores that were kept aside earlier are not taken away");
             }
         }
+        begun
+    }
+
+    fn give_way(
+        &mut self,
+        theirs: &mut Connection,
+        site: SiteId,
+        aside: &Path,
+        list: &Path,
+    ) -> Result<(), InstallError> {
+        copy(&self.conn, aside, || false)?;
+        self.sign(theirs, Signature { site, version: 0 })?;
+        let replayed = self.replay(theirs)?;
+        let lost = replayed.lost.len() as u64 + replayed.left_out;
+        if lost > 0 {
+            replayed.list(list)?;
+        }
+        self.take_pages(theirs)?;
+        tracing::warn!(
+            %site, aside = %aside.display(), written_again = replayed.rows, lost,
+            "this node was away for longer than deletions are remembered: it begins anew with the rows of a peer"
+        );
         Ok(())
     }
 
@@ -136,6 +151,14 @@ impl Replayed {
             writeln!(file, "and {} more", self.left_out)?;
         }
         file.sync_all()
+    }
+}
+
+fn remove(file: &Path) {
+    if let Err(error) = std::fs::remove_file(file)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %file.display(), %error, "a file that is not needed any more stays");
     }
 }
 

@@ -279,6 +279,11 @@ impl Store {
             .await?
     }
 
+    /// How many deletions of rows are remembered.
+    pub async fn tombstones(&self) -> Result<u64, QueryError> {
+        self.inner.pool.run(|conn| purge::count(conn).map_err(|error| read::trouble(&error))).await?
+    }
+
     /// Forgets tombstones, a few in each transaction. Returns how many were there still.
     pub async fn purge(&self, due: Due) -> Result<u64, ApplyError> {
         let mut gone = 0;

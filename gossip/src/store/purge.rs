@@ -69,6 +69,16 @@ pub(crate) fn due(conn: &Connection, covered: &Vector, before: Hlc) -> rusqlite:
     Ok(due)
 }
 
+/// Counts them.
+pub(crate) fn count(conn: &Connection) -> rusqlite::Result<u64> {
+    let mut count = 0;
+    for table in TableSet::load(conn)?.iter() {
+        let sql = format!("SELECT count(*) FROM {}", quote(&tombs_of(&table.name)));
+        count += conn.query_row(&sql, [], |row| row.get::<_, i64>(0))?.cast_unsigned();
+    }
+    Ok(count)
+}
+
 impl Core {
     /// Takes away those of the tombstones that are there still; returns how many. One that a later deletion made is not
     /// among them.

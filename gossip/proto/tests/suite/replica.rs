@@ -596,3 +596,40 @@ fn what_peers_say_of_sites_nobody_knows_takes_no_room() {
     let out = pushes(&mut bench, "a", vec![small(1, 1)]);
     assert_eq!(pushed_to(&out, 1), ["b", "c"]);
 }
+
+#[test]
+fn g5_versions_of_a_peer_are_taken_from_when_it_has_applied_all_that_is_purged_here() {
+    let mut bench = Bench::with(&["a"]);
+    bench.give(Input::Purging(vector(&[(9, 5)])));
+    assert_eq!(handed(&bench.receives(vec![small(1, 1)])), [], "it has not applied what is purged");
+    bench.tells("a", &[(1, 1), (9, 5)]);
+    assert_eq!(handed(&bench.receives(vec![small(1, 1)])), [], "it may have made this before it had");
+    // That comes by a pull; what it makes from here on is taken, also when more is purged that it has applied.
+    bench.give(Input::Stored(vector(&[(1, 1), (9, 5)])));
+    assert_eq!(handed(&bench.receives(vec![small(1, 2)])), [(1, 2)]);
+    bench.give(Input::Purging(vector(&[(1, 1)])));
+    assert_eq!(handed(&bench.receives(vec![small(1, 3)])), [(1, 3)]);
+    // It may be another store that comes back under the name.
+    bench.give(Input::Closed(node("a"), Stream::Ours));
+    bench.give(Input::Opened(node("a"), Stream::Ours));
+    assert_eq!(handed(&bench.receives(vec![small(1, 4)])), []);
+    bench.tells("a", &[(1, 3)]);
+    assert_eq!(handed(&bench.receives(vec![small(1, 4)])), []);
+}
+
+#[test]
+fn g5_what_every_known_node_has_applied_may_be_purged() {
+    let mut bench = Bench::with(&["a", "b"]);
+    bench.give(Input::Stored(vector(&[(1, 5)])));
+    bench.tells("a", &[(1, 5)]);
+    bench.tells("b", &[(1, 4)]);
+    let mut purged = |known: &[&str]| {
+        let outputs = bench.give(Input::Known(known.iter().map(|name| node(name)).collect()));
+        outputs.into_iter().find_map(|output| if let Output::Purge(covered) = output { Some(covered) } else { None })
+    };
+    assert_eq!(purged(&["a", "b"]), None, "what they had by then may be under way");
+    assert_eq!(purged(&["a", "b"]), Some(vector(&[(1, 4)])));
+    assert_eq!(purged(&["a", "b", "c"]), None, "who is known and silent may lack anything");
+    assert_eq!(purged(&["a"]), Some(vector(&[(1, 4)])), "it was noted while the other was known");
+    assert_eq!(purged(&["a"]), Some(vector(&[(1, 5)])));
+}
