@@ -237,20 +237,8 @@ impl Gossip {
             started: Instant::now(),
             standing,
         };
-
-        // The API is joined here: it sees the node through `View`, and nothing else of this crate but the store.
         let subscriptions = Background { tasks: TaskTracker::new(), token: CancellationToken::new() };
-        let queries =
-            Subscriptions::start(store.clone(), subscriptions.tasks.clone(), subscriptions.token.clone()).await?;
-        let parts = Parts {
-            store: store.clone(),
-            subscriptions: queries,
-            membership: Arc::new(view.clone()),
-            node: config.node.clone(),
-            release: RELEASE.to_owned(),
-        };
-        let api = Api::bind(config.api.clone(), parts).await?;
-
+        let api = bind_api(&config, &store, &view, &subscriptions).await?;
         let addrs = Addrs { gossip: net.local_addr(), api: api.addrs().tcp.clone(), unix: api.addrs().unix.clone() };
         Ok(Self {
             config,
@@ -347,6 +335,19 @@ fn generation(identity: &Identity, boot: u64) -> u64 {
     const BOOTS: u64 = 1 << 20;
     let issued = identity.validity().from.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     issued * BOOTS + boot.min(BOOTS - 1)
+}
+
+/// Joins the API to the node, which it sees through [`View`], and to nothing else of this crate but the store.
+async fn bind_api(config: &Config, store: &Store, view: &View, background: &Background) -> Result<Api, BuildError> {
+    let (tasks, token) = (background.tasks.clone(), background.token.clone());
+    let parts = Parts {
+        store: store.clone(),
+        subscriptions: Subscriptions::start(store.clone(), tasks, token).await?,
+        membership: Arc::new(view.clone()),
+        node: config.node.clone(),
+        release: RELEASE.to_owned(),
+    };
+    Ok(Api::bind(config.api.clone(), parts).await?)
 }
 
 /// The address that other nodes dial, if they can.

@@ -12,11 +12,11 @@ use http::{StatusCode, header};
 use kith_gossip_proto::Day;
 use kith_gossip_proto::agreement::Agreement;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::error::ApiError;
-use super::membership::{Member, MemberState};
+use super::membership::{Member, MemberState, PeerFigures};
 use super::request::{json as read_json, parameters};
 use super::routes::App;
 use super::stream::{self, Lines};
@@ -133,17 +133,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "pushed": figures.pushed,
             "pulls": figures.pulls,
             "pulls_failed": figures.pulls_failed,
-            "peers": app.membership.peers().iter().map(|peer| (peer.server.to_string(), json!({
-                "behind": peer.behind,
-                "ahead": peer.ahead,
-                "queued_bytes": peer.queued_bytes,
-                "digest": match peer.agreement {
-                    Agreement::Unknown => None,
-                    Agreement::Equal => Some("equal"),
-                    Agreement::Differs { .. } => Some("differs"),
-                },
-                "differs_s": peer.differs_for.map(|time| time.as_secs()),
-            }))).collect::<serde_json::Map<_, _>>(),
+            "peers": app.membership.peers().iter().map(peer).collect::<serde_json::Map<_, _>>(),
         },
         "members": {
             "up": count(MemberState::Up),
@@ -166,6 +156,22 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
         "parts": app.reports.all(),
     }))
     .into_response()
+}
+
+/// How far one peer and this node are apart, under its name.
+fn peer(peer: &PeerFigures) -> (String, Value) {
+    let about = json!({
+        "behind": peer.behind,
+        "ahead": peer.ahead,
+        "queued_bytes": peer.queued_bytes,
+        "digest": match peer.agreement {
+            Agreement::Unknown => None,
+            Agreement::Equal => Some("equal"),
+            Agreement::Differs { .. } => Some("differs"),
+        },
+        "differs_s": peer.differs_for.map(|time| time.as_secs()),
+    });
+    (peer.server.to_string(), about)
 }
 
 /// `GET /live`: the process answers.
