@@ -1,4 +1,5 @@
-//! Putting damaged rows right, from what a sound peer holds of their buckets. One transaction, so readers see it whole.
+//! Putting damaged rows right, from what a sound peer holds of their buckets. One transaction, so readers see it whole, and
+//! writers wait for as long as it takes to read all rows twice: it is rare.
 //!
 //! Nothing here believes the log, the digest or an index, and of a row only what no peer has heard of: rows are replaced by
 //! what is [`proven`], and everything else is made anew from the rows. What stood in a row's place before is written to a file
@@ -95,6 +96,7 @@ impl Core {
         }
         let (mut theirs, mut rest) = (Theirs::new(), Vec::new());
         for PulledRow { table, key, row } in cure.rows {
+            row.stamps().iter().for_each(|stamp| self.ledger.clock.observe(stamp.hlc));
             if cure.buckets.contains(&Bucket::of(&table, &key)) {
                 // A large row came in pieces.
                 theirs.entry((table, key)).and_modify(|piece| piece.join(row.clone())).or_insert(row);

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use kith_gossip::store::{ApplyError, Cure, OpenError, Pace, QueryError, Store};
-use kith_gossip_proto::{Purged, Vector};
+use kith_gossip_proto::buckets::Bucket;
+use kith_gossip_proto::frame::PulledRow;
+use kith_gossip_proto::{Hlc, Purged, SiteId, Stamp, Vector};
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -254,6 +256,25 @@ async fn what_the_file_says_of_sites_is_written_anew_from_memory() {
         assert!(rig.store.state().heads == heads, "{sql}");
         assert_eq!(state(&rig.store).await, state(&sound.store).await, "{sql}");
     }
+}
+
+#[tokio::test]
+async fn what_is_written_after_a_repair_is_later_than_what_it_brought() {
+    let (rig, sound) = tampered("UPDATE t SET a = 'other' WHERE id = 'key 4'").await;
+    let ((table, key), mut row) = state(&sound.store)
+        .await
+        .into_iter()
+        .find(|((table, _), row)| table.as_str() == "t" && row.is_alive())
+        .unwrap();
+    let site = SiteId::new([7; 16]);
+    let stamp = Stamp { hlc: Hlc::from_ms(rig.store.state().hlc.ms() + 3_600_000), site, version: 1, seq: 0 };
+    row.cells.values_mut().for_each(|cell| cell.stamp = stamp);
+    let buckets = [Bucket::of(&table, &key)].into();
+    let heads = [(site, 1)].into_iter().collect();
+    let cure = Cure { buckets, rows: vec![PulledRow { table, key, row }], heads, ..Cure::default() };
+    rig.store.repair(cure).await.unwrap();
+    let later = rig.version("UPDATE t SET a = 'later'").await;
+    assert!(later.hlc > stamp.hlc, "{:?} is not after {:?}", later.hlc, stamp.hlc);
 }
 
 #[tokio::test]
