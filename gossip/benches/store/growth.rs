@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use kith_gossip::store::Store;
+use kith_gossip::store::{Pace, Store};
 use tempfile::TempDir;
 
 use crate::kith;
@@ -13,7 +13,8 @@ use crate::meter::{Meter, memory, size};
 use crate::plain::Plain;
 use crate::work::{BATCH, insert, range};
 
-/// For each number of rows: how fast the last of them came, what a snapshot and a start take, and how much memory.
+/// For each number of rows: how fast the last of them came, what a look through them, a snapshot and a start take, and how
+/// much memory.
 pub(crate) async fn curve(sizes: &[&str]) {
     let mut sizes: Vec<usize> = sizes.iter().map(|size| size.parse().expect("a number of rows")).collect();
     sizes.sort_unstable();
@@ -28,11 +29,16 @@ pub(crate) async fn curve(sizes: &[&str]) {
         let ours = meter.stop(end - rows);
         let resident = memory("VmRSS");
         let (made, taken) = snapshot(&store).await;
+        let (before, meter) = (memory("VmRSS"), Meter::start());
+        let found = store.verify(Pace::AtOnce).await.unwrap();
+        assert!(found.wrong.is_empty(), "{:?}", found.wrong);
+        let (looked, held) = (meter.stop(end), memory("VmRSS") - before);
         store.close().await;
         let meter = Meter::start();
         plain.run(&range(rows, end, BATCH, insert).collect::<Vec<_>>());
         ours.tell(&format!("{end} rows: insert, 100 a transaction"), "rows", meter.stop(end - rows));
         println!("{end} rows: {:.1} MiB in the file, {resident:.1} MiB resident after writing", mib(size(dir.path())));
+        println!("    looked through in {:.2} µs of CPU a row, {held:.1} MiB more resident", looked.cost());
         println!("    snapshot made in {made:.1?}, checked and taken over in {taken:.1?}");
         let this = std::env::current_exe().unwrap();
         assert!(Command::new(this).arg("open").arg(dir.path()).status().unwrap().success());

@@ -32,7 +32,7 @@ impl Reading {
     }
 
     /// Microseconds of CPU for each.
-    fn cost(&self) -> f64 {
+    pub(crate) fn cost(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.count as f64
     }
 

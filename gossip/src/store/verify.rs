@@ -133,9 +133,14 @@ impl Findings {
         self.wrong(format!("{} {key:?}: {what}", table.name));
     }
 
-    /// Takes a row into the sums, and looks its stamps up in the log and the heads.
-    fn take(&mut self, snapshot: &Snapshot<'_>, table: i64, spot: &Spot, row: &PulledRow) -> rusqlite::Result<()> {
-        let terms = Digest::of(&row.table, &row.key, &row.row);
+    /// Takes a row and the sum of its terms into the sums, and looks its stamps up in the log and the heads.
+    fn take(
+        &mut self,
+        snapshot: &Snapshot<'_>,
+        (table, spot): (i64, &Spot),
+        row: &PulledRow,
+        terms: Digest,
+    ) -> rusqlite::Result<()> {
         self.digests.add(Part::of(row.row.cl, row.row.rs), terms);
         self.buckets.add(Bucket::of(&row.table, &row.key), terms);
         let mut log = snapshot
@@ -225,7 +230,8 @@ fn live_row(
             return Ok(Stamped::Yes);
         }
     };
-    if !stamps.is_sealed(table.terms(&key, &stamps, &values)) {
+    let terms = table.terms(&key, &stamps, &values);
+    if !stamps.is_sealed(terms) {
         found.broken(table, &key, "the row is not what was written");
     }
     if !stamps.is_alive() {
@@ -238,7 +244,11 @@ fn live_row(
         found.broken(table, &key, "the row is there, and has a tombstone");
     }
     match readable(snapshot.assemble(table, &stamps, values))? {
-        Some(row) => found.take(snapshot, table.id, &spot, &row)?,
+        Some(row) => {
+            let aside = snapshot.ledger.aside.contains_key(&table.id);
+            let terms = if aside { Digest::of(&row.table, &row.key, &row.row) } else { terms };
+            found.take(snapshot, (table.id, &spot), &row, terms)?;
+        }
         None => found.broken(table, &key, "what is set aside of the row is damaged"),
     }
     Ok(Stamped::Yes)
@@ -261,12 +271,13 @@ fn tombstones(snapshot: &Snapshot<'_>, table: &Table, found: &mut Findings) -> r
         if stamps.is_alive() || stamps.mask() != 0 {
             found.broken(table, &key, "a tombstone says that the row is alive");
         }
-        if !is_sealed(table, &key, &stamps) {
+        let terms = Digest::row(&table.name, &key, stamps.cl, stamps.rs());
+        if !stamps.is_sealed(terms) {
             found.broken(table, &key, "the tombstone is not what was written");
         }
         let row = kith_gossip_proto::Row::tombstone(stamps.cl, stamps.rs());
         let spot = Spot::Key(key.clone());
-        found.take(snapshot, table.id, &spot, &PulledRow { table: table.name.clone(), key, row })?;
+        found.take(snapshot, (table.id, &spot), &PulledRow { table: table.name.clone(), key, row }, terms)?;
     }
     Ok(())
 }
@@ -302,7 +313,10 @@ fn set_aside(snapshot: &Snapshot<'_>, found: &mut Findings) -> rusqlite::Result<
         }
         found.set_aside += 1;
         match readable(snapshot.at(id, ValueRef::Blob(key.as_bytes())))?.flatten() {
-            Some(row) => found.take(snapshot, id, &Spot::Key(key), &row)?,
+            Some(row) => {
+                let terms = Digest::of(&row.table, &row.key, &row.row);
+                found.take(snapshot, (id, &Spot::Key(key)), &row, terms)?;
+            }
             None => found.wrong(format!("{key:?} is set aside of a table without a name")),
         }
     }
