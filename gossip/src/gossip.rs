@@ -491,6 +491,7 @@ impl ShownMembership for View {
             queued_bytes: peer.queued_bytes,
             agreement: peer.agreement,
             differs_for: peer.differs_for,
+            clock_ms: peer.clock_ms,
         };
         status.peers.iter().map(figures).collect()
     }
@@ -516,7 +517,10 @@ impl ShownMembership for View {
     }
 
     fn alarms(&self) -> Vec<Alarm> {
-        self.standing.alarms().into_iter().chain(self.rows_alarm()).chain(self.lost_alarm()).collect()
+        let clocks = self.replication.status.borrow().clocks.alarms();
+        let clocks = clocks.into_iter().map(|text| Alarm { name: "clock", text });
+        let rows = self.rows_alarm().into_iter().chain(self.lost_alarm());
+        self.standing.alarms().into_iter().chain(rows).chain(clocks).collect()
     }
 }
 

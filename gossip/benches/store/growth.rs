@@ -63,7 +63,7 @@ async fn snapshot(store: &Store) -> (Duration, Duration) {
         incoming.write(&bytes[..read]).unwrap();
     }
     let began = Instant::now();
-    newcomer.install(incoming).await.unwrap();
+    newcomer.install(incoming, kith_gossip_proto::Hlc::MAX).await.unwrap();
     let taken = began.elapsed();
     newcomer.close().await;
     (made, taken)

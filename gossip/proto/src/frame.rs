@@ -21,7 +21,9 @@
 //! | 22 | compare | first frame on a pull's stream: the digests of your buckets |
 //! | 23 | buckets | the answer: the answerer's heads, and the digests at these; before it, chunks without bytes while they are made |
 //! | 24 | repair | first frame on a pull's stream: all that is above these heads, and all rows of these buckets |
-//! | 8-12, 15-17, 25-31 | | kept for clocks, identities of sites, key ranges of a repair |
+//! | 8 | clock | beside heads: what the sender's clock shows |
+//! | 10 | from the future | beside heads: these sites' versions, from these numbers on, are refused for their stamps |
+//! | 9, 11, 12, 15-17, 25-31 | | kept for identities of sites, purging |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,6 +81,10 @@ pub enum Frame {
     Buckets(Vector, Buckets),
     /// Send me all that is above these heads, as for a pull, and all rows of these buckets besides.
     Repair(Vector, Vec<Bucket>),
+    /// My wall clock in milliseconds since 1970, as [`Hello`] says it at the beginning.
+    Clock(u64),
+    /// What you sent of these sites, from these versions on, I refuse: its stamps are far ahead of the clocks that I know.
+    FromFuture(Vector),
     /// A kind of a later release. Skipped.
     Unknown(u8),
 }
@@ -197,6 +203,8 @@ impl Frame {
             Self::Compare => 22,
             Self::Buckets(..) => 23,
             Self::Repair(..) => 24,
+            Self::Clock(_) => 8,
+            Self::FromFuture(_) => 10,
             Self::Unknown(kind) => *kind,
         }
     }
@@ -211,7 +219,7 @@ impl Frame {
                 out.varint(versions.len() as u64);
                 versions.iter().for_each(|version| out.record(|out| put_version(out, version)));
             }
-            Self::Heads(vector) | Self::Graft(vector) => put_vector(&mut out, vector),
+            Self::Heads(vector) | Self::Graft(vector) | Self::FromFuture(vector) => put_vector(&mut out, vector),
             Self::Pull(question) => put_question(&mut out, question),
             Self::Pulled(answered) => put_answered(&mut out, answered),
             Self::Rows(rows) => {
@@ -219,7 +227,7 @@ impl Frame {
                 rows.iter().for_each(|row| out.record(|out| put_row(out, row)));
             }
             Self::Refused(reason) => out.bytes(reason.as_bytes()),
-            Self::Snapshot(bytes) => out.varint(*bytes),
+            Self::Snapshot(number) | Self::Clock(number) => out.varint(*number),
             Self::Chunk(bytes) => out.bytes(bytes),
             Self::SnapshotEnd(hash) => put_u128(&mut out, *hash),
             Self::Buckets(heads, buckets) => {
@@ -263,6 +271,8 @@ impl Frame {
             22 => Self::Compare,
             23 => Self::Buckets(get_vector(&mut body)?, get_buckets(&mut body)?),
             24 => Self::Repair(get_vector(&mut body)?, body.list(1, get_bucket)?),
+            8 => Self::Clock(body.varint()?),
+            10 => Self::FromFuture(get_vector(&mut body)?),
             kind => Self::Unknown(kind),
         })
     }

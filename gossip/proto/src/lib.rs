@@ -9,8 +9,9 @@
 //! keys'. Time and seeds come in as arguments; frames, versions to apply and deadlines come out ([`Replica`]).
 //!
 //! Reading order: the words ([`id`], [`clock`], [`stamp`], [`value`], [`key`]), the lattice ([`row`]), what is said
-//! ([`version`], [`vector`], [`digest`], [`digests`], [`purged`], [`frame`]), and who says it when ([`replica`]). With the feature `sim`,
-//! for tests: a store in memory (`model`) and whole clusters in one thread (`sim`).
+//! ([`version`], [`vector`], [`digest`], [`digests`], [`purged`], [`frame`]), whose clock is believed ([`clocks`]), and who
+//! says it when ([`replica`]). With the feature `sim`, for tests: a store in memory (`model`) and whole clusters in one
+//! thread (`sim`).
 
 pub mod id;
 
@@ -26,6 +27,7 @@ pub mod version;
 
 pub mod agreement;
 pub mod buckets;
+pub mod clocks;
 pub mod digest;
 pub mod digests;
 pub mod purged;

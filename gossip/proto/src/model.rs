@@ -380,6 +380,11 @@ impl Store {
         &self.purged
     }
 
+    /// The latest reading of its clock.
+    pub fn held(&self) -> Hlc {
+        self.clock.last()
+    }
+
     /// The heads.
     pub fn heads(&self) -> &Vector {
         &self.heads

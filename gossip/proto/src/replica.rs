@@ -23,13 +23,16 @@
 //!     parked ───────────────────────────────► handed to the store ── Stored ──► part of our heads, told to peers
 //!        │ over the bound: dropped, pulled             │ ApplyFailed: forgotten, pulled
 //! ```
+//! A version whose stamp is [from the future](crate::clocks) is dropped as well, its sender told, and pulled once it is due.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Frame, NodeId, Vector, Version};
+use crate::clocks::{self, Clocks, TELL_EVERY};
+use crate::{Frame, Hlc, NodeId, SiteId, Stamp, Vector, Version};
 
 mod coverage;
+mod future;
 mod handed;
 mod member;
 mod members;
@@ -41,6 +44,7 @@ mod telling;
 mod tree;
 
 use coverage::Coverage;
+use future::Refusals;
 use handed::Handed;
 use member::{Member, Way};
 use members::Members;
@@ -50,6 +54,7 @@ use pull::Pulls;
 use telling::Telling;
 use tree::{GRAFT_AGAIN, Tree};
 
+pub use future::Refusal;
 pub use overlay::Sizes;
 pub use pull::{PULL_AFTER, PULL_EVERY, PULL_RETRY, PULL_STALL};
 pub use telling::{HEADS_EVERY, WHOLE_HEADS_AFTER};
@@ -86,6 +91,13 @@ pub enum Input {
     Purging(Vector),
     /// The pull from this node ended: joined whole, or not at all.
     Pulled(NodeId, PullOutcome),
+    /// This host's clock was read: at the start, and whenever [`Output::ReadClock`] asks for it.
+    Clock {
+        /// What it shows, in milliseconds since 1970.
+        wall_ms: u64,
+        /// The latest reading of the store's own clock.
+        held: Hlc,
+    },
     /// The deadline passed.
     Tick,
 }
@@ -108,6 +120,8 @@ pub enum PullOutcome {
     Failed,
     /// So much is missing that the peer would rather send its whole store. Nothing changed.
     NeedsSnapshot,
+    /// Refused, because it brings this stamp, which is later than [`Replica::latest`] says. Nothing changed.
+    FromFuture(Stamp),
 }
 
 /// What to do.
@@ -129,6 +143,8 @@ pub enum Output {
     /// Tombstones that these heads cover may be purged, if they are old enough. Every known node has applied them, and we
     /// all that one could have written before.
     Purge(Vector),
+    /// Read this host's clock and say what it shows, by [`Input::Clock`].
+    ReadClock,
 }
 
 /// Replication of one node. Reads no clock; its only randomness is the seed.
@@ -145,6 +161,12 @@ pub struct Replica {
     overlay: Overlay,
     tree: Tree,
     pulls: Pulls,
+    clocks: Clocks,
+    /// When to read our own clock.
+    read_clock: Duration,
+    /// The latest reading of the store's clock, as of when ours was read.
+    held: Hlc,
+    refusals: Refusals,
 }
 
 impl Replica {
@@ -166,6 +188,10 @@ impl Replica {
             overlay: Overlay::new(me, sizes),
             tree: Tree::default(),
             pulls: Pulls::new(seed, now),
+            clocks: Clocks::default(),
+            read_clock: now + TELL_EVERY,
+            held: Hlc::ZERO,
+            refusals: Refusals::default(),
         }
     }
 
@@ -177,6 +203,26 @@ impl Replica {
     /// What a member told last of its heads; nothing before it did, and after the stream it tells them on opened anew.
     pub fn heads_of(&self, node: &NodeId) -> Option<&Vector> {
         self.members.get(node).and_then(Member::heads)
+    }
+
+    /// What is known of clocks.
+    pub fn clocks(&self) -> &Clocks {
+        &self.clocks
+    }
+
+    /// The latest reading that is believed at the time `now`: no pull or snapshot that brings a later one is joined.
+    pub fn latest(&self, now: Duration) -> Hlc {
+        self.clocks.latest(self.held, now)
+    }
+
+    /// The sites whose versions are refused at present, because they are from the future.
+    pub fn refused(&self) -> impl Iterator<Item = (SiteId, &Refusal)> {
+        self.refusals.iter()
+    }
+
+    /// How many versions and pulls were refused since the start, because they are from the future.
+    pub fn refused_count(&self) -> u64 {
+        self.refusals.count()
     }
 
     /// Bytes of versions that wait for earlier ones, or for room in the store's queue.
@@ -196,7 +242,7 @@ impl Replica {
             Input::MemberUp(node) => self.member_up(node, &mut out),
             Input::MemberDown(node) => self.member_down(&node, &mut out),
             Input::Opened(node, stream) => self.opened(node, stream, &mut out),
-            Input::Closed(node, stream) => self.members.closed(&node, stream),
+            Input::Closed(node, stream) => self.closed(&node, stream),
             Input::Gossiped(node, hash) => self.gossiped(&node, hash, now),
             Input::Received(node, frame) => self.received(&node, frame, now, &mut out),
             Input::Committed(version) => self.committed(version, now, &mut out),
@@ -204,8 +250,13 @@ impl Replica {
             Input::ApplyFailed => self.handed.fall_back(&self.heads),
             Input::Known(nodes) => self.known(&nodes, &mut out),
             Input::Purging(through) => self.purging(&through),
-            Input::Pulled(node, outcome) => self.pulled(&node, outcome, now),
+            Input::Pulled(node, outcome) => self.pulled(&node, outcome, now, &mut out),
+            Input::Clock { wall_ms, held } => self.clock_read(wall_ms, held, now, &mut out),
             Input::Tick => {}
+        }
+        if self.read_clock <= now {
+            self.read_clock = now + TELL_EVERY;
+            out.push(Output::ReadClock);
         }
         self.tell_heads(now, &mut out);
         self.graft_what_is_late(now, &mut out);
@@ -223,7 +274,7 @@ impl Replica {
         let pull = self.pulls.deadline(&self.members);
         let grafts = self.members.connected().filter_map(|(_, member)| member.graft_at());
         let grafts = grafts.filter(|_| self.overlay.mode() == Mode::Tree);
-        grafts.chain(self.telling.deadline(self.overlay.mode())).fold(pull, Duration::min)
+        grafts.chain(self.telling.deadline(self.overlay.mode())).fold(pull.min(self.read_clock), Duration::min)
     }
 
     fn member_up(&mut self, node: NodeId, out: &mut Vec<Output>) {
@@ -249,6 +300,21 @@ impl Replica {
         }
     }
 
+    fn closed(&mut self, node: &NodeId, stream: Stream) {
+        self.members.closed(node, stream);
+        if !self.members.get(node).is_some_and(Member::is_connected) {
+            self.clocks.forget(node);
+        }
+    }
+
+    /// Peers are told at once: what they hear of our clock is as old as its way.
+    fn clock_read(&mut self, wall_ms: u64, held: Hlc, now: Duration, out: &mut Vec<Output>) {
+        self.clocks.read(wall_ms, now);
+        self.held = held;
+        self.refusals.review(self.latest(now), &self.heads, now);
+        self.tell(Frame::Clock(wall_ms), out);
+    }
+
     fn gossiped(&mut self, node: &NodeId, hash: u64, now: Duration) {
         let member = self.members.entry(node);
         member.gossiped(hash);
@@ -271,6 +337,10 @@ impl Replica {
                 let known = sites.into_iter().filter(|&site| self.heads.head(site) > 0);
                 known.for_each(|site| self.tree.prune(node, site));
             }
+            // Of a node without a stream nobody would say when it is gone.
+            Frame::Clock(wall_ms) if self.members.get(node).is_some_and(Member::is_connected) => {
+                self.clocks.hear(node, wall_ms, now);
+            }
             // Hellos belong to the opening of a stream, pulls and answers have streams of their own, and a later
             // release's frames are for its likes.
             Frame::Hello(_)
@@ -285,17 +355,25 @@ impl Replica {
             | Frame::Compare
             | Frame::Buckets(..)
             | Frame::Repair(..)
+            | Frame::Clock(_)
+            | Frame::FromFuture(_)
             | Frame::Unknown(_) => {}
         }
     }
 
     fn take(&mut self, from: &NodeId, versions: Vec<Arc<Version>>, now: Duration, out: &mut Vec<Output>) {
         let mut repeated = Vec::new();
+        let latest = self.latest(now);
         for version in versions {
             if !self.may_take(from, &version) {
                 continue;
             }
             let (site, number) = (version.site, version.version);
+            if self.refusals.holds_back(site, number) || clocks::newest(&version) > latest {
+                let stamp = Stamp { hlc: clocks::newest(&version), ..version.stamp(0) };
+                self.refuse(from, stamp, now, out);
+                continue;
+            }
             let is_new =
                 number > self.handed.heads().head(site) && self.parked.insert(Arc::unwrap_or_clone(version), from, now);
             if is_new {
@@ -306,6 +384,12 @@ impl Replica {
         }
         if !repeated.is_empty() && self.overlay.mode() == Mode::Tree {
             out.push(Output::Send(from.clone(), Arc::new(Frame::Prune(repeated))));
+        }
+    }
+
+    fn refuse(&mut self, from: &NodeId, stamp: Stamp, now: Duration, out: &mut Vec<Output>) {
+        if let Some(told) = self.refusals.refuse(from, stamp, now) {
+            out.push(Output::Send(from.clone(), Arc::new(Frame::FromFuture(told))));
         }
     }
 
@@ -327,7 +411,10 @@ impl Replica {
         for node in late {
             let Some(member) = self.members.get_mut(&node) else { continue };
             let ahead = member.ahead_with().into_iter().flat_map(Vector::iter);
-            let lacking = ahead.filter(|&(site, head)| head > self.handed.heads().head(site));
+            let lacking = ahead.filter(|&(site, head)| {
+                let ours = self.handed.heads().head(site);
+                head > ours && !self.refusals.holds_back(site, ours + 1)
+            });
             let wanted = lacking.map(|(site, _)| (site, self.handed.heads().head(site) + 1)).collect();
             let ask = self.tree.ask(&wanted, now);
             member.graft_again(now + if ask.is_empty() { GRAFT_AFTER } else { GRAFT_AFTER + GRAFT_AGAIN });
@@ -388,26 +475,36 @@ impl Replica {
         self.telling.rose(&rose);
         self.handed.stored(&rose);
         self.parked.forget(self.handed.heads(), now);
+        self.refusals.review(self.latest(now), &self.heads, now);
         self.hand_on(out);
         self.members.we_rose(&self.heads, now);
     }
 
-    fn pulled(&mut self, node: &NodeId, outcome: PullOutcome, now: Duration) {
+    fn pulled(&mut self, node: &NodeId, outcome: PullOutcome, now: Duration, out: &mut Vec<Output>) {
         let Some(pull) = self.pulls.ended(node) else { return };
         if let Some(member) = self.members.get_mut(node) {
             match outcome {
                 PullOutcome::Joined => member.pull_joined(&pull, &self.heads, now),
                 PullOutcome::Failed => member.pull_failed(now),
                 PullOutcome::NeedsSnapshot => member.needs_snapshot(),
+                PullOutcome::FromFuture(_) => member.pull_refused(now),
             }
+        }
+        if let PullOutcome::FromFuture(stamp) = outcome {
+            self.refuse(node, stamp, now, out);
         }
     }
 
     fn tell_heads(&mut self, now: Duration, out: &mut Vec<Output>) {
         if let Some(heads) = self.telling.due(&self.heads, self.overlay.mode(), now) {
-            let frame = Arc::new(Frame::Heads(heads));
-            let send = |(node, _): (&NodeId, &Member)| Output::Send(node.clone(), Arc::clone(&frame));
-            out.extend(self.members.with(Stream::Theirs).map(send));
+            self.tell(Frame::Heads(heads), out);
         }
+    }
+
+    /// Sends a frame to all whose stream is open.
+    fn tell(&self, frame: Frame, out: &mut Vec<Output>) {
+        let frame = Arc::new(frame);
+        let send = |(node, _): (&NodeId, &Member)| Output::Send(node.clone(), Arc::clone(&frame));
+        out.extend(self.members.with(Stream::Theirs).map(send));
     }
 }

@@ -89,6 +89,8 @@ pub struct PeerFigures {
     pub agreement: Agreement,
     /// How long it has not.
     pub differs_for: Option<Duration>,
+    /// How far its clock is ahead of this node's, in milliseconds; negative where it is behind. `None`: it has not said.
+    pub clock_ms: Option<i64>,
 }
 
 /// What keeps the members. All methods are cheap and do not wait.

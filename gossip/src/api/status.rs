@@ -170,6 +170,7 @@ fn peer(peer: &PeerFigures) -> (String, Value) {
             Agreement::Differs { .. } => Some("differs"),
         },
         "differs_s": peer.differs_for.map(|time| time.as_secs()),
+        "clock_ms": peer.clock_ms,
     });
     (peer.server.to_string(), about)
 }

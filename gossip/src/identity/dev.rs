@@ -37,6 +37,12 @@ impl DevAuthority {
         Ok(Self { authority: Arc::new(Authority::found(cluster, clock.now())?), clock })
     }
 
+    /// The same authority, whose nodes go by another clock from here on.
+    #[cfg(test)]
+    pub(crate) fn with_clock(&self, clock: Clock) -> Self {
+        Self { authority: Arc::clone(&self.authority), clock }
+    }
+
     /// An identity for this node, in memory only.
     pub fn issue(&self, node: &NodeId) -> Result<Identity, AuthorityError> {
         self.authority.identity(node, self.clock.clone())

@@ -53,4 +53,5 @@ counters! {
     repairs: "Times this node's rows were compared with a peer's, because they differed or were damaged",
     repairs_failed: "Of these, those that came to nothing",
     rows_repaired: "Damaged rows that were replaced by a peer's",
+    from_the_future: "Versions and pulls that were refused because their stamps are far ahead of the clocks",
 }

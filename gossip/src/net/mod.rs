@@ -30,7 +30,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
-use crate::identity::{Identity, subject_key};
+use crate::identity::{Clock, Identity, subject_key};
 
 mod complaints;
 pub(crate) mod counters;
@@ -272,6 +272,11 @@ impl Net {
     /// This node.
     pub(crate) fn node(&self) -> &NodeId {
         self.shared.identity.node()
+    }
+
+    /// This host's clock.
+    pub(crate) fn clock(&self) -> &Clock {
+        self.shared.identity.clock()
     }
 
     /// The bound address, with the real port.

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use kith_gossip_proto::frame::{Hello, WIRE_VERSION};
 use kith_gossip_proto::replica::Stream;
@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Event;
 use super::outbox::Outbox;
 use super::storage::Storage;
+use super::{Event, Slot};
 use crate::chain::Chain;
 use crate::membership::label::label;
 use crate::net::frames::{self, FrameError, Patience};
@@ -51,6 +51,8 @@ pub(super) struct Links<S> {
 struct Open {
     send: SendStream,
     recv: RecvStream,
+    /// The peer's.
+    hello: Hello,
 }
 
 impl<S: Storage> Links<S> {
@@ -84,8 +86,8 @@ impl<S: Storage> Links<S> {
             let (mut send, mut recv) = connection.open_bi().await?;
             send.write_all(&[Kind::Versions as u8]).await?;
             send.write_chunk(frames::encode(&Frame::Hello(self.hello()))?).await?;
-            heard(node, frames::read(&mut recv, Patience::Endless).await?)?;
-            Ok::<_, FrameError>(Open { send, recv })
+            let hello = heard(node, frames::read(&mut recv, Patience::Endless).await?)?;
+            Ok::<_, FrameError>(Open { send, recv, hello })
         };
         let open = timeout(HELLO, hello).await.map_err(|_| FrameError::Timeout("answer our hello"))??;
         self.pump(node, Stream::Ours, open, stop.child_token()).await
@@ -94,17 +96,17 @@ impl<S: Storage> Links<S> {
     /// Serves a stream that the node opened until it ends.
     pub(super) async fn serve(self, stream: PeerStream) {
         let PeerStream { node, send, recv, .. } = stream;
-        match self.theirs(&node, Open { send, recv }).await {
+        match self.theirs(&node, send, recv).await {
             Ok(()) => tracing::debug!(peer = %node, "the peer's stream of versions ended"),
             Err(error) => tracing::debug!(peer = %node, error = %Chain(&error), "the peer's stream of versions ended"),
         }
     }
 
-    async fn theirs(&self, node: &NodeId, mut open: Open) -> Result<(), FrameError> {
+    async fn theirs(&self, node: &NodeId, mut send: SendStream, mut recv: RecvStream) -> Result<(), FrameError> {
         let hello = async {
-            heard(node, frames::read(&mut open.recv, Patience::Endless).await?)?;
-            open.send.write_chunk(frames::encode(&Frame::Hello(self.hello()))?).await?;
-            Ok::<_, FrameError>(open)
+            let hello = heard(node, frames::read(&mut recv, Patience::Endless).await?)?;
+            send.write_chunk(frames::encode(&Frame::Hello(self.hello()))?).await?;
+            Ok::<_, FrameError>(Open { send, recv, hello })
         };
         let open = timeout(HELLO, hello).await.map_err(|_| FrameError::Timeout("say hello"))??;
         self.pump(node, Stream::Theirs, open, CancellationToken::new()).await
@@ -112,7 +114,6 @@ impl<S: Storage> Links<S> {
 
     fn hello(&self) -> Hello {
         let who = self.store.who();
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Hello {
             wire: WIRE_VERSION,
             node: self.net.node().clone(),
@@ -120,16 +121,22 @@ impl<S: Storage> Links<S> {
             site: who.site,
             boot: who.boot,
             nonce: who.nonce,
-            wall_ms: wall.as_millis().try_into().unwrap_or(u64::MAX),
+            wall_ms: self.wall_ms(),
         }
+    }
+
+    /// What this host's clock shows, in milliseconds since 1970.
+    pub(super) fn wall_ms(&self) -> u64 {
+        self.net.clock().unix().as_millis().try_into().unwrap_or(u64::MAX)
     }
 
     /// Moves frames both ways until either way ends, or it is told to stop.
     async fn pump(&self, node: &NodeId, stream: Stream, open: Open, stop: CancellationToken) -> Result<(), FrameError> {
-        let Open { mut send, mut recv } = open;
+        let Open { mut send, mut recv, hello } = open;
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let outbox = Arc::new(Outbox::default());
-        let opened = Event::Opened { node: node.clone(), stream, id, outbox: Arc::clone(&outbox), stop: stop.clone() };
+        let slot = Slot { id, outbox: Arc::clone(&outbox), stop: stop.clone() };
+        let opened = Event::Opened { node: node.clone(), stream, hello, slot };
         // Fails only at shutdown.
         if self.events.send(opened).await.is_err() {
             return Ok(());
@@ -168,25 +175,29 @@ impl<S: Storage> Links<S> {
 }
 
 /// Checks a hello against the connection's certificate.
-fn heard(node: &NodeId, frame: Option<Frame>) -> Result<(), FrameError> {
+fn heard(node: &NodeId, frame: Option<Frame>) -> Result<Hello, FrameError> {
     match frame {
         Some(Frame::Hello(hello)) if hello.wire == 0 => Err(FrameError::Unexpected("wire version 0")),
         Some(Frame::Hello(hello)) if hello.node != *node => Err(FrameError::Unexpected("another node's name")),
-        Some(Frame::Hello(_)) => Ok(()),
+        Some(Frame::Hello(hello)) => Ok(hello),
         Some(_) => Err(FrameError::Unexpected("a frame before its hello")),
         None => Err(FrameError::Unexpected("an end before its hello")),
     }
 }
 
-/// Versions come on theirs; heads, grafts and prunes on ours; frames of a later release may come anywhere.
+/// Versions come on theirs; heads, and what goes beside them, on ours; frames of a later release may come anywhere.
 fn belongs(stream: Stream, frame: &Frame) -> Result<(), FrameError> {
     match (stream, frame) {
         (Stream::Theirs, Frame::Versions(_)) | (_, Frame::Unknown(_)) => Ok(()),
-        (Stream::Ours, Frame::Heads(_) | Frame::Graft(_) | Frame::Prune(_)) => Ok(()),
+        (
+            Stream::Ours,
+            Frame::Heads(_) | Frame::Graft(_) | Frame::Prune(_) | Frame::Clock(_) | Frame::FromFuture(_),
+        ) => Ok(()),
         (Stream::Ours, Frame::Versions(_)) => Err(FrameError::Unexpected("versions on our stream")),
-        (Stream::Theirs, Frame::Heads(_) | Frame::Graft(_) | Frame::Prune(_)) => {
-            Err(FrameError::Unexpected("heads on its own stream"))
-        }
+        (
+            Stream::Theirs,
+            Frame::Heads(_) | Frame::Graft(_) | Frame::Prune(_) | Frame::Clock(_) | Frame::FromFuture(_),
+        ) => Err(FrameError::Unexpected("heads on its own stream")),
         (_, Frame::Hello(_)) => Err(FrameError::Unexpected("a second hello")),
         (_, Frame::Pull(_) | Frame::Rows(_) | Frame::Pulled(_) | Frame::Refused(_) | Frame::NeedsSnapshot) => {
             Err(FrameError::Unexpected("a frame of a pull"))

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kith_gossip_proto::agreement::Agreement;
+use kith_gossip_proto::frame::Hello;
 use kith_gossip_proto::replica::{Input, Output, PullOutcome, Stream};
 use kith_gossip_proto::soundness::{Mended, Soundness};
 use kith_gossip_proto::{Frame, NodeId, Replica, SiteId, Vector};
@@ -31,9 +32,10 @@ use crate::api::MemberState;
 use crate::membership::{Hashes, Members};
 use crate::net::frames;
 use crate::net::{Kind, Net, PeerStream};
-use crate::store::{Due, Looked};
+use crate::store::{Due, Highest, Looked};
 
 mod apply;
+mod clocks;
 mod lag;
 mod link;
 mod outbox;
@@ -44,6 +46,7 @@ mod repair;
 mod snapshot;
 pub(crate) mod storage;
 
+pub use clocks::{ClockStatus, RefusedSite};
 pub use purge::WINDOW;
 
 use apply::Work;
@@ -69,9 +72,9 @@ enum Event {
     Opened {
         node: NodeId,
         stream: Stream,
-        id: u64,
-        outbox: Arc<Outbox>,
-        stop: CancellationToken,
+        /// The peer's.
+        hello: Hello,
+        slot: Slot,
     },
     Received {
         node: NodeId,
@@ -124,6 +127,8 @@ pub struct ReplicationStatus {
     pub caught_up: CaughtUp,
     /// What is wrong with our own rows, where a look through them has found something.
     pub damage: Option<String>,
+    /// Whose clock is wrong.
+    pub clocks: ClockStatus,
     /// By node, what joins us with it.
     pub peers: BTreeMap<NodeId, PeerStatus>,
 }
@@ -155,6 +160,8 @@ pub struct PeerStatus {
     pub agreement: Agreement,
     /// How long it has not.
     pub differs_for: Option<Duration>,
+    /// How far its clock is ahead of ours, in milliseconds; negative where it is behind.
+    pub clock_ms: Option<i64>,
 }
 
 /// Whether this node has once held all that some peer had.
@@ -205,6 +212,8 @@ pub(crate) struct Replication<S: Storage> {
     /// The store's site when this began. It ends when that is another.
     site: SiteId,
     replica: Replica,
+    /// What the store was told of the peers' clocks.
+    highest: Option<i64>,
     started: Instant,
     /// The streams that are open, by whose they are.
     open: BTreeMap<(NodeId, Stream), Slot>,
@@ -270,6 +279,7 @@ impl<S: Storage> Replication<S> {
             commits,
             site,
             replica,
+            highest: None,
             started,
             open,
             kept,
@@ -297,6 +307,7 @@ impl<S: Storage> Replication<S> {
     }
 
     async fn work(&mut self, token: &CancellationToken) -> Result<(), ReplicationError> {
+        self.feed(self.clock());
         self.look_at_members();
         let mut members = self.members.hashes.clone();
         loop {
@@ -384,7 +395,7 @@ impl<S: Storage> Replication<S> {
 
     fn happened(&mut self, event: Event) {
         match event {
-            Event::Opened { node, stream, id, outbox, stop } => self.opened(node, stream, Slot { id, outbox, stop }),
+            Event::Opened { node, stream, hello, slot } => self.opened(node, stream, &hello, slot),
             Event::Received { node, stream, id, frame } => {
                 if let Frame::Versions(versions) = &frame {
                     self.links.net.counters().versions_received.inc_by(versions.len() as u64);
@@ -435,13 +446,28 @@ impl<S: Storage> Replication<S> {
     }
 
     /// A stream that follows one which is not known to have ended yet replaces it.
-    fn opened(&mut self, node: NodeId, stream: Stream, slot: Slot) {
+    fn opened(&mut self, node: NodeId, stream: Stream, hello: &Hello, slot: Slot) {
         if let Some(old) = self.open.insert((node.clone(), stream), slot) {
             self.links.net.counters().links_replaced.inc();
             old.stop.cancel();
             self.feed(Input::Closed(node.clone(), stream));
         }
-        self.feed(Input::Opened(node, stream));
+        self.feed(Input::Opened(node.clone(), stream));
+        self.feed(Input::Received(node, Frame::Clock(hello.wall_ms)));
+    }
+
+    /// What this host's clock shows, and what the store's has reached.
+    fn clock(&self) -> Input {
+        Input::Clock { wall_ms: self.links.wall_ms(), held: self.links.store.held() }
+    }
+
+    /// The store stamps by what is known of clocks as soon as it is known.
+    fn correct_clock(&mut self) {
+        let highest = self.replica.clocks().highest();
+        if self.highest != highest {
+            self.highest = highest;
+            self.links.store.correct_clock(highest.map(|ms| Highest { at: self.started, ms }));
+        }
     }
 
     fn is_current(&self, node: &NodeId, stream: Stream, id: u64) -> bool {
@@ -458,6 +484,7 @@ impl<S: Storage> Replication<S> {
                 self.lag.stored(heads, now);
             }
             let outputs = self.replica.handle(input, now);
+            self.correct_clock();
             // A commit goes to all peers as one frame: it is encoded once.
             let mut encoded: Option<(Arc<Frame>, Option<Bytes>)> = None;
             for output in outputs {
@@ -485,15 +512,17 @@ impl<S: Storage> Replication<S> {
                             inputs.push_back(Input::ApplyFailed);
                         }
                     }
-                    Output::Pull(node, heads) => {
+                    Output::Pull(node, above) => {
                         let Links { net, store, events, .. } = self.links.clone();
-                        self.tasks.spawn(pull::ask(net, store, events, node, heads));
+                        let asked = pull::Asked { node, above, latest: self.replica.latest(now) };
+                        self.tasks.spawn(pull::ask(net, store, events, asked));
                     }
                     Output::Snapshot(node) => {
                         let Links { net, store, events, .. } = self.links.clone();
-                        self.tasks.spawn(snapshot::ask(net, store, events, node));
+                        self.tasks.spawn(snapshot::ask(net, store, events, node, self.replica.latest(now)));
                     }
                     Output::Purge(covered) => self.look_for_tombstones(covered),
+                    Output::ReadClock => inputs.push_back(self.clock()),
                 }
             }
         }
@@ -535,6 +564,9 @@ impl<S: Storage> Replication<S> {
                 self.compare(now);
                 let status = self.status(now);
                 self.caught_up = status.caught_up;
+                status.clocks.log(&self.status.borrow().clocks);
+                let counter = &self.links.net.counters().from_the_future;
+                counter.inc_by(self.replica.refused_count().saturating_sub(counter.get()));
                 self.status.send_replace(Arc::new(status));
             }
             Some(_) => {}
@@ -548,6 +580,7 @@ impl<S: Storage> Replication<S> {
         for node in self.told.keys() {
             let told = self.replica.heads_of(node);
             let peer = peers.entry(node.clone()).or_default();
+            peer.clock_ms = self.replica.clocks().offset_ms(node);
             peer.behind = told.map_or(0, |told| heads.lag(told));
             peer.ahead = told.map(|told| told.lag(heads));
             peer.agreement = self.soundness.of(node);
@@ -571,6 +604,7 @@ impl<S: Storage> Replication<S> {
             lag_p99: self.lag.p99(now),
             caught_up,
             damage: self.soundness.damage().map(ToOwned::to_owned),
+            clocks: ClockStatus::of(&self.replica, now),
             peers,
         }
     }

@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kith_gossip_proto::clocks::from_the_future;
 use kith_gossip_proto::frame::{Answered, PART_BYTES, PulledRow, Question, row_frames};
 use kith_gossip_proto::purged::Away;
 use kith_gossip_proto::replica::{PULL_STALL, PullOutcome};
-use kith_gossip_proto::{Frame, NodeId, Purged, Value, Vector};
+use kith_gossip_proto::{Frame, Hlc, NodeId, Purged, Stamp, Value, Vector};
 use quinn::{RecvStream, SendStream};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
@@ -54,6 +55,8 @@ pub(super) enum PullError {
     NeedsSnapshot,
     #[error("this node was away for too long, and needs a snapshot")]
     Behind,
+    #[error("the answer holds a stamp from the future: {0:?}")]
+    FromFuture(Stamp),
     #[error("the rows cannot be stored")]
     Join(#[source] ApplyError),
     #[error("the rows cannot be read")]
@@ -66,11 +69,21 @@ impl From<quinn::WriteError> for PullError {
     }
 }
 
-/// Asks a node for all above `heads`, joins it, and reports how that ended, once.
-pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Event>, node: NodeId, heads: Vector) {
+/// What is asked of a node.
+pub(super) struct Asked {
+    pub(super) node: NodeId,
+    /// All above this.
+    pub(super) above: Vector,
+    /// Stamps later than this are from the future, and the answer is refused.
+    pub(super) latest: Hlc,
+}
+
+/// Asks, joins the answer, and reports how that ended, once.
+pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Event>, asked: Asked) {
     net.counters().pulls.inc();
-    let question = Frame::Pull(Question { above: heads, purged: store.purged().through.clone() });
-    let (outcome, heads) = match fetch(&net, &node, question).await {
+    let Asked { node, above, latest } = asked;
+    let question = Frame::Pull(Question { above, purged: store.purged().through.clone() });
+    let (outcome, heads) = match fetch(&net, &node, question, latest).await {
         Ok((rows, answered)) => match join(&net, &store, rows, answered).await {
             Ok(heads) => (PullOutcome::Joined, Some(heads)),
             Err(error @ PullError::Behind) => {
@@ -93,12 +106,16 @@ pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Eve
             tracing::debug!(peer = %node, error = %error, "pull gives way to a snapshot");
             (PullOutcome::NeedsSnapshot, None)
         }
+        Err(PullError::FromFuture(stamp)) => {
+            tracing::debug!(peer = %node, ?stamp, "pull refused: a stamp from the future");
+            (PullOutcome::FromFuture(stamp), None)
+        }
         Err(error) => {
             tracing::debug!(peer = %node, error = %Chain(&error), "pull failed");
             (PullOutcome::Failed, None)
         }
     };
-    if outcome == PullOutcome::Failed {
+    if matches!(outcome, PullOutcome::Failed | PullOutcome::FromFuture(_)) {
         net.counters().pulls_failed.inc();
     }
     // Fails only at shutdown.
@@ -118,13 +135,23 @@ async fn join<S: Storage>(net: &Net, store: &S, rows: Vec<PulledRow>, answered: 
     })
 }
 
-pub(super) async fn fetch(net: &Net, node: &NodeId, question: Frame) -> Result<(Vec<PulledRow>, Answered), PullError> {
+/// An answer that holds a stamp later than `latest` is refused.
+pub(super) async fn fetch(
+    net: &Net,
+    node: &NodeId,
+    question: Frame,
+    latest: Hlc,
+) -> Result<(Vec<PulledRow>, Answered), PullError> {
     let mut recv = ask_for(net, node, &question).await?;
     let (mut rows, mut size) = (Vec::new(), 0);
     loop {
         let frame = frames::read(&mut recv, Patience::Stall(PULL_STALL)).await?;
         match frame {
             Some(Frame::Rows(part)) => {
+                if let Some(stamp) = from_the_future(&part, latest) {
+                    drop(recv.stop(Close::Unwanted.into()));
+                    return Err(PullError::FromFuture(stamp));
+                }
                 size += part.iter().map(memory).sum::<usize>();
                 if size > ANSWER_MAX {
                     drop(recv.stop(Close::Unwanted.into()));
@@ -148,7 +175,9 @@ pub(super) async fn fetch(net: &Net, node: &NodeId, question: Frame) -> Result<(
                 | Frame::Buckets(..)
                 | Frame::Repair(..)
                 | Frame::Graft(_)
-                | Frame::Prune(_),
+                | Frame::Prune(_)
+                | Frame::Clock(_)
+                | Frame::FromFuture(_),
             ) => {
                 return Err(FrameError::Unexpected("a frame of another stream").into());
             }

@@ -40,7 +40,10 @@ impl<S: Storage> Replication<S> {
                 });
             }
             Remedy::BeginAnew => store.begin_anew(),
-            Remedy::Repair(node, trust) => drop(self.tasks.spawn(repair::ask(net, store, events, node, trust))),
+            Remedy::Repair(node, trust) => {
+                let latest = self.replica.latest(self.started.elapsed());
+                self.tasks.spawn(repair::ask(net, store, events, node, trust, latest));
+            }
         }
     }
 

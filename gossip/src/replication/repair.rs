@@ -20,7 +20,7 @@ use kith_gossip_proto::frame::{Answered, Question};
 use kith_gossip_proto::purged::Away;
 use kith_gossip_proto::replica::PULL_STALL;
 use kith_gossip_proto::soundness::{Mended, Trust};
-use kith_gossip_proto::{Frame, NodeId, Vector};
+use kith_gossip_proto::{Frame, Hlc, NodeId, Vector};
 use quinn::SendStream;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -57,10 +57,18 @@ enum RepairError {
     Apply(#[from] ApplyError),
 }
 
-/// Compares with a node, takes from it what differs, and reports that it has ended, once.
-pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Event>, node: NodeId, trust: Trust) {
+/// Compares with a node, takes from it what differs, unless a stamp of it is later than `latest`, and reports that it has
+/// ended, once.
+pub(super) async fn ask<S: Storage>(
+    net: Net,
+    store: S,
+    events: mpsc::Sender<Event>,
+    node: NodeId,
+    trust: Trust,
+    latest: Hlc,
+) {
     net.counters().repairs.inc();
-    let (mended, heads) = match mend(&net, &store, &node, trust).await {
+    let (mended, heads) = match mend(&net, &store, &node, trust, latest).await {
         Ok((heads, rows)) => {
             net.counters().rows_repaired.inc_by(rows);
             tracing::warn!(peer = %node, rows, "rows were compared with a peer's, and damaged ones replaced by them");
@@ -85,7 +93,13 @@ pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Eve
 }
 
 /// Returns the heads after it, and how many rows are other than before.
-async fn mend<S: Storage>(net: &Net, store: &S, node: &NodeId, trust: Trust) -> Result<(Vector, u64), RepairError> {
+async fn mend<S: Storage>(
+    net: &Net,
+    store: &S,
+    node: &NodeId,
+    trust: Trust,
+    latest: Hlc,
+) -> Result<(Vector, u64), RepairError> {
     let ours = match (store.survey().await, trust) {
         (Ok(ours), Trust::Theirs) => ours,
         (Ok(ours), Trust::Both) if ours.wrong.is_none() => ours,
@@ -98,7 +112,7 @@ async fn mend<S: Storage>(net: &Net, store: &S, node: &NodeId, trust: Trust) -> 
     let differing = ours.buckets.differing(&theirs).chain(ours.broken.iter().copied());
     let buckets: BTreeSet<Bucket> = differing.collect::<BTreeSet<_>>().into_iter().take(BUCKETS_AT_ONCE).collect();
     let question = Frame::Repair(store.heads(), buckets.iter().copied().collect());
-    let (rows, answered) = pull::fetch(net, node, question).await?;
+    let (rows, answered) = pull::fetch(net, node, question, latest).await?;
     let asker = Question { above: store.heads(), purged: store.purged().through.clone() };
     if answered.away(&asker) != Away::Nobody {
         return Err(RepairError::Away);

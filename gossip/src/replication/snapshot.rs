@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use kith_gossip_proto::replica::{PULL_STALL, PullOutcome};
-use kith_gossip_proto::{Frame, NodeId, Vector};
+use kith_gossip_proto::{Frame, Hlc, NodeId, Vector};
 use quinn::{RecvStream, SendStream};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -69,10 +69,11 @@ enum SnapshotError {
 }
 
 /// Asks a node for its store, takes it over, and reports how that ended, once.
-pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Event>, node: NodeId) {
+/// None that is taken over holds a stamp later than `latest`.
+pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Event>, node: NodeId, latest: Hlc) {
     net.counters().snapshots.inc();
     tracing::info!(peer = %node, "taking a snapshot of the store");
-    let (outcome, heads) = match take(&net, &store, &node).await {
+    let (outcome, heads) = match take(&net, &store, &node, latest).await {
         Ok(heads) => {
             tracing::info!(peer = %node, "snapshot of the store taken over");
             (PullOutcome::Joined, Some(heads))
@@ -80,14 +81,17 @@ pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Eve
         Err(error) => {
             net.counters().snapshots_failed.inc();
             tracing::warn!(peer = %node, error = %Chain(&error), "snapshot not taken over");
-            (PullOutcome::Failed, None)
+            match error {
+                SnapshotError::Install(InstallError::FromFuture(stamp)) => (PullOutcome::FromFuture(stamp), None),
+                _ => (PullOutcome::Failed, None),
+            }
         }
     };
     // Fails only at shutdown.
     drop(events.send(Event::Pulled { node, outcome, heads }).await);
 }
 
-async fn take<S: Storage>(net: &Net, store: &S, node: &NodeId) -> Result<Vector, SnapshotError> {
+async fn take<S: Storage>(net: &Net, store: &S, node: &NodeId, latest: Hlc) -> Result<Vector, SnapshotError> {
     let connection = net.connection(node).ok_or(SnapshotError::Unconnected)?;
     let (mut send, mut recv) = timeout(PULL_STALL, connection.open_bi())
         .await
@@ -101,7 +105,7 @@ async fn take<S: Storage>(net: &Net, store: &S, node: &NodeId) -> Result<Vector,
         // Fails only for a stream that is already closed.
         drop(recv.stop(Close::Unwanted.into()));
     }
-    Ok(store.install(taken?).await?)
+    Ok(store.install(taken?, latest).await?)
 }
 
 /// Writes what comes to a file.

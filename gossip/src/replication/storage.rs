@@ -11,7 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
 use crate::store::{
-    ApplyError, Collected, Commit, CopyError, Cure, Due, Heard, Incoming, InstallError, Known, Looked, Pace,
+    ApplyError, Collected, Commit, CopyError, Cure, Due, Heard, Highest, Incoming, InstallError, Known, Looked, Pace,
     QueryError, Repaired, Store, StoreCopy, Survey,
 };
 
@@ -48,6 +48,12 @@ pub(crate) trait Storage: Clone + Send + Sync + 'static {
 
     /// The applied and synced heads.
     fn heads(&self) -> Vector;
+
+    /// The latest reading of its clock.
+    fn held(&self) -> Hlc;
+
+    /// Where its clock may be ahead of that, it stamps from it.
+    fn correct_clock(&self, highest: Option<Highest>);
 
     /// Peers leave out what is older than this day, and so do we.
     fn compare_from(&self, day: Day);
@@ -105,8 +111,9 @@ pub(crate) trait Storage: Clone + Send + Sync + 'static {
     /// A file for the copy of a peer's.
     fn receive(&self) -> std::io::Result<Incoming>;
 
-    /// Takes over what was received, in one transaction; returns the synced heads.
-    fn install(&self, incoming: Incoming) -> impl Future<Output = Result<Vector, InstallError>> + Send;
+    /// Takes over what was received, if no stamp in it is later than `latest`, in one transaction; returns the synced
+    /// heads.
+    fn install(&self, incoming: Incoming, latest: Hlc) -> impl Future<Output = Result<Vector, InstallError>> + Send;
 }
 
 impl Storage for Store {
@@ -118,6 +125,14 @@ impl Storage for Store {
 
     fn heads(&self) -> Vector {
         Vector::clone(&self.state().heads)
+    }
+
+    fn held(&self) -> Hlc {
+        self.state().hlc
+    }
+
+    fn correct_clock(&self, highest: Option<Highest>) {
+        Self::correct_clock(self, highest);
     }
 
     fn compare_from(&self, day: Day) {
@@ -196,8 +211,8 @@ impl Storage for Store {
         Self::receive(self)
     }
 
-    fn install(&self, incoming: Incoming) -> impl Future<Output = Result<Vector, InstallError>> + Send {
-        Self::install(self, incoming)
+    fn install(&self, incoming: Incoming, latest: Hlc) -> impl Future<Output = Result<Vector, InstallError>> + Send {
+        Self::install(self, incoming, latest)
     }
 }
 

@@ -1,12 +1,13 @@
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use kith_gossip_proto::buckets::Bucket;
+use kith_gossip_proto::clocks::{reading, stamped_from};
 use kith_gossip_proto::frame::{Answered, PulledRow};
 use kith_gossip_proto::version::Life;
-use kith_gossip_proto::{Change, Day, Digest, Hlc, Key, Name, Purged, Row, SiteId, Value, Version};
+use kith_gossip_proto::{Change, Day, Digest, Hlc, HybridClock, Key, Name, Purged, Row, SiteId, Value, Version};
 use tokio::sync::{broadcast, watch};
 
 use super::storage::Who;
@@ -16,9 +17,11 @@ use crate::membership::facts::StoreHash;
 use crate::membership::{Membership, MembershipConfig, Servers, StoreFacts};
 use crate::net::tests::{TestNet, within};
 use crate::store::{
-    ApplyError, Collected, CopyError, Cure, Due, Heard, Incoming, InstallError, Known, Looked, Pace, QueryError,
-    Repaired, StoreCopy, Survey,
+    ApplyError, Collected, CopyError, Cure, Due, Heard, Highest, Incoming, InstallError, Known, Looked, Pace,
+    QueryError, Repaired, StoreCopy, Survey,
 };
+
+mod clocks;
 
 /// A store in memory: rows by the join of `kith_gossip_proto`, versions strictly in order, faults on demand.
 #[derive(Clone)]
@@ -28,24 +31,36 @@ struct MemoryStore {
     changed: watch::Sender<u64>,
     broken: Arc<AtomicBool>,
     looked: watch::Sender<Option<Arc<Looked>>>,
+    /// How far its clock is ahead, in milliseconds.
+    ahead: Arc<AtomicU64>,
 }
 
 struct State {
     site: SiteId,
     boot: u64,
+    clock: HybridClock,
+    highest: Option<Highest>,
     heads: Vector,
     rows: BTreeMap<(Name, Key), Row>,
 }
 
 impl MemoryStore {
     fn new(number: u8) -> Self {
-        let state = State { site: SiteId::new([number; 16]), boot: 1, heads: Vector::default(), rows: BTreeMap::new() };
+        let state = State {
+            site: SiteId::new([number; 16]),
+            boot: 1,
+            clock: HybridClock::default(),
+            highest: None,
+            heads: Vector::default(),
+            rows: BTreeMap::new(),
+        };
         Self {
             state: Arc::new(Mutex::new(state)),
             commits: broadcast::Sender::new(256),
             changed: watch::Sender::new(0),
             broken: Arc::default(),
             looked: watch::Sender::default(),
+            ahead: Arc::default(),
         }
     }
 
@@ -65,7 +80,10 @@ impl MemoryStore {
             life: Life::Changed,
             cells: [(Name::from("c"), Value::Text(vec![b'x'; 100].into()))].into(),
         };
-        let version = Version { site: state.site, version: number, hlc: Hlc::from_ms(number), changes: vec![change] };
+        let highest = state.highest.map(|highest| reading(highest.ms, highest.at.elapsed()));
+        let wall_ms = stamped_from(clocks::wall_ms() + self.ahead.load(Ordering::Relaxed), highest);
+        let hlc = state.clock.tick(wall_ms);
+        let version = Version { site: state.site, version: number, hlc, changes: vec![change] };
         apply(&mut state, &version);
         let heads = state.heads.clone();
         drop(self.commits.send((vec![Arc::new(version)], Arc::new(heads.clone()))));
@@ -103,6 +121,7 @@ fn apply(state: &mut State, version: &Version) {
     for (change, row) in version.rows() {
         join(state, (change.table.clone(), change.key.clone()), row);
     }
+    state.clock.observe(version.hlc);
     state.heads.raise(version.site, version.version);
 }
 
@@ -134,6 +153,14 @@ impl Storage for MemoryStore {
 
     fn heads(&self) -> Vector {
         self.state().heads.clone()
+    }
+
+    fn held(&self) -> Hlc {
+        self.state().clock.last()
+    }
+
+    fn correct_clock(&self, highest: Option<Highest>) {
+        self.state().highest = highest;
     }
 
     fn fingerprint(&self) -> StoreHash {
@@ -199,6 +226,7 @@ impl Storage for MemoryStore {
         }
         let mut state = self.state();
         for row in rows {
+            row.row.stamps().iter().for_each(|stamp| state.clock.observe(stamp.hlc));
             join(&mut state, (row.table, row.key), row.row);
         }
         state.heads.join(&answered.heads);
@@ -226,7 +254,7 @@ impl Storage for MemoryStore {
         Err(std::io::ErrorKind::Unsupported.into())
     }
 
-    async fn install(&self, _: Incoming) -> Result<Vector, InstallError> {
+    async fn install(&self, _: Incoming, _: Hlc) -> Result<Vector, InstallError> {
         Err(InstallError::ShuttingDown)
     }
 }

@@ -31,7 +31,8 @@ use super::replaced::{literal, shown};
 use super::restore::keep_few;
 use super::snapshot::Snapshot;
 use super::table::{Table, TableSet};
-use super::writer::{Core, wall_ms};
+use super::wall::wall_ms;
+use super::writer::Core;
 
 /// The names of such files, behind the store's.
 const AWAY: &str = "away";
@@ -103,8 +104,12 @@ impl Core {
         // What others wrote comes from them.
         let head = |(site, head)| (site, if ours.contains(&site) { known.head(site) } else { head });
         let above = old.ledger.sites.heads().iter().map(head).collect();
-        let mut stamp =
-            Stamp { hlc: ledger.clock.tick(wall_ms()), site: ledger.own(), version: ledger.version + 1, seq: 0 };
+        let mut stamp = Stamp {
+            hlc: ledger.clock.tick(wall_ms(self.shared.highest())),
+            site: ledger.own(),
+            version: ledger.version + 1,
+            seq: 0,
+        };
         let (mut replayed, mut failed) = (Replayed::default(), None);
         walk(&old, &above, |pulled| {
             stamp.seq = replayed.rows;

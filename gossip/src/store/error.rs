@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use kith_gossip_proto::Stamp;
 use kith_gossip_proto::key::KeyError;
 use rusqlite::ErrorCode;
 use thiserror::Error;
@@ -201,6 +202,9 @@ pub enum InstallError {
     /// What it says of itself is not what it holds.
     #[error("the snapshot is damaged: {0}")]
     Unsound(String),
+    /// It holds a stamp that is far ahead of the clocks.
+    #[error("the snapshot holds a stamp from the future")]
+    FromFuture(Stamp),
     /// Its tables and ours exclude each other.
     #[error("the snapshot's tables cannot be made ours")]
     Schema(#[from] SchemaError),

@@ -28,8 +28,9 @@ use super::publish::{Published, Told};
 use super::purge::Due;
 use super::statement::{Executed, Statement, StatementResult};
 use super::table::OWN;
+use super::wall::wall_ms;
 use super::watched::Watched;
-use super::writer::{Core, wall_ms};
+use super::writer::Core;
 
 /// Work that can share a transaction, and who waits for it.
 #[derive(Debug)]
@@ -146,7 +147,7 @@ impl Core {
     }
 
     fn attempt(&mut self, jobs: &[Job], outcomes: &mut [Outcome], sum: &mut Sum) -> Result<Kept, Broken> {
-        let wall = wall_ms();
+        let wall = wall_ms(self.shared.highest());
         self.reserve(jobs.len() as u64, wall)?;
         let heads = Arc::clone(self.ledger.sites.heads());
         let rows = self.conn.total_changes();

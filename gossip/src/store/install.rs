@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use kith_gossip_proto::frame::Answered;
 use kith_gossip_proto::purged::Away;
-use kith_gossip_proto::{Digests, Purged, SiteId, Vector};
+use kith_gossip_proto::{Digests, Hlc, Purged, SiteId, Stamp, Vector};
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, TransactionBehavior, params};
 
@@ -23,6 +23,7 @@ use super::ledger::{Ledger, signed};
 use super::migrate::migrate;
 use super::open::{self, Durability, set_durability};
 use super::schema::{SchemaSource, read};
+use super::sites::Sites;
 use super::snapshot::Snapshot;
 use super::table::TableSet;
 use super::verify::{Findings, Indexes, verify};
@@ -53,9 +54,17 @@ fn had(ledger: &Ledger) -> Answered {
     Answered { heads: Vector::clone(ledger.sites.heads()), purged: Purged::clone(&ledger.purged) }
 }
 
+/// What the peer has noted of sites may be later than any stamp that is left of them, and no clock is to follow that.
+fn bound(copy: &Connection, newest: Option<Stamp>) -> rusqlite::Result<()> {
+    let mut sites = Sites::load(copy)?;
+    sites.bound(newest.map_or(Hlc::ZERO, |stamp| stamp.hlc));
+    sites.save(copy)
+}
+
 impl Core {
-    /// Takes over a copy that is sound. Returns the heads, synced.
-    pub(crate) fn install(&mut self, copy: Connection) -> Result<Vector, InstallError> {
+    /// Takes over a copy that is sound, and whose latest stamp is this. Returns the heads, synced.
+    pub(crate) fn install(&mut self, copy: Connection, newest: Option<Stamp>) -> Result<Vector, InstallError> {
+        bound(&copy, newest)?;
         match self.away(&had(&Ledger::load(&copy)?)) {
             Away::Nobody if self.is_empty() => self.become_copy(copy)?,
             Away::Nobody => self.join_copy(&copy)?,

@@ -31,6 +31,7 @@ pub(crate) mod stamps;
 
 mod group;
 mod publish;
+mod wall;
 mod writer;
 
 mod anew;
@@ -94,6 +95,7 @@ pub(crate) use table::Affinity;
 pub use table::{Table, TableSet};
 pub use verify::{Findings, Survey};
 pub(crate) use views::Other;
+pub use wall::Highest;
 pub(crate) use watched::Watched;
 
 use group::{Job, deadline};
@@ -349,14 +351,20 @@ impl Store {
         Incoming::new(self.inner.pool.path())
     }
 
-    /// Takes over the snapshot of a peer, if it is sound: a store that has nothing becomes it, any other joins its rows.
-    /// Readers see one commit. Returns the heads, synced; after an error the store is as it was.
-    pub async fn install(&self, incoming: Incoming) -> Result<Vector, InstallError> {
+    /// Takes over the snapshot of a peer, if it is sound and no stamp in it is later than `latest`: a store that has nothing
+    /// becomes it, any other joins its rows. Readers see one commit. Returns the heads, synced; after an error the store is
+    /// as it was.
+    pub async fn install(&self, incoming: Incoming, latest: Hlc) -> Result<Vector, InstallError> {
         let path = incoming.beside.path.clone();
         let checked = tokio::task::spawn_blocking(move || install::sound(&path, &path)).await;
-        let (copy, _) = checked.map_err(|_| InstallError::ShuttingDown)??;
+        let (copy, found) = checked.map_err(|_| InstallError::ShuttingDown)??;
+        if let Some(stamp) = found.newest.filter(|stamp| stamp.hlc > latest) {
+            return Err(InstallError::FromFuture(stamp));
+        }
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Install { copy, reply }).await.map_err(|Closed| InstallError::ShuttingDown)?;
+        self.send(Command::Install { copy, newest: found.newest, reply })
+            .await
+            .map_err(|Closed| InstallError::ShuttingDown)?;
         answer.await.unwrap_or(Err(InstallError::ShuttingDown))
     }
 
@@ -463,6 +471,12 @@ impl Store {
     /// touched.
     pub fn commits(&self) -> broadcast::Receiver<Arc<Commit>> {
         self.inner.shared.follow()
+    }
+
+    /// From the next transaction on, stamps are not taken from this host's clock while it is far ahead of this; `None`
+    /// where nobody else's clock is known.
+    pub fn correct_clock(&self, highest: Option<Highest>) {
+        self.inner.shared.correct_clock(highest);
     }
 
     /// The replicated tables.

@@ -22,7 +22,8 @@ use super::merge::{Merge, Ours};
 use super::open::{Durability, set_durability};
 use super::stamps::{Damaged, Stamps};
 use super::table::Table;
-use super::writer::{Core, wall_ms};
+use super::wall::wall_ms;
+use super::writer::Core;
 
 /// Entries of the log that are looked at in one go.
 const PAGE: u32 = 1_000;
@@ -101,7 +102,7 @@ impl Core {
             let Some(&(at, ..)) = page.last() else { return Ok(u64::from(seq)) };
             last = at;
             if seq == 0 {
-                stamp.hlc = self.ledger.clock.tick(wall_ms());
+                stamp.hlc = self.ledger.clock.tick(wall_ms(self.shared.highest()));
                 self.ledger.version = stamp.version;
                 self.ledger.sites.raise(stamp.site, stamp.version);
             }

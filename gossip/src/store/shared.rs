@@ -9,18 +9,21 @@ use tokio::sync::broadcast;
 use super::commit::{Commit, StoreState};
 use super::health::Health;
 use super::table::TableSet;
+use super::wall::Highest;
 use super::watched::Watched;
 
 /// Commits a follower may be behind. Beyond it the follower is told that it lagged, and must take everything as touched.
 const COMMITS: usize = 256;
 
-/// Read by all, written by the writer's thread. The locks guard one pointer each and are never held across anything.
+/// Read by all, written by the writer's thread. The locks guard one small value each and are never held across anything.
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: RwLock<Arc<StoreState>>,
     tables: RwLock<Arc<TableSet>>,
     /// Written by who follows queries.
     watched: RwLock<Arc<Watched>>,
+    /// Written by who knows the peers' clocks.
+    highest: RwLock<Option<Highest>>,
     commits: broadcast::Sender<Arc<Commit>>,
     /// The first day whose tombstones peers compare.
     compared_from: AtomicU32,
@@ -31,7 +34,8 @@ impl Shared {
     pub(crate) fn new(state: StoreState, tables: Arc<TableSet>, health: Arc<Health>) -> Self {
         let (commits, _) = broadcast::channel(COMMITS);
         let (state, tables) = (RwLock::new(Arc::new(state)), RwLock::new(tables));
-        Self { state, tables, watched: RwLock::default(), commits, compared_from: AtomicU32::default(), health }
+        let (watched, highest) = Default::default();
+        Self { state, tables, watched, highest, commits, compared_from: AtomicU32::default(), health }
     }
 
     pub(crate) fn state(&self) -> Arc<StoreState> {
@@ -66,6 +70,14 @@ impl Shared {
 
     pub(crate) fn compared_from(&self) -> Day {
         Day(self.compared_from.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn highest(&self) -> Option<Highest> {
+        *self.highest.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn correct_clock(&self, highest: Option<Highest>) {
+        *self.highest.write().unwrap_or_else(PoisonError::into_inner) = highest;
     }
 
     pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<Commit>> {

@@ -150,6 +150,16 @@ impl Sites {
         conn.execute("DELETE FROM __kith_site", []).map(drop)
     }
 
+    /// Forgets readings that are later than this one.
+    pub(crate) fn bound(&mut self, latest: Hlc) {
+        for (&ord, hlc) in &mut self.hlc {
+            if *hlc > latest {
+                *hlc = latest;
+                self.dirty.insert(ord);
+            }
+        }
+    }
+
     /// Writes what changed since the last time.
     pub(crate) fn save(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let mut statement = conn.prepare_cached(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use kith_gossip_proto::buckets::{Bucket, Buckets};
 use kith_gossip_proto::frame::PulledRow;
-use kith_gossip_proto::{Digest, Digests, Key, Name, Part, Vector};
+use kith_gossip_proto::{Digest, Digests, Key, Name, Part, Stamp, Vector};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row as Found, params};
 
@@ -29,6 +29,8 @@ pub struct Findings {
     pub set_aside: u64,
     /// Stamps that the log must list.
     pub stamps: u64,
+    /// The latest of them.
+    pub newest: Option<Stamp>,
     /// The heads of the read snapshot that all of it is of.
     pub heads: Vector,
     /// The digests, summed anew.
@@ -148,6 +150,7 @@ impl Findings {
             .prepare_cached("SELECT tid = ?4 AND k = ?5 FROM __kith_log WHERE site = ?1 AND ver = ?2 AND seq = ?3")?;
         for stamp in row.row.stamps() {
             self.stamps += 1;
+            self.newest = self.newest.max(Some(stamp));
             let at = params![snapshot.ledger.sites.ord(stamp.site), signed(stamp.version), stamp.seq, table, spot];
             match log.query_row(at, |row| row.get::<_, bool>(0)).optional()? {
                 Some(true) => {}

@@ -3,9 +3,8 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use kith_gossip_proto::{Hlc, Vector};
+use kith_gossip_proto::{Hlc, Stamp, Vector};
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::Null;
@@ -60,6 +59,7 @@ pub(crate) enum Command {
     /// Take over a copy that is known to be sound.
     Install {
         copy: Connection,
+        newest: Option<Stamp>,
         reply: oneshot::Sender<Result<Vector, InstallError>>,
     },
     /// Put damaged rows right.
@@ -204,7 +204,7 @@ impl Core {
                     let noted = known::note(&mut self.conn, &heard);
                     drop(reply.send(noted.map_err(|error| ExecuteError::from(error).into())));
                 }
-                Command::Install { copy, reply } => drop(reply.send(self.install(copy))),
+                Command::Install { copy, newest, reply } => drop(reply.send(self.install(copy, newest))),
                 Command::Renounce { kept, reply } => drop(reply.send(self.renounce(kept).map_err(ApplyError::from))),
                 Command::Repair { cure, reply } => drop(reply.send(self.repair(*cure).map_err(Into::into))),
                 Command::Unsynced => self.disk = Disk::Unknown,
@@ -385,12 +385,6 @@ fn full(error: SchemaError) -> SchemaError {
         SchemaError::Sqlite(error) if matches!(Trouble::of(&error), Trouble::DiskFull) => SchemaError::DiskFull,
         other => other,
     }
-}
-
-/// Milliseconds since 1970 by this host's clock; 0 before that.
-pub(crate) fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl From<ExecuteError> for ApplyError {

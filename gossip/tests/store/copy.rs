@@ -4,7 +4,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 
 use kith_gossip::store::{InstallError, Keys, Store, StoreCopy};
-use kith_gossip_proto::Value;
+use kith_gossip_proto::{Hlc, Value};
 
 use crate::rig::{Rig, state};
 
@@ -27,7 +27,7 @@ async fn send(mut copy: StoreCopy, to: &Store) -> Result<(), InstallError> {
     assert_eq!(bytes.len() as u64, copy.bytes);
     let mut incoming = to.receive().unwrap();
     bytes.chunks(1000).for_each(|chunk| incoming.write(chunk).unwrap());
-    to.install(incoming).await.map(drop)
+    to.install(incoming, Hlc::MAX).await.map(drop)
 }
 
 pub(crate) fn files(rig: &Rig) -> Vec<String> {
@@ -125,6 +125,6 @@ async fn a_copy_with_one_wrong_letter_is_refused() {
     bytes[at] ^= 1;
     let mut incoming = new.store.receive().unwrap();
     incoming.write(&bytes).unwrap();
-    let refused = new.store.install(incoming).await;
+    let refused = new.store.install(incoming, Hlc::MAX).await;
     assert!(matches!(refused, Err(InstallError::Unsound(_))), "{refused:?}");
 }

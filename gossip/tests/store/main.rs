@@ -6,6 +6,7 @@ mod rig;
 
 mod anew;
 mod capture;
+mod clocks;
 mod copy;
 mod crash;
 mod damage;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Stream;
+use super::future::PULL_AFTER_REFUSAL;
 use super::pull::{PULL_AFTER, PULL_RETRY, Pull};
 use super::tree::GRAFT_AFTER;
 use crate::Vector;
@@ -232,6 +233,11 @@ impl Member {
 
     pub(super) fn pull_failed(&mut self, now: Duration) {
         self.pull_again = now + PULL_RETRY;
+    }
+
+    /// Its answer was from the future, and the next one will be as well.
+    pub(super) fn pull_refused(&mut self, now: Duration) {
+        self.pull_again = now + PULL_AFTER_REFUSAL;
     }
 }
 

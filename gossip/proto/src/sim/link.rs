@@ -142,8 +142,11 @@ impl World {
         if end == End::Acceptor {
             self.nodes[life.node].theirs.insert(peer, id);
         }
+        // As the peer's hello says it.
+        let clock = Frame::Clock(self.wall_ms(peer));
         let peer = self.nodes[peer].id.clone();
-        self.feed(life.node, Input::Opened(peer, end.stream()));
+        self.feed(life.node, Input::Opened(peer.clone(), end.stream()));
+        self.feed(life.node, Input::Received(peer, clock));
     }
 
     /// Sends on the stream that the frame belongs on, if that is open as far as the sender knows.

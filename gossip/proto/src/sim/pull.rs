@@ -7,6 +7,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::Sabotage;
 use super::store::{Job, Whole};
 use super::world::{Event, Life, World};
+use crate::clocks::from_the_future;
 use crate::frame::{Answered, PulledRow, Question, row_frames};
 use crate::model::Answer;
 use crate::purged::Away;
@@ -196,7 +197,10 @@ impl World {
         let from = self.nodes[asked.from].id.clone();
         match read {
             Ok(Heard { end: Some(Answered { heads, purged }), rows, .. }) => {
-                self.enqueue(node, Job::Join(from, Answer { rows, heads, purged }, whole));
+                match from_the_future(&rows, self.nodes[node].replica.latest(self.now)) {
+                    Some(stamp) => self.feed(node, Input::Pulled(from, PullOutcome::FromFuture(stamp))),
+                    None => self.enqueue(node, Job::Join(from, Answer { rows, heads, purged }, whole)),
+                }
             }
             Ok(Heard { outcome, .. }) => self.feed(node, Input::Pulled(from, outcome)),
             Err(what) => self.fail(what),

@@ -9,6 +9,7 @@ use super::Sabotage;
 use super::faults::Durability;
 use super::world::{Event, World};
 use crate::buckets::Bucket;
+use crate::clocks::{reading, stamped_from};
 use crate::model::{Answer, Statement};
 use crate::purged::Away;
 use crate::replica::{Input, PullOutcome};
@@ -70,7 +71,8 @@ impl World {
     }
 
     fn commit(&mut self, node: usize, statements: &[Statement]) {
-        let wall_ms = self.wall_ms(node);
+        let highest = self.nodes[node].replica.clocks().highest().map(|at_zero| reading(at_zero, self.now));
+        let wall_ms = stamped_from(self.wall_ms(node), highest);
         let Some(version) = self.nodes[node].store.transact(wall_ms, statements) else { return };
         self.report.commits += 1;
         self.note(|world| format!("{} committed {version:?}", world.nodes[node].id));

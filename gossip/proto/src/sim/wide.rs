@@ -24,6 +24,9 @@ const HEARD_WITHIN: Duration = Duration::from_secs(3);
 const LAPSED: Duration = Duration::from_secs(5);
 const SILENT: Duration = Duration::from_secs(10);
 
+/// All clocks show this at time zero.
+const WALL_MS: u64 = 1_760_000_000_000;
+
 /// A version of one row, as bytes of its frame.
 pub const VERSION_BYTES: usize = 120;
 
@@ -32,7 +35,7 @@ pub const VERSION_BYTES: usize = 120;
 pub struct Traffic {
     /// Versions.
     pub versions: usize,
-    /// Heads.
+    /// Heads and clocks.
     pub heads: usize,
     /// Grafts and prunes.
     pub tree: usize,
@@ -233,6 +236,10 @@ impl Wide {
                 }
                 // Nobody says here that too much is missing, or who is known.
                 Output::Snapshot(_) | Output::Purge(_) => {}
+                Output::ReadClock => {
+                    let wall_ms = WALL_MS + u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX);
+                    self.feed(node, Input::Clock { wall_ms, held: Hlc::from_ms(WALL_MS) });
+                }
             }
         }
         self.set_timer(node);
@@ -250,7 +257,7 @@ impl Wide {
         self.weighed = Some((Arc::clone(&frame), bytes));
         match &*frame {
             Frame::Versions(_) => self.traffic.versions += bytes,
-            Frame::Heads(_) => self.traffic.heads += bytes,
+            Frame::Heads(_) | Frame::Clock(_) => self.traffic.heads += bytes,
             _ => self.traffic.tree += bytes,
         }
         self.at(self.now + self.delay, Event::Arrive { from, to, frame });
@@ -318,7 +325,7 @@ fn version(node: usize, number: u64) -> Version {
         life: Life::Changed,
         cells: [("state".into(), Value::Blob(vec![0; VERSION_BYTES - REST].into()))].into(),
     };
-    Version { site: site(node), version: number, hlc: Hlc::from_ms(1_760_000_000_000), changes: vec![change] }
+    Version { site: site(node), version: number, hlc: Hlc::from_ms(WALL_MS), changes: vec![change] }
 }
 
 #[cfg(test)]

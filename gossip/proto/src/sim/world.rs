@@ -266,6 +266,7 @@ impl World {
         it.soundness = Soundness::new(seed, now);
         it.reported = now;
         self.note(|world| format!("{} starts with {:?}", world.nodes[node].id, world.nodes[node].store.heads()));
+        self.read_clock(node);
         let life = self.life(node);
         self.after(gossip, Event::Gossip(life));
         if self.hurt.contains(&node) {
@@ -276,6 +277,11 @@ impl World {
         let write = self.write_delay();
         self.after(write, Event::Write(life));
         self.set_timer(node);
+    }
+
+    fn read_clock(&mut self, node: usize) {
+        let (wall_ms, held) = (self.wall_ms(node), self.nodes[node].store.held());
+        self.feed(node, Input::Clock { wall_ms, held });
     }
 
     fn timer(&mut self, node: usize) {
@@ -319,6 +325,7 @@ impl World {
                 Output::Pull(from, above) => self.ask(node, &from, Some(above)),
                 Output::Snapshot(from) => self.ask(node, &from, None),
                 Output::Purge(covered) => self.purge_covered(node, &covered),
+                Output::ReadClock => self.read_clock(node),
             }
         }
         if self.nodes[node].replica.deadline() <= now {

@@ -142,6 +142,8 @@ pub(crate) fn frame() -> impl Strategy<Value = Frame> {
             Frame::Buckets(heads, buckets)
         }),
         (vector(), vec(bucket(), 0..4)).prop_map(|(above, buckets)| Frame::Repair(above, buckets)),
-        prop_oneof![Just(0u8), 26u8..=255].prop_map(Frame::Unknown),
+        any::<u64>().prop_map(Frame::Clock),
+        vector().prop_map(Frame::FromFuture),
+        prop_oneof![Just(0u8), 28u8..=255].prop_map(Frame::Unknown),
     ]
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "the lint knows test functions, not what they call")]
 
 mod arbitrary;
+mod clocks;
 mod digest;
 mod fuzzing;
 mod laws;

@@ -21,7 +21,7 @@ fn size(frame: &Frame) -> usize {
             let row = |row: &PulledRow| size_of::<PulledRow>() + row.key.as_bytes().len() + row.row.cells.len() * CELL;
             rows.iter().map(row).sum()
         }
-        Frame::Heads(vector) | Frame::Graft(vector) => vector.len() * 40,
+        Frame::Heads(vector) | Frame::Graft(vector) | Frame::FromFuture(vector) => vector.len() * 40,
         Frame::Pull(Question { above, purged }) => (above.len() + purged.len()) * 40,
         Frame::Pulled(Answered { heads, purged }) => {
             (heads.len() + purged.through.len()) * 40 + purged.lengths.len() * CELL
@@ -32,7 +32,12 @@ fn size(frame: &Frame) -> usize {
         Frame::Chunk(bytes) => bytes.len(),
         Frame::Buckets(heads, buckets) => heads.len() * 40 + buckets.iter().count() * 16,
         Frame::Repair(heads, buckets) => heads.len() * 40 + size_of_val(&**buckets),
-        Frame::NeedsSnapshot | Frame::Snapshot(_) | Frame::SnapshotEnd(_) | Frame::Compare | Frame::Unknown(_) => 0,
+        Frame::NeedsSnapshot
+        | Frame::Snapshot(_)
+        | Frame::SnapshotEnd(_)
+        | Frame::Clock(_)
+        | Frame::Compare
+        | Frame::Unknown(_) => 0,
     }
 }
 
@@ -205,6 +210,12 @@ fn bytes_of_wire_version_1() {
             Frame::Repair(Vector::from_iter([(site_id(0xAA), 300)]), [1, 1023].map(|n| Bucket::new(n).unwrap()).into()),
             "18 01 00 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa ac02 02 01 ff07",
         ),
+        ("a clock", Frame::Clock(1_700_000_000_000), "0880d095ffbc31"),
+        (
+            "from the future",
+            Frame::FromFuture(Vector::from_iter([(site_id(0xAA), 300)])),
+            "0a 01 00 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa ac02",
+        ),
         ("a later kind", Frame::Unknown(31), "1f"),
     ];
     let changed: Vec<_> = golden
@@ -310,7 +321,7 @@ fn a_field_at_the_end_of_a_change_is_skipped() {
 
 #[test]
 fn a_later_kind_is_passed_over_whatever_its_body() {
-    for kind in [0, 8, 31, 32, 255] {
+    for kind in [0, 15, 31, 32, 255] {
         assert_eq!(Frame::decode(&[kind, 1, 2, 3]), Ok(Frame::Unknown(kind)));
     }
 }
@@ -324,7 +335,7 @@ fn a_bucket_that_there_is_not_is_refused() {
 
 #[test]
 fn a_count_beyond_the_frame_is_refused_before_room_is_made() {
-    for kind in [2, 3, 4, 5, 6, 13, 14, 23, 24] {
+    for kind in [2, 3, 4, 5, 6, 10, 13, 14, 23, 24] {
         let bytes = [&[kind][..], &[0xFF; 9], &[1], &[0; 64]].concat();
         assert!(Frame::decode(&bytes).is_err(), "kind {kind}");
     }

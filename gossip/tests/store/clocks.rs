@@ -1,0 +1,83 @@
+//! Clocks far ahead: what a store stamps by, and which copies it does not take.
+
+use std::io::Read;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use kith_gossip::store::{Highest, InstallError, Store};
+use kith_gossip_proto::version::Life;
+use kith_gossip_proto::{Change, Hlc, Key, SiteId, Value, Version};
+
+use crate::rig::Rig;
+
+const SCHEMA: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, a TEXT);";
+const DAY: u64 = 86_400_000;
+const MINUTE: u64 = 60_000;
+
+fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
+}
+
+/// The clocks of peers, where ours is a day ahead of them.
+fn a_day_ago() -> Option<Highest> {
+    Some(Highest { at: Instant::now(), ms: (wall_ms() - DAY).cast_signed() })
+}
+
+#[tokio::test]
+async fn a_store_far_ahead_of_its_peers_stamps_by_their_clocks_also_after_its_next_start() {
+    let rig = Rig::new(SCHEMA);
+    rig.store.correct_clock(a_day_ago());
+    let first = rig.version("INSERT INTO t VALUES (1, 'x')").await;
+    let second = rig.version("INSERT INTO t VALUES (2, 'x')").await;
+    assert!(first.hlc < second.hlc && second.hlc.ms() < wall_ms() - DAY + MINUTE, "{first:?} {second:?}");
+    // What was reserved for after a crash was, too.
+    let rig = rig.reopen(SCHEMA).await;
+    rig.store.correct_clock(a_day_ago());
+    let third = rig.version("INSERT INTO t VALUES (3, 'x')").await;
+    assert!(second.hlc < third.hlc && third.hlc.ms() < wall_ms() - DAY + MINUTE, "{third:?}");
+    rig.store.correct_clock(None);
+    assert!(rig.version("INSERT INTO t VALUES (4, 'x')").await.hlc.ms() + MINUTE > wall_ms());
+}
+
+async fn install(from: &Store, to: &Store, latest: Hlc) -> Result<(), InstallError> {
+    let (mut copy, mut bytes) = (from.copy().await.unwrap(), Vec::new());
+    copy.file.read_to_end(&mut bytes).unwrap();
+    let mut incoming = to.receive().unwrap();
+    incoming.write(&bytes).unwrap();
+    to.install(incoming, latest).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_copy_that_holds_one_stamp_from_the_future_is_refused_whole() {
+    let (old, new) = (Rig::new(SCHEMA), Rig::new(SCHEMA));
+    old.run("INSERT INTO t VALUES (1, 'x'), (2, 'x')").await.unwrap();
+    let last = old.version("DELETE FROM t WHERE id = 2").await.hlc;
+    let before = Hlc::from_bits(last.to_bits() - 1);
+    let refused = install(&old.store, &new.store, before).await;
+    assert!(matches!(refused, Err(InstallError::FromFuture(stamp)) if stamp.hlc == last), "{refused:?}");
+    assert!(new.store.state().heads.is_empty() && new.store.state().hlc < before);
+    install(&old.store, &new.store, last).await.unwrap();
+    assert_eq!(new.one("SELECT count(*) FROM t").await, Value::Integer(1));
+}
+
+/// A change of the only row, by a site of its own.
+fn version(site: u8, cl: u64, ms: u64) -> Version {
+    let cells = if cl % 2 == 1 { [("a".into(), Value::text("x"))].into() } else { [].into() };
+    let key = Key::encode([&Value::Integer(1)]).unwrap();
+    let changes = vec![Change { table: "t".into(), key, cl, life: Life::Changed, cells }];
+    Version { site: SiteId::new([site; 16]), version: 1, hlc: Hlc::from_ms(ms), changes }
+}
+
+/// A site that was ahead, and all of whose stamps are gone, is still noted with them by whoever took them.
+#[tokio::test]
+async fn the_clock_of_who_takes_a_copy_follows_stamps_that_are_there_and_nothing_else() {
+    let (old, new) = (Rig::new(SCHEMA), Rig::new(SCHEMA));
+    let now = wall_ms();
+    old.store.apply(vec![version(1, 1, now + DAY), version(2, 2, now)]).await.unwrap();
+    assert!(old.store.state().hlc.ms() >= now + DAY);
+    install(&old.store, &new.store, Hlc::from_ms(now + MINUTE)).await.unwrap();
+    assert_eq!(new.store.state().heads, old.store.state().heads);
+    assert!(new.store.state().hlc.ms() < now + MINUTE);
+    let written = new.version("INSERT INTO t VALUES (1, 'again')").await;
+    assert!(written.hlc.ms() < now + MINUTE, "{written:?}");
+    new.is_sound().await;
+}
