@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use kith_tests::lab::{Authority, Lab, Node, eventually};
@@ -80,6 +81,18 @@ async fn count(node: &Node, metric: &str) -> u64 {
     line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {metric} in {text}"))
 }
 
+/// Flips a bit that the seed says, of a byte that is not zero: most of a small database is empty, and flips there change
+/// nothing. Says which.
+fn flip(path: &Path, seed: u64) -> (usize, usize) {
+    let mut bytes = fs::read(path).expect("a file of its store");
+    let mut chance = Chance::new(seed);
+    let used: Vec<_> = (0..bytes.len()).filter(|&at| bytes[at] != 0).collect();
+    let (at, bit) = (used[chance.below(used.len())], chance.below(8));
+    bytes[at] ^= 1 << bit;
+    fs::write(path, bytes).expect("a file of its store");
+    (at, bit)
+}
+
 fn flips() -> u64 {
     if std::env::var_os("KITH_FAULTS").is_some_and(|value| value == "long") { 20 } else { 5 }
 }
@@ -89,16 +102,12 @@ async fn g15_bits_flipped_in_the_database_of_one_server_are_found_and_put_right_
     let lab = Lab::new("damage");
     let mut nodes = three(&lab).await;
     let before = equal(&nodes, "all are equal").await;
-    let (mut repaired, mut anew) = (0, 0);
+    let mut repaired = 0;
     for seed in 0..flips() {
         // All of it is in the file, where the flip is.
         nodes[1].stop().await;
         let path = nodes[1].data().join("kith.db");
-        let mut bytes = fs::read(&path).expect("its database");
-        let mut chance = Chance::new(seed);
-        let (at, bit) = (chance.below(bytes.len()), chance.below(8));
-        bytes[at] ^= 1 << bit;
-        fs::write(&path, bytes).expect("its database");
+        let (at, bit) = flip(&path, seed);
         let what = format!("seed {seed}, byte {at}, bit {bit}");
         nodes[1].launch();
         ready(&nodes[1], &what).await;
@@ -107,9 +116,10 @@ async fn g15_bits_flipped_in_the_database_of_one_server_are_found_and_put_right_
         for node in [&nodes[0], &nodes[2]] {
             assert_eq!(count(node, "kith_gossip_rows_repaired_total").await, 0, "{what}");
         }
-        repaired += u64::from(count(&nodes[1], "kith_gossip_repairs_total").await > 0);
-        anew += u64::from(count(&nodes[1], "kith_gossip_snapshots_total").await > 0);
+        repaired += usize::from(count(&nodes[1], "kith_gossip_repairs_total").await > 0);
     }
+    // By its log, which goes on over all its starts.
+    let anew = nodes[1].log().matches("the store is damaged: it is kept aside").count();
     eprintln!("of {} flips {repaired} were repaired in place, {anew} made the server begin anew", flips());
     assert!(repaired + anew > 0, "no flip was of any consequence");
 }
@@ -126,11 +136,7 @@ async fn g1_bits_flipped_in_the_log_of_a_killed_server_are_found_and_nothing_is_
         let before = equal(&nodes, "all are equal").await;
         nodes[1].kill();
         let path = nodes[1].data().join("kith.db-wal");
-        let mut bytes = fs::read(&path).expect("its write-ahead log");
-        let mut chance = Chance::new(seed);
-        let (at, bit) = (chance.below(bytes.len()), chance.below(8));
-        bytes[at] ^= 1 << bit;
-        fs::write(&path, bytes).expect("its write-ahead log");
+        let (at, bit) = flip(&path, seed);
         let what = format!("seed {seed}, byte {at}, bit {bit}");
         nodes[1].launch();
         ready(&nodes[1], &what).await;
