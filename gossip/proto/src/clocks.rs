@@ -12,6 +12,9 @@
 //! clocks, whichever of them is wrong: nobody can tell, and a slow clock costs nothing but that a new node which has it
 //! takes no rows until it is set.
 //!
+//! But a node gives up stamps of its own only where the faster of the two says that they are from the future: it would lose
+//! more by that than by waiting.
+//!
 //! What a store holds already is believed, too: where most clocks were ahead for a while and went back, all stamps go on
 //! from there until the clocks have reached them, rather than nobody taking anything from anybody.
 
@@ -48,6 +51,9 @@ pub struct Clocks {
 struct Around {
     low: Option<i64>,
     high: i64,
+    /// The same for the faster of two in the middle: with one more clock, it is that one, if it is not below this.
+    faster: i64,
+    fastest: Option<i64>,
 }
 
 impl Clocks {
@@ -82,6 +88,13 @@ impl Clocks {
         self.around.map(|around| around.high)
     }
 
+    /// Where most clocks, and not only half of them, say that `held`, the latest reading of our own store, is from the
+    /// future: the latest that it should be. What peers refuse of us is then to be stamped anew, with no more than that.
+    pub fn disowned(&self, held: Hlc, now: Duration) -> Option<Hlc> {
+        let median = reading(self.around?.faster_median(self.own?), now);
+        (held.ms() > median.saturating_add(FUTURE_MS)).then(|| Hlc::from_ms(median.saturating_add(CORRECTED_MS)))
+    }
+
     /// How far our clock is ahead of that, if so far that it is corrected.
     pub fn ahead(&self) -> Option<Duration> {
         let ahead = self.own?.checked_sub(self.highest()?)?;
@@ -101,11 +114,21 @@ impl Around {
         clocks.sort_unstable();
         let middle = clocks.len() / 2;
         let low = middle.checked_sub(1).and_then(|below| clocks.get(below)).copied();
-        Some(Self { low, high: *clocks.get(middle)? })
+        let faster = clocks.len().div_ceil(2);
+        Some(Self {
+            low,
+            high: *clocks.get(middle)?,
+            faster: *clocks.get(faster.saturating_sub(1))?,
+            fastest: clocks.get(faster).copied(),
+        })
     }
 
     fn median(self, own: i64) -> i64 {
         own.max(self.low.unwrap_or(i64::MIN)).min(self.high)
+    }
+
+    fn faster_median(self, own: i64) -> i64 {
+        own.max(self.faster).min(self.fastest.unwrap_or(i64::MAX))
     }
 }
 

@@ -143,6 +143,9 @@ pub enum Output {
     /// Tombstones that these heads cover may be purged, if they are old enough. Every known node has applied them, and we
     /// all that one could have written before.
     Purge(Vector),
+    /// Where one of these sites is the store's own: its stamps that are later than this, and those of that version and above,
+    /// nobody takes. Give up the site, and stamp anew what carries them.
+    Renounce(Vector, Hlc),
     /// Read this host's clock and say what it shows, by [`Input::Clock`].
     ReadClock,
 }
@@ -341,6 +344,10 @@ impl Replica {
             Frame::Clock(wall_ms) if self.members.get(node).is_some_and(Member::is_connected) => {
                 self.clocks.hear(node, wall_ms, now);
             }
+            // One slow clock is not enough to give up anything.
+            Frame::FromFuture(refused) => {
+                out.extend(self.clocks.disowned(self.held, now).map(|latest| Output::Renounce(refused, latest)));
+            }
             // Hellos belong to the opening of a stream, pulls and answers have streams of their own, and a later
             // release's frames are for its likes.
             Frame::Hello(_)
@@ -356,7 +363,6 @@ impl Replica {
             | Frame::Buckets(..)
             | Frame::Repair(..)
             | Frame::Clock(_)
-            | Frame::FromFuture(_)
             | Frame::Unknown(_) => {}
         }
     }

@@ -4,7 +4,33 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kith_gossip_proto::clocks::FUTURE_MS;
-use kith_gossip_proto::{NodeId, Replica, SiteId};
+use kith_gossip_proto::{Hlc, NodeId, Replica, SiteId, Vector};
+
+use super::Replication;
+use super::storage::Storage;
+use crate::store::Renounced;
+
+impl<S: Storage> Replication<S> {
+    /// Peers refuse what the store wrote while its clock was ahead, and have told us from which version on. Replication ends
+    /// when that is stamped anew, as the store has another site then.
+    pub(super) fn renounce(&mut self, refused: &Vector, latest: Hlc) {
+        let store = self.links.store.clone();
+        let site = store.who().site;
+        // Of others' sites it is for them to say.
+        let Some(kept) = refused.head(site).checked_sub(1) else { return };
+        self.tasks.spawn(async move {
+            match store.renounce(kept, latest).await {
+                Ok(Renounced { old, kept, site, rows }) => tracing::warn!(
+                    %old, kept, %site, rows,
+                    "what was written while this node's clock was far ahead is stamped anew, under another site id"
+                ),
+                Err(error) => {
+                    tracing::warn!(%error, "what was written while this node's clock was ahead is not stamped anew");
+                }
+            }
+        });
+    }
+}
 
 /// How clocks stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -512,20 +512,24 @@ impl<S: Storage> Replication<S> {
                             inputs.push_back(Input::ApplyFailed);
                         }
                     }
-                    Output::Pull(node, above) => {
-                        let Links { net, store, events, .. } = self.links.clone();
-                        let asked = pull::Asked { node, above, latest: self.replica.latest(now) };
-                        self.tasks.spawn(pull::ask(net, store, events, asked));
-                    }
-                    Output::Snapshot(node) => {
-                        let Links { net, store, events, .. } = self.links.clone();
-                        self.tasks.spawn(snapshot::ask(net, store, events, node, self.replica.latest(now)));
-                    }
+                    Output::Pull(node, above) => self.pull(node, Some(above), now),
+                    Output::Snapshot(node) => self.pull(node, None, now),
                     Output::Purge(covered) => self.look_for_tombstones(covered),
+                    Output::Renounce(refused, latest) => self.renounce(&refused, latest),
                     Output::ReadClock => inputs.push_back(self.clock()),
                 }
             }
         }
+    }
+
+    /// Asks a node for all above these heads, or for a snapshot.
+    fn pull(&mut self, node: NodeId, above: Option<Vector>, now: Duration) {
+        let Links { net, store, events, .. } = self.links.clone();
+        let latest = self.replica.latest(now);
+        match above {
+            Some(above) => self.tasks.spawn(pull::ask(net, store, events, pull::Asked { node, above, latest })),
+            None => self.tasks.spawn(snapshot::ask(net, store, events, node, latest)),
+        };
     }
 
     fn keep(&mut self, node: NodeId) {

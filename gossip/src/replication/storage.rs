@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::store::{
     ApplyError, Collected, Commit, CopyError, Cure, Due, Heard, Highest, Incoming, InstallError, Known, Looked, Pace,
-    QueryError, Repaired, Store, StoreCopy, Survey,
+    QueryError, Renounced, Repaired, Store, StoreCopy, Survey,
 };
 
 /// Which store this is, as hellos say it.
@@ -110,6 +110,9 @@ pub(crate) trait Storage: Clone + Send + Sync + 'static {
 
     /// A file for the copy of a peer's.
     fn receive(&self) -> std::io::Result<Incoming>;
+
+    /// Gives up the store's site but for its versions up to `kept` that are no later than `latest`.
+    fn renounce(&self, kept: u64, latest: Hlc) -> impl Future<Output = Result<Renounced, ApplyError>> + Send;
 
     /// Takes over what was received, if no stamp in it is later than `latest`, in one transaction; returns the synced
     /// heads.
@@ -209,6 +212,10 @@ impl Storage for Store {
 
     fn receive(&self) -> std::io::Result<Incoming> {
         Self::receive(self)
+    }
+
+    fn renounce(&self, kept: u64, latest: Hlc) -> impl Future<Output = Result<Renounced, ApplyError>> + Send {
+        self.renounce_later(kept, latest)
     }
 
     fn install(&self, incoming: Incoming, latest: Hlc) -> impl Future<Output = Result<Vector, InstallError>> + Send {

@@ -7,7 +7,7 @@ use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::clocks::{reading, stamped_from};
 use kith_gossip_proto::frame::{Answered, PulledRow};
 use kith_gossip_proto::version::Life;
-use kith_gossip_proto::{Change, Day, Digest, Hlc, HybridClock, Key, Name, Purged, Row, SiteId, Value, Version};
+use kith_gossip_proto::{Change, Day, Digest, Hlc, HybridClock, Key, Name, Purged, Row, SiteId, Stamp, Value, Version};
 use tokio::sync::{broadcast, watch};
 
 use super::storage::Who;
@@ -18,7 +18,7 @@ use crate::membership::{Membership, MembershipConfig, Servers, StoreFacts};
 use crate::net::tests::{TestNet, within};
 use crate::store::{
     ApplyError, Collected, CopyError, Cure, Due, Heard, Highest, Incoming, InstallError, Known, Looked, Pace,
-    QueryError, Repaired, StoreCopy, Survey,
+    QueryError, Renounced, Repaired, StoreCopy, Survey,
 };
 
 mod clocks;
@@ -68,6 +68,11 @@ impl MemoryStore {
         self.state.lock().unwrap()
     }
 
+    fn tick(&self, state: &mut State) -> Hlc {
+        let highest = state.highest.map(|highest| reading(highest.ms, highest.at.elapsed()));
+        state.clock.tick(stamped_from(clocks::wall_ms() + self.ahead.load(Ordering::Relaxed), highest))
+    }
+
     /// Commits a version that inserts one row of its own.
     fn commit(&self) -> Vector {
         let mut state = self.state();
@@ -80,9 +85,7 @@ impl MemoryStore {
             life: Life::Changed,
             cells: [(Name::from("c"), Value::Text(vec![b'x'; 100].into()))].into(),
         };
-        let highest = state.highest.map(|highest| reading(highest.ms, highest.at.elapsed()));
-        let wall_ms = stamped_from(clocks::wall_ms() + self.ahead.load(Ordering::Relaxed), highest);
-        let hlc = state.clock.tick(wall_ms);
+        let hlc = self.tick(&mut state);
         let version = Version { site: state.site, version: number, hlc, changes: vec![change] };
         apply(&mut state, &version);
         let heads = state.heads.clone();
@@ -181,6 +184,26 @@ impl Storage for MemoryStore {
     }
 
     fn begin_anew(&self) {}
+
+    /// Its rows are its own alone.
+    async fn renounce(&self, kept: u64, latest: Hlc) -> Result<Renounced, ApplyError> {
+        let mut state = self.state();
+        let (old, site) = (state.site, SiteId::new([100; 16]));
+        (state.site, state.clock) = (site, HybridClock::default());
+        let hlc = self.tick(&mut state);
+        assert!(hlc <= latest);
+        let mut given_up: Vec<_> = state.rows.values_mut().collect();
+        given_up.retain(|row| row.rs.site == old && row.rs.version > kept);
+        for (row, seq) in given_up.into_iter().zip(0..) {
+            row.rs = Stamp { hlc, site, version: 1, seq };
+            row.cells.values_mut().for_each(|cell| cell.stamp = row.rs);
+        }
+        state.heads.set_back(old, kept);
+        state.heads.raise(site, 1);
+        drop(state);
+        self.stored();
+        Ok(Renounced { old, kept, site, rows: 0 })
+    }
 
     async fn repair(&self, _: Cure) -> Result<Repaired, ApplyError> {
         Err(ApplyError::ShuttingDown)

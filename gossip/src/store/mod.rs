@@ -372,9 +372,15 @@ impl Store {
     /// site, and the old one's head goes back. For a store whose past others know otherwise, or whose stamps they do not
     /// take. What readers see stays as it is. Synced, and told to whoever follows the commits, when it returns.
     pub async fn renounce(&self, kept: u64) -> Result<Renounced, ApplyError> {
+        self.renounce_later(kept, Hlc::MAX).await
+    }
+
+    /// The same, but for its versions that are no later than `latest` either; and its clock goes back to that. For a store
+    /// whose clock was far ahead.
+    pub async fn renounce_later(&self, kept: u64, latest: Hlc) -> Result<Renounced, ApplyError> {
         let mut commits = self.commits();
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Renounce { kept, reply }).await.map_err(|Closed| ApplyError::ShuttingDown)?;
+        self.send(Command::Renounce { kept, latest, reply }).await.map_err(|Closed| ApplyError::ShuttingDown)?;
         let done = answer.await.unwrap_or(Err(ApplyError::ShuttingDown))?;
         while self.site() == done.old {
             if let Err(RecvError::Closed) = commits.recv().await {

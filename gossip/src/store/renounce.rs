@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use kith_gossip_proto::{Digest, Key, Name, Part, SiteId, Stamp};
+use kith_gossip_proto::{Digest, Hlc, HybridClock, Key, Name, Part, SiteId, Stamp};
 use rusqlite::{OptionalExtension, params};
 
 use super::commit::SchemaChange;
@@ -60,10 +60,10 @@ impl Above {
 impl Core {
     /// Gives up the store's site but for its versions up to `kept`. Synced, whatever the durability: whoever takes up the
     /// old site again after a power cut has learnt nothing.
-    pub(crate) fn renounce(&mut self, kept: u64) -> Result<Renounced, ExecuteError> {
+    pub(crate) fn renounce(&mut self, kept: u64, latest: Hlc) -> Result<Renounced, ExecuteError> {
         let (before, reserved) = (self.ledger.clone(), self.reserved);
         set_durability(&self.conn, Durability::Full)?;
-        let done = self.renounced(kept);
+        let done = self.renounced(kept, latest);
         if done.is_ok() {
             self.tell_commit(Sum::default(), SchemaChange::Same);
         } else {
@@ -74,23 +74,85 @@ impl Core {
         done
     }
 
-    fn renounced(&mut self, kept: u64) -> Result<Renounced, ExecuteError> {
+    fn renounced(&mut self, kept: u64, latest: Hlc) -> Result<Renounced, ExecuteError> {
         run(&self.conn, "/*kith*/ BEGIN IMMEDIATE")?;
         let old = self.ledger.own();
-        let kept = kept.min(self.ledger.sites.heads().head(old));
+        let kept = kept.min(self.ledger.sites.heads().head(old)).min(self.last_until(old, latest)?);
+        self.turn_back(old, latest);
         let site = self.conn.query_row("SELECT randomblob(16)", [], |row| row.get(0))?;
         let ord = self.ledger.sites.begin(SiteId::new(site));
         self.ledger.version = 0;
         let rows = self.restamp(Above { site: old, version: kept })?;
+        // The stamps that went were met once more.
+        self.ledger.sites.turn_back(old, latest);
         self.ledger.sites.set_back(old, kept);
         self.ledger.save(&self.conn)?;
         // What it wrote up to there may be known to nobody else.
         self.conn.execute("UPDATE __kith_site SET state = 1 WHERE id = ?1", [old.as_bytes()])?;
         self.conn.execute("UPDATE __kith_meta SET self = ?1, reserved_ver = ?2", [i64::from(ord), 0])?;
-        // Nothing is reserved of the new site; readings are as before.
-        self.reserved.0 = self.ledger.version;
+        // Nothing is reserved of the new site, and of readings no more than there were or the clock was set back to.
+        self.reserved = (self.ledger.version, self.reserved.1.min(self.ledger.clock.last()));
+        self.conn.execute("UPDATE __kith_meta SET reserved_hlc = ?1", [signed(self.reserved.1.to_bits())])?;
         run(&self.conn, "/*kith*/ COMMIT")?;
         Ok(Renounced { old, kept, site: self.ledger.own(), rows })
+    }
+
+    /// Sets the clock back, if it is later: to what others have written, or we in good time.
+    fn turn_back(&mut self, old: SiteId, latest: Hlc) {
+        if self.ledger.clock.last() > latest {
+            self.ledger.sites.turn_back(old, latest);
+            self.ledger.clock = HybridClock::new(self.ledger.sites.hlc());
+        }
+    }
+
+    /// The last version of the own site below all of its stamps that are later than this. They rise with its versions.
+    fn last_until(&mut self, own: SiteId, latest: Hlc) -> Result<u64, ExecuteError> {
+        if self.ledger.sites.hlc_of(own) <= latest {
+            return Ok(u64::MAX);
+        }
+        let (mut last, mut first) = ((i64::MAX.cast_unsigned(), u32::MAX), u64::MAX);
+        loop {
+            let page = self.page_below(own, last)?;
+            let Some(&(at, ..)) = page.last() else { return Ok(first.saturating_sub(1)) };
+            last = at;
+            for (at, table, spot) in page {
+                let stamps = self.stamps_at(table, &spot)?;
+                let found =
+                    stamps.into_iter().find(|stamp| (stamp.site, stamp.version, stamp.seq) == (own, at.0, at.1));
+                match found {
+                    Some(stamp) if stamp.hlc <= latest => return Ok(first.saturating_sub(1)),
+                    Some(_) => first = at.0,
+                    None => {}
+                }
+            }
+        }
+    }
+
+    fn page_below(&self, site: SiteId, before: (u64, u32)) -> rusqlite::Result<Vec<Entry>> {
+        let mut statement = self.conn.prepare_cached(
+            "/*kith*/ SELECT ver, seq, tid, k FROM __kith_log
+             WHERE site = ?1 AND (ver, seq) < (?2, ?3) ORDER BY ver DESC, seq DESC LIMIT ?4",
+        )?;
+        let bound = params![self.ledger.sites.ord(site), signed(before.0), before.1, PAGE];
+        let rows = statement.query_map(bound, entry)?;
+        rows.collect()
+    }
+
+    fn stamps_at(&mut self, id: i64, spot: &Spot) -> rusqlite::Result<Vec<Stamp>> {
+        let tables = Arc::clone(&self.tables);
+        let merge = Merge { conn: &self.conn, ledger: &mut self.ledger };
+        let table = match (tables.by_id(id), spot) {
+            (Some(table), _) => table,
+            (None, Spot::Key(key)) => return Ok(merge.ledger.aside(merge.conn, id, key)?.stamps()),
+            (None, Spot::Row(_)) => return Ok(Vec::new()),
+        };
+        let Some(key) = merge.key_at(table, spot)? else { return Ok(Vec::new()) };
+        Ok(match merge.load(table, &key)? {
+            Ours::Nothing => Vec::new(),
+            Ours::Tomb(stamps) => vec![stamps.rs()],
+            Ours::Aside(aside) => aside.stamps(),
+            Ours::Live(live) => all_stamps(&live.stamps, &live.aside),
+        })
     }
 
     /// Gives every row that carries such a stamp one of the own site's next version instead. How many there are.
@@ -122,10 +184,7 @@ impl Core {
              WHERE site = ?1 AND ver >= ?2 AND (ver, seq) > (?2, ?3) ORDER BY ver, seq LIMIT ?4",
         )?;
         let bound = params![self.ledger.sites.ord(above.site), signed(after.0), after.1, PAGE];
-        let rows = statement.query_map(bound, |row| {
-            let spot = Spot::read(row.get_ref(3)?).ok_or_else(|| damaged(Damaged))?;
-            Ok(((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?), row.get(2)?, spot))
-        })?;
+        let rows = statement.query_map(bound, entry)?;
         rows.collect()
     }
 
@@ -149,6 +208,11 @@ impl Core {
             (None, Spot::Row(_)) => Ok(Found::Nothing),
         }
     }
+}
+
+fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
+    let spot = Spot::read(row.get_ref(3)?).ok_or_else(|| damaged(Damaged))?;
+    Ok(((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?), row.get(2)?, spot))
 }
 
 /// What was where the log points.

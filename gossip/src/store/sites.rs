@@ -91,6 +91,11 @@ impl Sites {
         self.hlc.values().copied().max().unwrap_or(Hlc::ZERO)
     }
 
+    /// The greatest reading seen of one site.
+    pub(crate) fn hlc_of(&self, site: SiteId) -> Hlc {
+        self.ord(site).and_then(|ord| self.hlc.get(&ord)).copied().unwrap_or(Hlc::ZERO)
+    }
+
     pub(crate) fn id(&self, ord: u32) -> Option<SiteId> {
         self.known.ids.get(&ord).copied()
     }
@@ -157,6 +162,15 @@ impl Sites {
                 *hlc = latest;
                 self.dirty.insert(ord);
             }
+        }
+    }
+
+    /// Forgets of a site that its readings were later than this one.
+    pub(crate) fn turn_back(&mut self, site: SiteId, latest: Hlc) {
+        let ord = self.number(site);
+        if let Some(hlc) = self.hlc.get_mut(&ord).filter(|hlc| **hlc > latest) {
+            *hlc = latest;
+            self.dirty.insert(ord);
         }
     }
 

@@ -67,9 +67,10 @@ pub(crate) enum Command {
         cure: Box<Cure>,
         reply: oneshot::Sender<Result<Repaired, ApplyError>>,
     },
-    /// Give up the store's site but for its versions up to one.
+    /// Give up the store's site but for its versions up to one, and none whose stamp is later than this.
     Renounce {
         kept: u64,
+        latest: Hlc,
         reply: oneshot::Sender<Result<Renounced, ApplyError>>,
     },
     /// Finish: everything sent before is done already.
@@ -205,7 +206,9 @@ impl Core {
                     drop(reply.send(noted.map_err(|error| ExecuteError::from(error).into())));
                 }
                 Command::Install { copy, newest, reply } => drop(reply.send(self.install(copy, newest))),
-                Command::Renounce { kept, reply } => drop(reply.send(self.renounce(kept).map_err(ApplyError::from))),
+                Command::Renounce { kept, latest, reply } => {
+                    drop(reply.send(self.renounce(kept, latest).map_err(ApplyError::from)));
+                }
                 Command::Repair { cure, reply } => drop(reply.send(self.repair(*cure).map_err(Into::into))),
                 Command::Unsynced => self.disk = Disk::Unknown,
                 Command::Close => break,

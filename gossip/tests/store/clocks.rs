@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use kith_gossip::store::{Highest, InstallError, Store};
+use kith_gossip::store::{Highest, InstallError, Pace, Store};
 use kith_gossip_proto::version::Life;
 use kith_gossip_proto::{Change, Hlc, Key, SiteId, Value, Version};
 
@@ -80,4 +80,34 @@ async fn the_clock_of_who_takes_a_copy_follows_stamps_that_are_there_and_nothing
     let written = new.version("INSERT INTO t VALUES (1, 'again')").await;
     assert!(written.hlc.ms() < now + MINUTE, "{written:?}");
     new.is_sound().await;
+}
+
+#[tokio::test]
+async fn what_was_stamped_ahead_is_stamped_anew_and_the_clock_goes_back_for_good() {
+    let (rig, peer) = (Rig::new(SCHEMA), Rig::new(SCHEMA));
+    let now = wall_ms();
+    rig.store.correct_clock(a_day_ago());
+    let sound = rig.version("INSERT INTO t VALUES (1, 'in time'), (9, 'gone')").await;
+    rig.store.correct_clock(None);
+    // A day later than the clocks of the others.
+    rig.run("INSERT INTO t VALUES (2, 'early')").await.unwrap();
+    rig.run("UPDATE t SET a = 'early' WHERE id = 1").await.unwrap();
+    rig.run("DELETE FROM t WHERE id = 9").await.unwrap();
+    let (old, latest) = (rig.store.site(), Hlc::from_ms(now - DAY + MINUTE));
+    rig.store.correct_clock(a_day_ago());
+    // A peer names one that is not the first.
+    let renounced = rig.store.renounce_later(sound.version + 2, latest).await.unwrap();
+    assert_eq!((renounced.old, renounced.kept, renounced.rows), (old, sound.version, 3));
+    rig.is_sound().await;
+    // From there on it counts.
+    let of_today = |rig: &Rig| rig.store.state().hlc.ms() <= latest.ms();
+    assert!(of_today(&rig), "{:?}", rig.store.state().hlc);
+    let rig = rig.reopen(SCHEMA).await;
+    assert!(of_today(&rig), "{:?}", rig.store.state().hlc);
+    let found = rig.store.verify(Pace::AtOnce).await.unwrap();
+    assert!(found.newest.is_some_and(|stamp| stamp.hlc.ms() <= latest.ms()), "{:?}", found.newest);
+    // To a peer they are as any others.
+    install(&rig.store, &peer.store, Hlc::from_ms(latest.ms() + 1)).await.unwrap();
+    assert_eq!(peer.one("SELECT group_concat(id || a) FROM t ORDER BY id").await, Value::text("1early,2early"));
+    assert_eq!(peer.store.state().heads.head(old), sound.version);
 }

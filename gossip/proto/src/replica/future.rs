@@ -1,7 +1,8 @@
 //! Versions that were refused for their stamps: by whom they were sent, so that somebody can be told.
 //!
 //! They are not kept. Whoever wrote them has them, and gives them when it is asked once more, until their time has come.
-//! What would follow them from the same site is refused too: it could not be applied before them.
+//! What would follow them from the same site is refused too: it could not be applied before them. Who is told so, and sees
+//! it the same way, stamps them anew.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -326,6 +326,8 @@ impl World {
                 Output::Snapshot(from) => self.ask(node, &from, None),
                 Output::Purge(covered) => self.purge_covered(node, &covered),
                 Output::ReadClock => self.read_clock(node),
+                // No clock here is as far ahead as that.
+                Output::Renounce(..) => self.fail(format!("{} gives up its site", self.nodes[node].id)),
             }
         }
         if self.nodes[node].replica.deadline() <= now {

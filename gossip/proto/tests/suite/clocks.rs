@@ -107,6 +107,32 @@ fn what_the_store_holds_is_believed_though_all_clocks_went_back() {
 }
 
 #[test]
+fn own_stamps_are_given_up_only_where_most_clocks_say_that_they_are_ahead() {
+    let held = Hlc::from_ms(NOON + DAY);
+    let disowned = |own, peers: &[u64]| clocks(own, peers).disowned(held, START).map(Hlc::ms);
+    let back = Some(NOON + CORRECTED_MS);
+    assert_eq!(disowned(NOON + DAY, &[NOON]), None, "either may be wrong");
+    assert_eq!(disowned(NOON, &[NOON + DAY]), None, "either may be wrong");
+    assert_eq!(disowned(NOON, &[NOON]), back, "it was ahead, and was set");
+    assert_eq!(disowned(NOON + DAY, &[NOON, NOON]), back);
+    assert_eq!(disowned(NOON + DAY, &[NOON, NOON + DAY, NOON]), None);
+    assert_eq!(disowned(NOON, &[NOON, NOON + DAY, NOON]), back);
+    assert_eq!(disowned(NOON, &[]), None);
+    assert_eq!(clocks(NOON, &[NOON]).disowned(Hlc::from_ms(NOON + FUTURE_MS), START), None);
+}
+
+#[test]
+fn who_is_told_that_it_is_refused_gives_up_what_it_wrote_if_it_sees_it_the_same_way() {
+    let told = || Input::Received(node("a"), Frame::FromFuture(heads(&[(9, 4)])));
+    let mut bench = Bench::new(&[("a", NOON), ("b", NOON)]);
+    bench.give(Input::Clock { wall_ms: NOON, held: Hlc::from_ms(NOON) });
+    assert_eq!(bench.give(told()), []);
+    bench.give(Input::Clock { wall_ms: NOON + DAY, held: Hlc::from_ms(NOON + DAY) });
+    let latest = Hlc::from_ms(NOON + CORRECTED_MS);
+    assert_eq!(bench.give(told()), [Output::Renounce(heads(&[(9, 4)]), latest)]);
+}
+
+#[test]
 fn a_clock_is_corrected_before_others_refuse_its_stamps() {
     const { assert!(CORRECTED_MS + 10_000 < FUTURE_MS) };
     assert_eq!(stamped_from(NOON + CORRECTED_MS, Some(NOON)), NOON + CORRECTED_MS);
