@@ -2,12 +2,13 @@
 //! and is followed all the while. Each test is named after its promise. `scripts/soak faults` runs the same for longer.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kith_tests::lab::{Fleet, Node};
+use kith_tests::lab::{Fleet, Node, eventually};
 use kith_tests::skip::skip;
 use kith_tests::verify::{Nemesis, Verification, held, lasts, times};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 /// Transactions of each node a second.
 const PACE: u32 = 40;
@@ -78,4 +79,84 @@ async fn g1_a_mix_of_faults_by_a_seed_breaks_no_promise() {
     nemesis.strike(&mut fleet, Duration::from_secs(times(20, 300))).await;
     eprintln!("{}", nemesis.log.join("\n"));
     held("a mix of faults", &verification.finish(&fleet, 2 * BOUND).await);
+}
+
+/// Clocks are told every ten seconds, and the library looks at its file every second.
+const NOTICED: Duration = Duration::from_secs(40);
+
+async fn status(node: &Node) -> Result<Value, String> {
+    Ok(node.api().get("/v1/status").await?.json())
+}
+
+/// Waits until the node says, or does not say, that its own clock is ahead.
+async fn alarm(node: &Node, wanted: Option<&str>) {
+    eventually(&format!("{} says {wanted:?} of its clock", node.name), NOTICED, async || {
+        let alarms = status(node).await?["alarms"].to_string();
+        let holds = match wanted {
+            Some(text) => alarms.contains(text),
+            None => !alarms.contains("clock"),
+        };
+        if holds { Ok(()) } else { Err(alarms) }
+    })
+    .await;
+}
+
+/// What all write meanwhile is acknowledged.
+async fn all_have_some_more_acknowledged(verification: &Verification) {
+    let before: Vec<_> = (0..3).map(|node| verification.acknowledged_by(node)).collect();
+    eventually("writes of all nodes are acknowledged", Duration::from_secs(60), async || {
+        let since: Vec<_> =
+            before.iter().zip(0..).map(|(before, node)| verification.acknowledged_by(node) - before).collect();
+        if since.iter().all(|&count| count >= 30) { Ok(()) } else { Err(format!("{since:?}")) }
+    })
+    .await;
+}
+
+/// No store's clock has followed one that is a day ahead.
+async fn all_are_of_today(fleet: &Fleet) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_millis();
+    for node in &fleet.nodes {
+        let clock_ms = status(node).await.expect("a status")["store"]["clock_ms"].as_u64().expect("a number");
+        assert!(u128::from(clock_ms) < now + u128::from(60_000_u32), "{} has stamped {clock_ms} at {now}", node.name);
+    }
+}
+
+/// The clock of the first of three is shifted by `first`, and later by `then`.
+async fn shifted(name: &str, first: &str, then: &str) {
+    let Some(library) = faketime() else { return skip(name, "there is no libfaketime") };
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let file = folder.path().join("shift");
+    std::fs::write(&file, first).expect("the folder can be written");
+    let shift_first = |node: &mut Node| {
+        if node.name == "n1" {
+            node.environment("LD_PRELOAD", &library);
+            node.environment("FAKETIME_TIMESTAMP_FILE", &file);
+            node.environment("FAKETIME_CACHE_DURATION", "1");
+            node.environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+    };
+    let Some(fleet) = Fleet::start(name, 3, shift_first).await else { return };
+    let verification = Verification::begin(&fleet, PACE);
+    all_have_some_more_acknowledged(&verification).await;
+    for shift in [first, then] {
+        std::fs::write(&file, shift).expect("the folder can be written");
+        alarm(&fleet.nodes[0], (shift != "+0").then_some("this server's clock is 86")).await;
+        all_have_some_more_acknowledged(&verification).await;
+        all_are_of_today(&fleet).await;
+        for node in &fleet.nodes[1..] {
+            alarm(node, None).await;
+        }
+    }
+    held(name, &verification.finish(&fleet, BOUND).await);
+    all_are_of_today(&fleet).await;
+}
+
+#[tokio::test]
+async fn g4_a_clock_a_day_ahead_affects_only_its_own_node() {
+    shifted("g4_day_ahead", "+1d", "+0").await;
+}
+
+#[tokio::test]
+async fn g4_a_clock_that_jumps_a_day_ahead_affects_only_its_own_node() {
+    shifted("g4_jump", "+0", "+1d").await;
 }
