@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kith_gossip::api::{ApiConfig, MemberState};
@@ -92,6 +92,11 @@ impl Node {
             (seen == wanted).then_some(()).ok_or(members)
         })
         .await;
+    }
+
+    /// Waits until the node ends by itself.
+    async fn ended(mut self) -> RunError {
+        timeout(Duration::from_secs(20), self.tasks.join_next()).await.unwrap().unwrap().unwrap().unwrap_err()
     }
 
     async fn stop(mut self) {
@@ -350,6 +355,58 @@ async fn a_file_that_breaks_under_a_running_node_ends_it_and_its_next_start_begi
     .await;
     anew.stop().await;
     nodes.pop().unwrap().stop().await;
+}
+
+/// The same files as before, with what they held then: as when a whole file system is set back.
+fn put_back(folder: &Path, image: &[(PathBuf, Vec<u8>)]) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        std::fs::write(entry.unwrap().path(), b"").unwrap();
+    }
+    image.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g4_a_disk_that_is_set_back_twice_loses_nothing_and_repeats_nothing() {
+    let (authority, dirs) = (DevAuthority::new("test").unwrap(), dirs::<3>());
+    let mut nodes = cluster(&authority, &dirs).await;
+    nodes[2].write("before", "10.0.0.1").await;
+    nodes[0].reads("before", "10.0.0.1").await;
+    nodes.pop().unwrap().stop().await;
+    let folder = dirs[2].path();
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let image: Vec<_> = files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    let seeds = [nodes[0].gossip, nodes[1].gossip];
+    let start = || Node::start(config(&authority, "node-3", folder, &seeds));
+    let node = start().await;
+    node.write("after", "10.0.0.2").await;
+    nodes[0].reads("after", "10.0.0.2").await;
+    nodes[1].reads("after", "10.0.0.2").await;
+    node.stop().await;
+    for round in 0..2 {
+        put_back(folder, &image);
+        let told = start().await.ended().await;
+        assert!(matches!(told, RunError::Replication(_)), "{told:?}");
+        let node = start().await;
+        node.reads("after", "10.0.0.2").await;
+        let id = format!("round-{round}");
+        node.write(&id, "10.0.0.3").await;
+        for other in &nodes {
+            other.reads(&id, "10.0.0.3").await;
+        }
+        node.reads("round-0", "10.0.0.3").await;
+        let three = ["node-1", "node-2", "node-3"].map(|name| (name, MemberState::Up));
+        nodes[0].sees(&three).await;
+        eventually(|| async {
+            let digests =
+                [node.get("/v1/digest").await, nodes[0].get("/v1/digest").await, nodes[1].get("/v1/digest").await];
+            if digests.iter().all(|digest| *digest == digests[0]) { Ok(()) } else { Err(digests) }
+        })
+        .await;
+        node.stop().await;
+    }
+    for node in nodes {
+        node.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

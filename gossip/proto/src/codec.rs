@@ -177,11 +177,16 @@ impl<'a> Decoder<'a> {
 
     /// A number that counts from 1: of a version, a causal length, a start. Stores keep them as signed integers.
     pub(crate) fn ordinal(&mut self) -> Result<u64, DecodeError> {
-        match self.varint()? {
+        match self.number()? {
             0 => Err(DecodeError::Invalid("number that counts from 1")),
-            number if number > i64::MAX.cast_unsigned() => Err(DecodeError::Overflow),
             number => Ok(number),
         }
+    }
+
+    /// A number that a store can keep.
+    pub(crate) fn number(&mut self) -> Result<u64, DecodeError> {
+        let number = self.varint()?;
+        if number > i64::MAX.cast_unsigned() { Err(DecodeError::Overflow) } else { Ok(number) }
     }
 
     pub(crate) fn hlc(&mut self) -> Result<Hlc, DecodeError> {

@@ -12,6 +12,7 @@
 //! | 5 | rows | the answer, in parts |
 //! | 6 | pulled | the end of the answer: the answerer's heads, and what it has purged; without it the parts are thrown away |
 //! | 7 | refused | instead of any answer, with a reason for people |
+//! | 9 | forked | instead of a hello, or after it: another store has written your site |
 //! | 18 | needs snapshot | instead of an answer: too much is missing for one, take a snapshot |
 //! | 19 | snapshot | a store snapshot begins: how many bytes come |
 //! | 20 | chunk | some of these, in order; without any, before it begins: the sender is still copying its store |
@@ -23,15 +24,16 @@
 //! | 24 | repair | first frame on a pull's stream: all that is above these heads, and all rows of these buckets |
 //! | 8 | clock | beside heads: what the sender's clock shows |
 //! | 10 | from the future | beside heads: these sites' versions, from these numbers on, are refused for their stamps |
-//! | 9, 11, 12, 15-17, 25-31 | | kept for identities of sites, purging |
+//! | 11, 12, 15-17, 25-31 | | kept for later |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::buckets::{BUCKETS, Bucket, Buckets};
 use crate::codec::{DecodeError, Decoder, Encoder};
+use crate::past::{Past, Start};
 use crate::version::Life;
-use crate::{Cell, Change, Digest, Key, Name, NodeId, Row, SiteId, Stamp, Value, Vector, Version};
+use crate::{Cell, Change, Digest, Hlc, Key, Name, NodeId, Row, SiteId, Stamp, Value, Vector, Version};
 
 mod pull;
 
@@ -63,6 +65,9 @@ pub enum Frame {
     Pulled(Answered),
     /// What was asked is refused, with the reason.
     Refused(String),
+    /// You are not, or not alone, the store that wrote this site: what you say of it is not taken. You had better count
+    /// your starts from this number on.
+    Forked(SiteId, u64),
     /// So much is missing that the asker had better take a snapshot of the whole store.
     NeedsSnapshot,
     /// A snapshot of the sender's store begins; it has so many bytes.
@@ -99,11 +104,7 @@ pub struct Hello {
     /// The sender's label in gossip: an address by form, unique per node, that nobody dials.
     pub label: String,
     /// The sender's store.
-    pub site: SiteId,
-    /// How often that store was opened: a greater one that a peer knows, or this one with another nonce, means a copy.
-    pub boot: u64,
-    /// Drawn at each start of the store.
-    pub nonce: u64,
+    pub past: Past,
     /// The sender's wall clock in milliseconds since 1970, for the median that future stamps are measured against.
     pub wall_ms: u64,
 }
@@ -194,6 +195,7 @@ impl Frame {
             Self::Rows(_) => 5,
             Self::Pulled(_) => 6,
             Self::Refused(_) => 7,
+            Self::Forked(..) => 9,
             Self::NeedsSnapshot => 18,
             Self::Snapshot(_) => 19,
             Self::Chunk(_) => 20,
@@ -227,6 +229,10 @@ impl Frame {
                 rows.iter().for_each(|row| out.record(|out| put_row(out, row)));
             }
             Self::Refused(reason) => out.bytes(reason.as_bytes()),
+            Self::Forked(site, boot) => {
+                out.site(*site);
+                out.varint(*boot);
+            }
             Self::Snapshot(number) | Self::Clock(number) => out.varint(*number),
             Self::Chunk(bytes) => out.bytes(bytes),
             Self::SnapshotEnd(hash) => put_u128(&mut out, *hash),
@@ -262,6 +268,7 @@ impl Frame {
             5 => Self::Rows(body.list(ROW_LEAST, |item| item.record(get_row))?),
             6 => Self::Pulled(get_answered(&mut body)?),
             7 => Self::Refused(body.text("reason")?.to_owned()),
+            9 => Self::Forked(body.site()?, body.ordinal()?),
             18 => Self::NeedsSnapshot,
             19 => Self::Snapshot(body.varint()?),
             20 => Self::Chunk(body.bytes()?.into()),
@@ -294,22 +301,23 @@ fn put_hello(out: &mut Encoder, hello: &Hello) {
     out.varint(u64::from(hello.wire));
     out.bytes(hello.node.as_str().as_bytes());
     out.bytes(hello.label.as_bytes());
-    out.site(hello.site);
-    out.varint(hello.boot);
-    out.u64(hello.nonce);
+    let Past { site, start, head, first } = hello.past;
+    out.site(site);
+    out.varint(start.boot);
+    out.u64(start.nonce);
     out.varint(hello.wall_ms);
+    out.varint(head);
+    out.u64(first.unwrap_or(Hlc::ZERO).to_bits());
 }
 
 fn get_hello(body: &mut Decoder<'_>) -> Result<Hello, DecodeError> {
-    Ok(Hello {
-        wire: body.u32()?,
-        node: body.text("node")?.parse().map_err(|_| DecodeError::Invalid("node"))?,
-        label: body.text("label")?.to_owned(),
-        site: body.site()?,
-        boot: body.ordinal()?,
-        nonce: body.u64()?,
-        wall_ms: body.varint()?,
-    })
+    let wire = body.u32()?;
+    let node = body.text("node")?.parse().map_err(|_| DecodeError::Invalid("node"))?;
+    let label = body.text("label")?.to_owned();
+    let (site, start) = (body.site()?, Start { boot: body.ordinal()?, nonce: body.u64()? });
+    let wall_ms = body.varint()?;
+    let (head, first) = (body.number()?, Some(body.hlc()?).filter(|&first| first > Hlc::ZERO));
+    Ok(Hello { wire, node, label, past: Past { site, start, head, first }, wall_ms })
 }
 
 fn put_vector(out: &mut Encoder, vector: &Vector) {

@@ -355,6 +355,7 @@ impl Replica {
             | Frame::Rows(_)
             | Frame::Pulled(_)
             | Frame::Refused(_)
+            | Frame::Forked(..)
             | Frame::NeedsSnapshot
             | Frame::Snapshot(_)
             | Frame::Chunk(_)

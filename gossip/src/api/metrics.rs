@@ -164,6 +164,11 @@ impl Collector for Reading {
         let gauges = [
             ("store_sites", "Sites whose versions are known", self.store.heads.len() as u64),
             ("store_set_aside_cells", "Cells that no table here can take", self.store.set_aside),
+            (
+                "store_sites_given_up",
+                "Times this store took another site id: as a copy, set back, or after its clock was far ahead",
+                self.store.renounced,
+            ),
             ("replication_behind", "Versions that peers have and this node has not", self.replication.behind),
             ("replication_queued", "Versions received and not yet applied", self.replication.queued),
             ("subscription_queries", "Live queries", self.subscriptions.queries),

@@ -40,6 +40,7 @@ counters! {
     versions_received: "Versions received, also those known already",
     versions_pushed: "Versions sent to peers, once per peer",
     versions_applied: "Versions of peers handed to the store and applied",
+    forks_met: "Hellos of stores that are not, or not alone, the ones that wrote their site",
     frames_dropped: "Frames not sent because a peer's queue was full; the peer pulls instead",
     apply_failed: "Groups of versions that the store did not take; they are pulled",
     pulls: "Pulls asked for",

@@ -27,6 +27,10 @@ pub(crate) enum FrameError {
     Timeout(&'static str),
     #[error("the peer sends {0}, which is not what belongs here")]
     Unexpected(&'static str),
+    #[error("one of the two stores is not the one that wrote its site before")]
+    Forked,
+    #[error("the store cannot say whom it has met")]
+    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// A frame as it goes onto a stream, or its size if that is over the limit.

@@ -15,7 +15,7 @@ impl<S: Storage> Replication<S> {
     /// when that is stamped anew, as the store has another site then.
     pub(super) fn renounce(&mut self, refused: &Vector, latest: Hlc) {
         let store = self.links.store.clone();
-        let site = store.who().site;
+        let site = store.past().site;
         // Of others' sites it is for them to say.
         let Some(kept) = refused.head(site).checked_sub(1) else { return };
         self.tasks.spawn(async move {

@@ -4,6 +4,7 @@
 //! ours    we open it:      hello ─►  hello ◄─   versions ─►  heads ◄─
 //! theirs  the peer opens:  hello ◄─  hello ─►   versions ◄─  heads ─►
 //! ```
+//! Whoever hears a hello of a store that is not the one which wrote its site before says so, and the stream ends.
 //! A stream's two directions live in one task; it ends when either does, and its end is always reported.
 
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use kith_gossip_proto::frame::{Hello, WIRE_VERSION};
 use kith_gossip_proto::replica::Stream;
-use kith_gossip_proto::{Frame, NodeId};
+use kith_gossip_proto::{Frame, NodeId, SiteId};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -26,6 +27,7 @@ use crate::membership::label::label;
 use crate::net::frames::{self, FrameError, Patience};
 use crate::net::{Close, Kind, Net, PeerStream};
 use crate::retry::Retry;
+use crate::store::Met;
 
 /// How long hellos may take.
 const HELLO: Duration = Duration::from_secs(5);
@@ -86,7 +88,8 @@ impl<S: Storage> Links<S> {
             let (mut send, mut recv) = connection.open_bi().await?;
             send.write_all(&[Kind::Versions as u8]).await?;
             send.write_chunk(frames::encode(&Frame::Hello(self.hello()))?).await?;
-            let hello = heard(node, frames::read(&mut recv, Patience::Endless).await?)?;
+            let answer = frames::read(&mut recv, Patience::Endless).await?;
+            let hello = self.meet(node, answer, &mut send).await?;
             Ok::<_, FrameError>(Open { send, recv, hello })
         };
         let open = timeout(HELLO, hello).await.map_err(|_| FrameError::Timeout("answer our hello"))??;
@@ -104,7 +107,8 @@ impl<S: Storage> Links<S> {
 
     async fn theirs(&self, node: &NodeId, mut send: SendStream, mut recv: RecvStream) -> Result<(), FrameError> {
         let hello = async {
-            let hello = heard(node, frames::read(&mut recv, Patience::Endless).await?)?;
+            let first = frames::read(&mut recv, Patience::Endless).await?;
+            let hello = self.meet(node, first, &mut send).await?;
             send.write_chunk(frames::encode(&Frame::Hello(self.hello()))?).await?;
             Ok::<_, FrameError>(Open { send, recv, hello })
         };
@@ -113,14 +117,11 @@ impl<S: Storage> Links<S> {
     }
 
     fn hello(&self) -> Hello {
-        let who = self.store.who();
         Hello {
             wire: WIRE_VERSION,
             node: self.net.node().clone(),
             label: label(self.net.node()).to_string(),
-            site: who.site,
-            boot: who.boot,
-            nonce: who.nonce,
+            past: self.store.past(),
             wall_ms: self.wall_ms(),
         }
     }
@@ -128,6 +129,37 @@ impl<S: Storage> Links<S> {
     /// What this host's clock shows, in milliseconds since 1970.
     pub(super) fn wall_ms(&self) -> u64 {
         self.net.clock().unix().as_millis().try_into().unwrap_or(u64::MAX)
+    }
+
+    /// Looks at the first frame of a peer: a hello, of a store that is itself.
+    async fn meet(&self, node: &NodeId, frame: Option<Frame>, send: &mut SendStream) -> Result<Hello, FrameError> {
+        if let Some(Frame::Forked(site, boot)) = frame {
+            self.forked(node, site, boot).await;
+            return Err(FrameError::Forked);
+        }
+        let hello = heard(node, frame)?;
+        match self.store.meet(hello.past).await.map_err(|error| FrameError::Store(Box::new(error)))? {
+            Met::Itself => Ok(hello),
+            Met::Forked(boot) => {
+                self.net.counters().forks_met.inc();
+                tracing::debug!(peer = %node, site = %hello.past.site, "another store has written this peer's site");
+                send.write_chunk(frames::encode(&Frame::Forked(hello.past.site, boot))?).await?;
+                // Fails only for a stream that is already closed; the peer reads what was sent before the end of it.
+                drop(send.finish());
+                drop(timeout(HELLO, send.stopped()).await);
+                Err(FrameError::Forked)
+            }
+            Met::Ours => {
+                self.forked(node, hello.past.site, hello.past.start.boot).await;
+                Err(FrameError::Forked)
+            }
+        }
+    }
+
+    /// Our site is another store's, too.
+    async fn forked(&self, node: &NodeId, site: SiteId, boot: u64) {
+        // Fails only at shutdown.
+        drop(self.events.send(Event::Forked { node: node.clone(), site, boot }).await);
     }
 
     /// Moves frames both ways until either way ends, or it is told to stop.
@@ -151,6 +183,10 @@ impl<S: Storage> Links<S> {
         };
         let read = async {
             while let Some(frame) = frames::read(&mut recv, Patience::Endless).await? {
+                if let Frame::Forked(site, boot) = frame {
+                    self.forked(node, site, boot).await;
+                    return Err(FrameError::Forked);
+                }
                 belongs(stream, &frame)?;
                 // Waits while replication is busy; the peer's flow control then holds it back.
                 let event = Event::Received { node: node.clone(), stream, id, frame };
@@ -198,7 +234,7 @@ fn belongs(stream: Stream, frame: &Frame) -> Result<(), FrameError> {
             Stream::Theirs,
             Frame::Heads(_) | Frame::Graft(_) | Frame::Prune(_) | Frame::Clock(_) | Frame::FromFuture(_),
         ) => Err(FrameError::Unexpected("heads on its own stream")),
-        (_, Frame::Hello(_)) => Err(FrameError::Unexpected("a second hello")),
+        (_, Frame::Hello(_) | Frame::Forked(..)) => Err(FrameError::Unexpected("a second hello")),
         (_, Frame::Pull(_) | Frame::Rows(_) | Frame::Pulled(_) | Frame::Refused(_) | Frame::NeedsSnapshot) => {
             Err(FrameError::Unexpected("a frame of a pull"))
         }

@@ -24,7 +24,7 @@ use kith_gossip_proto::soundness::{Mended, Soundness};
 use kith_gossip_proto::{Frame, NodeId, Replica, SiteId, Vector};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,7 @@ use crate::store::{Due, Highest, Looked};
 
 mod apply;
 mod clocks;
+mod fork;
 mod lag;
 mod link;
 mod outbox;
@@ -106,6 +107,12 @@ enum Event {
     Repaired {
         mended: Mended,
         heads: Option<Vector>,
+    },
+    /// The node has met another store of this site, which was opened so often.
+    Forked {
+        node: NodeId,
+        site: SiteId,
+        boot: u64,
     },
 }
 
@@ -228,6 +235,8 @@ pub(crate) struct Replication<S: Storage> {
     caught_up: CaughtUp,
     soundness: Soundness,
     looks: watch::Receiver<Option<Arc<Looked>>>,
+    /// Gives up the site.
+    beginning_again: Option<AbortHandle>,
     status: watch::Sender<Arc<ReplicationStatus>>,
     acknowledged: watch::Sender<Acknowledged>,
     /// When to publish the status next, if anything has happened since.
@@ -260,7 +269,7 @@ impl<S: Storage> Replication<S> {
         let started = Instant::now();
         // The commits first: what is committed in between is in both.
         let commits = store.commits();
-        let site = store.who().site;
+        let site = store.past().site;
         let looks = store.looks();
         let mut replica = Replica::new(net.node().clone(), store.heads(), seed, started.elapsed());
         // To this it has no answer.
@@ -291,6 +300,7 @@ impl<S: Storage> Replication<S> {
             caught_up: CaughtUp::NotYet,
             soundness: Soundness::new(seed, started.elapsed()),
             looks,
+            beginning_again: None,
             status,
             acknowledged,
             publish: None,
@@ -317,7 +327,7 @@ impl<S: Storage> Replication<S> {
             tokio::select! {
                 () = token.cancelled() => return Ok(()),
                 next = self.commits.next() => match next {
-                    Next::Commit { .. } | Next::Lagged if self.links.store.who().site != self.site => {
+                    Next::Commit { .. } | Next::Lagged if self.links.store.past().site != self.site => {
                         return Err(ReplicationError::Renamed);
                     }
                     Next::Commit { versions, heads } => {
@@ -430,6 +440,7 @@ impl<S: Storage> Replication<S> {
                 }
                 self.feed(Input::Pulled(node, outcome));
             }
+            Event::Forked { node, site, boot } => self.forked(node, site, boot),
             Event::Known(nodes) => self.feed(Input::Known(nodes)),
             Event::Due(due) => self.purge(due),
             Event::NotLooked => self.soundness.not_looked(self.started.elapsed()),
@@ -439,10 +450,18 @@ impl<S: Storage> Replication<S> {
 
     /// Whoever waits for replicas of a transaction looks here.
     fn acknowledge(&self, node: NodeId) {
-        let Some(stored) = self.replica.heads_of(&node).map(|heads| heads.head(self.links.store.who().site)) else {
+        let Some(stored) = self.replica.heads_of(&node).map(|heads| heads.head(self.links.store.past().site)) else {
             return;
         };
         self.acknowledged.send_if_modified(|all| all.insert(node, stored) != Some(stored));
+    }
+
+    /// Once the site is another, [`Replication::run`] ends.
+    fn forked(&mut self, node: NodeId, site: SiteId, boot: u64) {
+        let under_way = self.beginning_again.as_ref().is_some_and(|task| !task.is_finished());
+        if site == self.site && !under_way {
+            self.beginning_again = Some(self.tasks.spawn(fork::begin_again(self.links.store.clone(), node, boot)));
+        }
     }
 
     /// A stream that follows one which is not known to have ended yet replaces it.

@@ -168,6 +168,7 @@ pub(super) async fn fetch(
                 | Frame::Versions(_)
                 | Frame::Heads(_)
                 | Frame::Pull(_)
+                | Frame::Forked(..)
                 | Frame::Snapshot(_)
                 | Frame::Chunk(_)
                 | Frame::SnapshotEnd(_)

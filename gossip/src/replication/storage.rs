@@ -6,22 +6,14 @@ use std::sync::Arc;
 use kith_gossip_proto::agreement::Fingerprint;
 use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::frame::{Answered, PulledRow};
-use kith_gossip_proto::{Day, Hlc, Purged, SiteId, Vector, Version};
+use kith_gossip_proto::{Day, Hlc, Past, Purged, Vector, Version};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
 use crate::store::{
-    ApplyError, Collected, Commit, CopyError, Cure, Due, Heard, Highest, Incoming, InstallError, Known, Looked, Pace,
-    QueryError, Renounced, Repaired, Store, StoreCopy, Survey,
+    ApplyError, Collected, Commit, CopyError, Cure, Due, Heard, Highest, Incoming, InstallError, Known, Looked, Met,
+    Pace, QueryError, Renounced, Repaired, Store, StoreCopy, Survey,
 };
-
-/// Which store this is, as hellos say it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Who {
-    pub(crate) site: SiteId,
-    pub(crate) boot: u64,
-    pub(crate) nonce: u64,
-}
 
 /// What the store says next of its commits.
 #[derive(Debug)]
@@ -44,7 +36,14 @@ pub(crate) trait Commits: Send + 'static {
 pub(crate) trait Storage: Clone + Send + Sync + 'static {
     type Commits: Commits;
 
-    fn who(&self) -> Who;
+    /// Which store this is, as hellos say it.
+    fn past(&self) -> Past;
+
+    /// What a peer's store is to this one.
+    fn meet(&self, past: Past) -> impl Future<Output = Result<Met, QueryError>> + Send;
+
+    /// Gives up the site but for what this start began with, or does not believe that it must.
+    fn begin_again(&self, boot: u64) -> impl Future<Output = Result<Option<Renounced>, ApplyError>> + Send;
 
     /// The applied and synced heads.
     fn heads(&self) -> Vector;
@@ -122,8 +121,16 @@ pub(crate) trait Storage: Clone + Send + Sync + 'static {
 impl Storage for Store {
     type Commits = broadcast::Receiver<Arc<Commit>>;
 
-    fn who(&self) -> Who {
-        Who { site: self.site(), boot: self.boot(), nonce: self.nonce() }
+    fn past(&self) -> Past {
+        Self::past(self)
+    }
+
+    fn meet(&self, past: Past) -> impl Future<Output = Result<Met, QueryError>> + Send {
+        Self::meet(self, past)
+    }
+
+    fn begin_again(&self, boot: u64) -> impl Future<Output = Result<Option<Renounced>, ApplyError>> + Send {
+        Self::begin_again(self, boot)
     }
 
     fn heads(&self) -> Vector {

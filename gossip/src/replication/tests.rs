@@ -7,17 +7,18 @@ use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::clocks::{reading, stamped_from};
 use kith_gossip_proto::frame::{Answered, PulledRow};
 use kith_gossip_proto::version::Life;
-use kith_gossip_proto::{Change, Day, Digest, Hlc, HybridClock, Key, Name, Purged, Row, SiteId, Stamp, Value, Version};
+use kith_gossip_proto::{
+    Change, Day, Digest, Hlc, HybridClock, Key, Name, Past, Purged, Row, SiteId, Stamp, Start, Value, Version,
+};
 use tokio::sync::{broadcast, watch};
 
-use super::storage::Who;
 use super::*;
 use crate::identity::DevAuthority;
 use crate::membership::facts::StoreHash;
 use crate::membership::{Membership, MembershipConfig, Servers, StoreFacts};
 use crate::net::tests::{TestNet, within};
 use crate::store::{
-    ApplyError, Collected, CopyError, Cure, Due, Heard, Highest, Incoming, InstallError, Known, Looked, Pace,
+    ApplyError, Collected, CopyError, Cure, Due, Heard, Highest, Incoming, InstallError, Known, Looked, Met, Pace,
     QueryError, Renounced, Repaired, StoreCopy, Survey,
 };
 
@@ -147,9 +148,17 @@ impl Commits for MemoryCommits {
 impl Storage for MemoryStore {
     type Commits = MemoryCommits;
 
-    fn who(&self) -> Who {
+    fn past(&self) -> Past {
         let state = self.state();
-        Who { site: state.site, boot: state.boot, nonce: 0 }
+        Past { site: state.site, start: Start { boot: state.boot, nonce: 0 }, head: 0, first: None }
+    }
+
+    async fn meet(&self, _: Past) -> Result<Met, QueryError> {
+        Ok(Met::Itself)
+    }
+
+    async fn begin_again(&self, _: u64) -> Result<Option<Renounced>, ApplyError> {
+        Ok(None)
     }
 
     fn compare_from(&self, _: Day) {}
@@ -310,7 +319,7 @@ impl TestNode {
         };
         let config = MembershipConfig {
             cluster_id: "test".into(),
-            generation: store.who().boot,
+            generation: store.past().start.boot,
             advertise: net.local_addr(),
             boot_id: "boot".into(),
             seeds: seeds.iter().map(|seed| seed.net.local_addr().to_string()).collect(),

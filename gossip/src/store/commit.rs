@@ -79,6 +79,8 @@ pub struct StoreState {
     pub site: SiteId,
     /// How often the store was opened.
     pub boot: u64,
+    /// What the site had when this start began, or when it did.
+    pub(crate) own: Own,
     /// The applied and synced heads.
     pub heads: Arc<Vector>,
     /// The fingerprint of all replicated state, in parts.
@@ -94,6 +96,17 @@ pub struct StoreState {
     /// Cells that are kept aside because no table here can take them: of a table or column this node does not know, or
     /// a value that its own rules forbid.
     pub set_aside: u64,
+    /// Sites that the store has given up since it was made.
+    pub renounced: u64,
+}
+
+/// Where what the own site has written in this start lies among its versions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Own {
+    /// The last one that was there before.
+    pub(crate) head: u64,
+    /// When the first one was written.
+    pub(crate) first: Option<Hlc>,
 }
 
 impl StoreState {

@@ -110,8 +110,7 @@ impl Core {
     pub(super) fn sign(&self, copy: &mut Connection, own: Signature) -> Result<(), InstallError> {
         let tables = self.declared()?;
         let declared = read(&[tables], copy)?;
-        let (boot, nonce): (i64, i64) =
-            self.conn.query_row("SELECT boot, nonce FROM __kith_meta", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let place: String = self.conn.query_row("SELECT place FROM __kith_meta", [], |row| row.get(0))?;
         let tx = copy.transaction_with_behavior(TransactionBehavior::Immediate)?;
         migrate(&tx, &declared)?;
         let Signature { site, version } = own;
@@ -127,8 +126,17 @@ impl Core {
         tx.execute("DELETE FROM __kith_known", [])?;
         tx.execute(
             "UPDATE __kith_meta SET self = (SELECT ord FROM __kith_site WHERE id = ?1), boot = ?2, nonce = ?3,
-             reserved_ver = ?4, reserved_hlc = ?5, commits = ?6, listened = 0",
-            params![site.as_bytes(), boot, nonce, signed(version), signed(hlc.to_bits()), signed(commits)],
+             reserved_ver = ?4, reserved_hlc = ?5, commits = ?6, listened = 0, place = ?7, fresh = 0, renounced = ?8",
+            params![
+                site.as_bytes(),
+                signed(self.began.boot),
+                signed(self.began.nonce),
+                signed(version),
+                signed(hlc.to_bits()),
+                signed(commits),
+                place,
+                signed(self.began.renounced),
+            ],
         )?;
         Ok(tx.commit()?)
     }

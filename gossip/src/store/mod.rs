@@ -40,6 +40,7 @@ mod collect;
 mod copy;
 mod install;
 mod known;
+mod meet;
 mod merge;
 mod outlet;
 mod pace;
@@ -80,6 +81,7 @@ pub use error::{ApplyError, CopyError, ExecuteError, InstallError, OpenError, Qu
 pub use guard::Used;
 pub use health::Looked;
 pub use known::{Heard, Known};
+pub use meet::Met;
 pub use migrate::Migrated;
 pub use open::{Durability, StoreConfig};
 pub use pace::Pace;
@@ -98,10 +100,12 @@ pub(crate) use views::Other;
 pub use wall::Highest;
 pub(crate) use watched::Watched;
 
+use commit::Own;
 use group::{Job, deadline};
 use guard::Switch;
 use health::Health;
 use migrate::Migration;
+use open::Began;
 use read::Pool;
 use shared::Shared;
 use verify::Indexes;
@@ -155,11 +159,12 @@ impl Store {
     pub fn open(config: StoreConfig) -> Result<Self, OpenError> {
         let opened = open::open(&config)?;
         let StoreConfig { path, durability, .. } = config;
-        let (boot, nonce) = (opened.boot, opened.nonce);
+        let Began { boot, nonce, head, renounced, .. } = opened.began;
         let tables = Arc::clone(&opened.tables);
         let state = StoreState {
             site: opened.ledger.own(),
             boot,
+            own: Own { head, first: None },
             heads: Arc::clone(opened.ledger.sites.heads()),
             digests: opened.ledger.digests.clone(),
             purged: Arc::clone(&opened.ledger.purged),
@@ -167,6 +172,7 @@ impl Store {
             commits: opened.ledger.commits,
             schema: tables.hash(),
             set_aside: opened.ledger.aside.values().sum(),
+            renounced,
         };
         let health = Arc::new(Health::new(&path));
         let shared = Arc::new(Shared::new(state, Arc::clone(&tables), Arc::clone(&health)));
@@ -382,6 +388,15 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Renounce { kept, latest, reply }).await.map_err(|Closed| ApplyError::ShuttingDown)?;
         let done = answer.await.unwrap_or(Err(ApplyError::ShuttingDown))?;
+        self.told(&mut commits, done).await
+    }
+
+    /// Waits until everybody is told of the new site.
+    async fn told(
+        &self,
+        commits: &mut broadcast::Receiver<Arc<Commit>>,
+        done: Renounced,
+    ) -> Result<Renounced, ApplyError> {
         while self.site() == done.old {
             if let Err(RecvError::Closed) = commits.recv().await {
                 return Err(ApplyError::ShuttingDown);

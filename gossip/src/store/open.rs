@@ -1,13 +1,14 @@
 //! Opening the file: is it ours, is it sound, what does it hold; and the first transaction of every start.
 
 use std::fs::{File, TryLockError};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::copy;
 use super::error::{OpenError, SchemaError, text};
@@ -59,9 +60,23 @@ pub(crate) struct Opened {
     pub(crate) conn: Connection,
     pub(crate) ledger: Ledger,
     pub(crate) tables: Arc<TableSet>,
-    pub(crate) boot: u64,
-    pub(crate) nonce: u64,
+    pub(crate) began: Began,
     pub(crate) lock: File,
+}
+
+/// What a start began with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Began {
+    /// How often the store was opened.
+    pub(crate) boot: u64,
+    /// Drawn at this start.
+    pub(crate) nonce: u64,
+    /// The last version of the own site.
+    pub(crate) head: u64,
+    /// Whether the own site was drawn at this start, or at the end of the last one.
+    pub(crate) site_is_new: bool,
+    /// Sites that this store has given up.
+    pub(crate) renounced: u64,
 }
 
 /// Opens the file, makes it if there is none, brings it to the schema and counts the start.
@@ -81,18 +96,20 @@ pub(crate) fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(sqlite)?;
     tx.execute_batch(LAYOUT).map_err(sqlite)?;
     Sites::found(&tx).map_err(sqlite)?;
-    let (boot, nonce) = start(&tx, last).map_err(sqlite)?;
+    let began = start(&tx, last, &place(path)).map_err(sqlite)?;
     migrate(&tx, &declared).map_err(|error| match error {
         SchemaError::Sqlite(error) => failed(path, error),
         refused => OpenError::Schema(refused),
     })?;
     tx.commit().map_err(sqlite)?;
-    note_boot(&lock, boot).map_err(|error| failed(path, rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
+    note_boot(&lock, began.boot)
+        .map_err(|error| failed(path, rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
 
     set_durability(&conn, config.durability).map_err(sqlite)?;
     let tables = Arc::new(TableSet::load(&conn).map_err(sqlite)?);
     let ledger = Ledger::load(&conn).map_err(sqlite)?;
-    Ok(Opened { conn, ledger, tables, boot, nonce, lock })
+    let began = Began { head: ledger.sites.heads().head(ledger.own()), ..began };
+    Ok(Opened { conn, ledger, tables, began, lock })
 }
 
 /// Two processes with one store would write with one clock and one site.
@@ -120,7 +137,7 @@ fn last_boot(lock: &File) -> u64 {
 }
 
 /// Of a fixed width, so that a number never mixes with a longer one before it.
-fn note_boot(lock: &File, boot: u64) -> std::io::Result<()> {
+pub(crate) fn note_boot(lock: &File, boot: u64) -> std::io::Result<()> {
     lock.write_all_at(format!("{boot:020}").as_bytes(), 0)?;
     lock.sync_data()
 }
@@ -231,23 +248,26 @@ pub(crate) fn set_durability(conn: &Connection, durability: Durability) -> rusql
 }
 
 /// Our own tables. `self` is the `ord` of the store's own site; `reserved_ver` and `reserved_hlc` are not below any that
-/// was used. A site whose `state` is 1 was the store's own once. A table that is not `live` is known by name only, from peers. In `__kith_unknown` a
-/// column's name is a text, and the empty blob stands for the row's own state. `digest` is of live rows, `__kith_day` has
-/// that of tombstones. `commits` says which commit a reader's snapshot is of. `__kith_purged`, `purged_cl` and `purged_day`
-/// are what is left of purged tombstones; `__kith_known` and `listened` say for how many milliseconds nodes were not heard,
-/// and this one has listened.
+/// was used; `place` is which file this was at its last start, `fresh` whether the site was drawn at the end of that, and
+/// `renounced` counts the sites that were given up. A site whose `state` is 1 was the store's own once; `boot` and `nonce`
+/// of a site are of its last start that was met. A table that is not `live` is known by name only, from peers. In
+/// `__kith_unknown` a column's name is a text, and the empty blob stands for the row's own state. `digest` is of live rows,
+/// `__kith_day` has that of tombstones. `commits` says which commit a reader's snapshot is of. `__kith_purged`, `purged_cl`
+/// and `purged_day` are what is left of purged tombstones; `__kith_known` and `listened` say for how many milliseconds nodes
+/// were not heard, and this one has listened.
 const LAYOUT: &str = "
     CREATE TABLE IF NOT EXISTS __kith_meta (
         one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, self INTEGER NOT NULL,
         boot INTEGER NOT NULL, nonce INTEGER NOT NULL, reserved_ver INTEGER NOT NULL, reserved_hlc INTEGER NOT NULL,
         outline INTEGER, digest BLOB NOT NULL, commits INTEGER NOT NULL, purged_day INTEGER NOT NULL DEFAULT 0,
-        purged_seal INTEGER, listened INTEGER NOT NULL DEFAULT 0);
+        purged_seal INTEGER, listened INTEGER NOT NULL DEFAULT 0, place TEXT NOT NULL DEFAULT '',
+        fresh INTEGER NOT NULL DEFAULT 0, renounced INTEGER NOT NULL DEFAULT 0);
     CREATE TABLE IF NOT EXISTS __kith_day (day INTEGER NOT NULL PRIMARY KEY, sum BLOB NOT NULL);
     CREATE TABLE IF NOT EXISTS __kith_purged (site BLOB NOT NULL PRIMARY KEY, ver INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS __kith_known (node TEXT NOT NULL PRIMARY KEY, unheard INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS __kith_site (
         ord INTEGER NOT NULL PRIMARY KEY, id BLOB NOT NULL UNIQUE, head INTEGER NOT NULL, hlc INTEGER NOT NULL,
-        state INTEGER NOT NULL, seal INTEGER);
+        state INTEGER NOT NULL, seal INTEGER, boot INTEGER NOT NULL DEFAULT 0, nonce INTEGER NOT NULL DEFAULT 0);
     CREATE TABLE IF NOT EXISTS __kith_table (
         tid INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL UNIQUE, live INTEGER NOT NULL DEFAULT 0,
         purged_cl INTEGER NOT NULL DEFAULT 0);
@@ -264,14 +284,41 @@ const LAYOUT: &str = "
 /// A boot that no store reaches: what the lock says beyond it is not ours.
 const BOOT_MAX: u64 = 1 << 32;
 
-/// Counts the start, after `last` at least, and draws its nonce.
-fn start(conn: &Connection, last: u64) -> rusqlite::Result<(u64, u64)> {
+/// Counts the start, after `last` at least, and draws its nonce. In a file that is not the one of the last start it draws
+/// another site: the store is a copy, and the other one may go on, or has gone on before this one was made of it.
+fn start(conn: &Connection, last: u64, place: &str) -> rusqlite::Result<Began> {
+    let before: Option<(String, bool)> =
+        conn.query_row("SELECT place, fresh FROM __kith_meta", [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let is_copy = before.as_ref().is_some_and(|(before, _)| !before.is_empty() && before != place);
+    if is_copy {
+        Sites::anew(conn)?;
+        conn.execute("UPDATE __kith_meta SET renounced = renounced + 1", [])?;
+        tracing::warn!("the store's file is a copy of the one it was: it goes on under another site id");
+    }
     conn.query_row(
-        "INSERT INTO __kith_meta (one, format, self, boot, nonce, reserved_ver, reserved_hlc, digest, commits)
-         VALUES (1, ?1, 1, ?2 + 1, random(), 0, 0, zeroblob(16), 0)
-         ON CONFLICT (one) DO UPDATE SET format = ?1, boot = max(boot, ?2) + 1, nonce = random()
-         RETURNING boot, nonce",
-        [FORMAT, signed(last.min(BOOT_MAX))],
-        |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned())),
+        "INSERT INTO __kith_meta (one, format, self, boot, nonce, reserved_ver, reserved_hlc, digest, commits, place)
+         VALUES (1, ?1, 1, ?2 + 1, random(), 0, 0, zeroblob(16), 0, ?3)
+         ON CONFLICT (one) DO UPDATE SET format = ?1, boot = max(boot, ?2) + 1, nonce = random(), place = ?3, fresh = 0
+         RETURNING boot, nonce, renounced",
+        params![FORMAT, signed(last.min(BOOT_MAX)), place],
+        |row| {
+            Ok(Began {
+                boot: row.get::<_, i64>(0)?.cast_unsigned(),
+                nonce: row.get::<_, i64>(1)?.cast_unsigned(),
+                head: 0,
+                site_is_new: is_copy || before.is_some_and(|(_, fresh)| fresh),
+                renounced: row.get::<_, i64>(2)?.cast_unsigned(),
+            })
+        },
     )
+}
+
+/// Which file this is, however it is named: its inode, and since when that has been this file. Of a file system that
+/// cannot say the latter it is the inode alone. Moved within its file system, a file stays the same; copied, packed and
+/// unpacked, or restored from a backup, it is another. A file system that is set back as a whole says nothing of it; the
+/// peers do.
+fn place(path: &Path) -> String {
+    let Ok(file) = path.metadata() else { return String::new() };
+    let born = file.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    format!("{} {}", file.ino(), born.as_nanos())
 }

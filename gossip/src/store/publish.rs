@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use kith_gossip_proto::{Digests, Hlc, Purged, SiteId, Vector};
 use tokio::sync::mpsc::WeakSender;
 
-use super::commit::{Commit, SchemaChange, StoreState};
+use super::commit::{Commit, Own, SchemaChange, StoreState};
 use super::group::{Answers, Sum};
 use super::shared::Shared;
 use super::writer::Command;
@@ -114,6 +114,12 @@ impl Told {
             let state = shared.advance(|last| StoreState {
                 site,
                 boot: last.boot,
+                own: match last.own {
+                    Own { head, first } if site == last.site => {
+                        Own { head, first: first.or_else(|| sum.versions.first().map(|version| version.hlc)) }
+                    }
+                    Own { .. } => Own { head: heads.head(site), first: None },
+                },
                 heads,
                 digests,
                 purged,
@@ -121,6 +127,7 @@ impl Told {
                 commits: number,
                 schema: tables,
                 set_aside,
+                renounced: last.renounced + u64::from(site != last.site),
             });
             shared.tell(Commit {
                 number,

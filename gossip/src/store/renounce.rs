@@ -89,10 +89,12 @@ impl Core {
         self.ledger.save(&self.conn)?;
         // What it wrote up to there may be known to nobody else.
         self.conn.execute("UPDATE __kith_site SET state = 1 WHERE id = ?1", [old.as_bytes()])?;
-        self.conn.execute("UPDATE __kith_meta SET self = ?1, reserved_ver = ?2", [i64::from(ord), 0])?;
         // Nothing is reserved of the new site, and of readings no more than there were or the clock was set back to.
         self.reserved = (self.ledger.version, self.reserved.1.min(self.ledger.clock.last()));
-        self.conn.execute("UPDATE __kith_meta SET reserved_hlc = ?1", [signed(self.reserved.1.to_bits())])?;
+        self.conn.execute(
+            "UPDATE __kith_meta SET self = ?1, reserved_ver = 0, reserved_hlc = ?2, fresh = 1, renounced = renounced + 1",
+            [i64::from(ord), signed(self.reserved.1.to_bits())],
+        )?;
         run(&self.conn, "/*kith*/ COMMIT")?;
         Ok(Renounced { old, kept, site: self.ledger.own(), rows })
     }

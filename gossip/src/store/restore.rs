@@ -16,6 +16,7 @@ use super::copy::{Beside, COMING, with};
 use super::error::RestoreError;
 use super::install::sound;
 use super::open::{alone, failed, lock};
+use super::sites::Sites;
 use super::verify::{Findings, Indexes, verify};
 
 /// Files of one kind that are kept aside; the oldest is taken away when another comes. A store that is damaged again and
@@ -78,15 +79,11 @@ pub fn verify_file(path: &Path) -> Result<Findings, RestoreError> {
     verify(&conn, Indexes::Checked).map_err(|error| RestoreError::Unreadable(error.to_string()))
 }
 
-/// Gives the store a site of its own, which has written nothing.
+/// Gives the store a site of its own. That its file is another than the backup's source was is no news to the next start.
 fn anew(conn: &mut Connection) -> rusqlite::Result<()> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    tx.execute_batch(
-        "INSERT INTO __kith_site (ord, id, head, hlc, state) SELECT max(ord) + 1, randomblob(16), 0, 0, 0 FROM __kith_site;
-         UPDATE __kith_site SET state = 1 WHERE ord = (SELECT self FROM __kith_meta);
-         DELETE FROM __kith_known;
-         UPDATE __kith_meta SET self = (SELECT max(ord) FROM __kith_site), nonce = random(), reserved_ver = 0, listened = 0;",
-    )?;
+    Sites::anew(&tx)?;
+    tx.execute("UPDATE __kith_meta SET place = ''", [])?;
     tx.commit()
 }
 

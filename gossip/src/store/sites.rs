@@ -43,6 +43,16 @@ impl Sites {
         )
     }
 
+    /// Gives the store a site of its own, which has written nothing. For a file that nobody has in memory.
+    pub(crate) fn anew(conn: &Connection) -> rusqlite::Result<()> {
+        conn.execute_batch(
+            "INSERT INTO __kith_site (ord, id, head, hlc, state) SELECT max(ord) + 1, randomblob(16), 0, 0, 0 FROM __kith_site;
+             UPDATE __kith_site SET state = 1 WHERE ord = (SELECT self FROM __kith_meta);
+             DELETE FROM __kith_known;
+             UPDATE __kith_meta SET self = (SELECT max(ord) FROM __kith_site), nonce = random(), reserved_ver = 0, listened = 0;",
+        )
+    }
+
     /// Reads them.
     pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Self> {
         let own: [u8; 16] =
@@ -119,7 +129,8 @@ impl Sites {
         ord
     }
 
-    fn number(&mut self, site: SiteId) -> u32 {
+    /// The number of a site, which is given one when it has none.
+    pub(crate) fn number(&mut self, site: SiteId) -> u32 {
         self.ord(site).unwrap_or_else(|| {
             let ord = self.known.ids.last_key_value().map_or(1, |(&ord, _)| ord + 1);
             self.learn(ord, site);

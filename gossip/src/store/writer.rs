@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use kith_gossip_proto::{Hlc, Stamp, Vector};
+use kith_gossip_proto::{Hlc, SiteId, Stamp, Start, Vector};
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::Null;
@@ -18,7 +18,7 @@ use super::guard::{self, Switch};
 use super::known::{self, Heard, Known};
 use super::ledger::{Ledger, signed};
 use super::migrate::{Migrated, Migration, migrate};
-use super::open::{Durability, Opened, set_durability};
+use super::open::{Began, Durability, Opened, set_durability};
 use super::publish::{Published, Teller, Told, Unsynced};
 use super::renounce::Renounced;
 use super::repair::{Cure, Repaired};
@@ -73,6 +73,17 @@ pub(crate) enum Command {
         latest: Hlc,
         reply: oneshot::Sender<Result<Renounced, ApplyError>>,
     },
+    /// Remember which start of a peer's store was met.
+    Remember {
+        site: SiteId,
+        start: Start,
+        reply: oneshot::Sender<Result<(), ExecuteError>>,
+    },
+    /// Another store of the same site was met elsewhere: give the site up but for what this start began with.
+    BeginAgain {
+        boot: u64,
+        reply: oneshot::Sender<Result<Option<Renounced>, ApplyError>>,
+    },
     /// Finish: everything sent before is done already.
     Close,
     /// What was committed cannot be synced: end.
@@ -93,8 +104,9 @@ pub(crate) struct Core {
     wal: PathBuf,
     teller: Teller,
     disk: Disk,
+    pub(super) began: Began,
     /// Held until the thread ends.
-    _lock: File,
+    pub(super) lock: File,
 }
 
 /// Whether what was committed could be synced.
@@ -113,7 +125,7 @@ impl Core {
         durability: Durability,
         shared: Arc<Shared>,
     ) -> rusqlite::Result<Self> {
-        let Opened { mut conn, ledger, tables, lock, .. } = opened;
+        let Opened { mut conn, ledger, tables, began, lock } = opened;
         let switch = Arc::new(Switch::default());
         let capture = Arc::new(Mutex::new(Capture::new(Arc::clone(&switch), Arc::clone(&tables))));
         install(&mut conn, &switch, &capture)?;
@@ -133,7 +145,8 @@ impl Core {
             wal,
             teller: Teller::AtOnce,
             disk: Disk::Sound,
-            _lock: lock,
+            began,
+            lock,
         };
         core.watch_keys()?;
         core.settle()?;
@@ -210,6 +223,10 @@ impl Core {
                     drop(reply.send(self.renounce(kept, latest).map_err(ApplyError::from)));
                 }
                 Command::Repair { cure, reply } => drop(reply.send(self.repair(*cure).map_err(Into::into))),
+                Command::Remember { site, start, reply } => drop(reply.send(self.remember(site, start))),
+                Command::BeginAgain { boot, reply } => {
+                    drop(reply.send(self.begin_again(boot).map_err(ApplyError::from)));
+                }
                 Command::Unsynced => self.disk = Disk::Unknown,
                 Command::Close => break,
             }

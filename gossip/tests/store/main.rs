@@ -12,6 +12,7 @@ mod crash;
 mod damage;
 mod days;
 mod group;
+mod meet;
 mod merge;
 mod open;
 mod purge;

@@ -6,7 +6,7 @@ use kith_gossip_proto::buckets::{Bucket, Buckets};
 use kith_gossip_proto::frame::{Answered, Hello, PulledRow, Question};
 use kith_gossip_proto::version::Life;
 use kith_gossip_proto::{
-    Cell, Change, Day, Digest, Frame, Hlc, Key, Name, Purged, Row, SiteId, Stamp, Value, Vector, Version,
+    Cell, Change, Day, Digest, Frame, Hlc, Key, Name, Past, Purged, Row, SiteId, Stamp, Start, Value, Vector, Version,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -94,15 +94,24 @@ pub(crate) fn vector() -> impl Strategy<Value = Vector> {
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
-    let parts = (any::<u32>(), "[a-z0-9]{1,63}", "[ -~\u{e4}]{0,20}", site(), ordinal(), any::<u64>(), any::<u64>());
-    parts.prop_map(|(wire, node, label, site, boot, nonce, wall_ms)| Hello {
+    let parts = (any::<u32>(), "[a-z0-9]{1,63}", "[ -~\u{e4}]{0,20}", past(), any::<u64>());
+    parts.prop_map(|(wire, node, label, past, wall_ms)| Hello {
         wire,
         node: node.parse().unwrap(),
         label,
-        site,
-        boot,
-        nonce,
+        past,
         wall_ms,
+    })
+}
+
+fn past() -> impl Strategy<Value = Past> {
+    let start = (ordinal(), any::<u64>()).prop_map(|(boot, nonce)| Start { boot, nonce });
+    let first = proptest::option::of(hlc().prop_filter("zero says that there is none", |&first| first > Hlc::ZERO));
+    (site(), start, prop_oneof![Just(0), ordinal()], first).prop_map(|(site, start, head, first)| Past {
+        site,
+        start,
+        head,
+        first,
     })
 }
 
@@ -129,6 +138,7 @@ pub(crate) fn frame() -> impl Strategy<Value = Frame> {
         vec(pulled_row(), 0..4).prop_map(Frame::Rows),
         (vector(), purged()).prop_map(|(heads, purged)| Frame::Pulled(Answered { heads, purged })),
         ".{0,20}".prop_map(Frame::Refused),
+        (site(), ordinal()).prop_map(|(site, boot)| Frame::Forked(site, boot)),
         Just(Frame::NeedsSnapshot),
         any::<u64>().prop_map(Frame::Snapshot),
         vec(any::<u8>(), 0..20).prop_map(|bytes| Frame::Chunk(bytes.into())),

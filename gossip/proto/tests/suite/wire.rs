@@ -6,7 +6,9 @@ use std::sync::Arc;
 use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::frame::{Answered, FRAME_MAX, Hello, PART_BYTES, PulledRow, Question, row_frames};
 use kith_gossip_proto::version::Life;
-use kith_gossip_proto::{Cell, Change, DecodeError, Frame, Hlc, Key, Purged, Row, Stamp, Value, Vector, Version};
+use kith_gossip_proto::{
+    Cell, Change, DecodeError, Frame, Hlc, Key, Past, Purged, Row, Stamp, Start, Value, Vector, Version,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -35,6 +37,7 @@ fn size(frame: &Frame) -> usize {
         Frame::NeedsSnapshot
         | Frame::Snapshot(_)
         | Frame::SnapshotEnd(_)
+        | Frame::Forked(..)
         | Frame::Clock(_)
         | Frame::Compare
         | Frame::Unknown(_) => 0,
@@ -156,9 +159,12 @@ fn hello() -> Hello {
         wire: 1,
         node: "fra-1".parse().unwrap(),
         label: "127.0.0.1:31280".to_owned(),
-        site: site_id(0xCC),
-        boot: 3,
-        nonce: 0x0102_0304_0506_0708,
+        past: Past {
+            site: site_id(0xCC),
+            start: Start { boot: 3, nonce: 0x0102_0304_0506_0708 },
+            head: 5,
+            first: Some(Hlc::from_ms(9)),
+        },
         wall_ms: 1_700_000_000_000,
     }
 }
@@ -194,6 +200,7 @@ fn bytes_of_wire_version_1() {
             "060200aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0100bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbac02 010103 01 01 00017402",
         ),
         ("refused", Frame::Refused("busy".to_owned()), "070462757379"),
+        ("forked", Frame::Forked(site_id(0xAA), 300), "09 00 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa ac02"),
         ("needs snapshot", Frame::NeedsSnapshot, "12"),
         ("snapshot", Frame::Snapshot(300), "13ac02"),
         ("chunk", Frame::Chunk([1, 2, 3].into()), "1403010203"),
@@ -253,8 +260,8 @@ fn purged() -> Purged {
 }
 
 const GOLDEN_HELLO: &str = "
-    01 37 01 05 6672612d31 0f 3132372e302e302e313a3331323830 00 cccccccccccccccccccccccccccccccc 03
-    0807060504030201 80d095ffbc31
+    01 40 01 05 6672612d31 0f 3132372e302e302e313a3331323830 00 cccccccccccccccccccccccccccccccc 03
+    0807060504030201 80d095ffbc31 05 0000090000000000
 ";
 const GOLDEN_VERSIONS: &str = "
     02 02

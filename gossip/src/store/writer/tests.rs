@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::store::commit::StoreState;
+use crate::store::commit::{Own, StoreState};
 use crate::store::health::Health;
 use crate::store::open::{StoreConfig, open};
 use crate::store::statement::{Executed, Statement};
@@ -21,13 +21,15 @@ fn core(dir: &TempDir) -> Core {
     let state = StoreState {
         purged: Arc::default(),
         site: opened.ledger.own(),
-        boot: opened.boot,
+        boot: opened.began.boot,
+        own: Own { head: opened.began.head, first: None },
         heads: Arc::clone(opened.ledger.sites.heads()),
         digests: opened.ledger.digests.clone(),
         hlc: opened.ledger.clock.last(),
         commits: 0,
         schema: opened.tables.hash(),
         set_aside: 0,
+        renounced: 0,
     };
     let shared = Arc::new(Shared::new(state, Arc::clone(&opened.tables), Arc::new(Health::new(&config.path))));
     Core::new(opened, &config.path, config.durability, shared).unwrap()
