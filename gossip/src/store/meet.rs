@@ -13,6 +13,7 @@ use super::open::note_boot;
 use super::read::trouble;
 use super::renounce::Renounced;
 use super::snapshot::Snapshot;
+use super::wall::wall_ms;
 use super::writer::{Command, Core};
 use super::{Closed, Store};
 
@@ -40,7 +41,9 @@ impl Store {
     pub fn past(&self) -> Past {
         let state = self.state();
         let start = Start { boot: self.boot(), nonce: self.nonce() };
-        Past { site: state.site, start, head: state.own.head, first: state.own.first }
+        // What it writes after this was said is written from now on, whoever hears of that before of this.
+        let first = state.own.first.unwrap_or_else(|| Hlc::from_ms(wall_ms(self.inner.shared.highest())));
+        Past { site: state.site, start, head: state.own.head, first: Some(first) }
     }
 
     /// What a peer's store is to us by what it says of its past. The start of one that is itself is remembered.
