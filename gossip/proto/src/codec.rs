@@ -13,6 +13,9 @@ use thiserror::Error;
 
 use crate::{Hlc, Name, SiteId, Value};
 
+/// The greatest causal length: a row that came and went a million times a second for nine years.
+const LENGTH_MAX: u64 = 1 << 48;
+
 /// Why bytes from a peer are not what they should be. The stream they came on is of no further use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum DecodeError {
@@ -180,6 +183,15 @@ impl<'a> Decoder<'a> {
         match self.number()? {
             0 => Err(DecodeError::Invalid("number that counts from 1")),
             number => Ok(number),
+        }
+    }
+
+    /// A causal length: how often a row came and went, which ends far below what a store can keep, so that another life can
+    /// always be told.
+    pub(crate) fn length(&mut self) -> Result<u64, DecodeError> {
+        match self.ordinal()? {
+            length if length > LENGTH_MAX => Err(DecodeError::Overflow),
+            length => Ok(length),
         }
     }
 

@@ -413,7 +413,7 @@ fn put_change(out: &mut Encoder, change: &Change) {
 }
 
 fn get_change(body: &mut Decoder<'_>) -> Result<Change, DecodeError> {
-    let (table, key, cl) = (body.name()?, get_key(body)?, body.ordinal()?);
+    let (table, key, cl) = (body.name()?, get_key(body)?, body.length()?);
     let life = match body.u8()? {
         0 => Life::Changed,
         1 => Life::Since(get_stamp(body)?),
@@ -446,7 +446,7 @@ fn put_row(out: &mut Encoder, pulled: &PulledRow) {
 }
 
 fn get_row(body: &mut Decoder<'_>) -> Result<PulledRow, DecodeError> {
-    let (table, key, cl) = (body.name()?, get_key(body)?, body.ordinal()?);
+    let (table, key, cl) = (body.name()?, get_key(body)?, body.length()?);
     let stamps = body.list(STAMP_LEAST, get_stamp)?;
     let stamp = |body: &mut Decoder<'_>| {
         let position = usize::try_from(body.varint()?).map_err(|_| DecodeError::Overflow)?;

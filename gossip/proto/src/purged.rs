@@ -75,6 +75,8 @@ pub fn away(our_heads: &Vector, our_purged: &Vector, their_heads: &Vector, their
         (false, false) => Away::Nobody,
         (true, false) => Away::We,
         (false, true) => Away::They,
+        // Of what both have purged neither can have what the other has not.
+        (true, true) if our_purged == their_purged => Away::Nobody,
         (true, true) if our_purged.hash() < their_purged.hash() => Away::We,
         (true, true) => Away::They,
     }
@@ -104,6 +106,7 @@ mod tests {
         let (a, b) = ((heads(&[(1, 9)]), heads(&[(1, 8)])), (heads(&[(2, 9)]), heads(&[(2, 8)])));
         let both = [away(&a.0, &a.1, &b.0, &b.1), away(&b.0, &b.1, &a.0, &a.1)];
         assert!(both == [Away::We, Away::They] || both == [Away::They, Away::We], "{both:?}");
+        assert_eq!(away(&a.0, &b.1, &a.0, &b.1), Away::Nobody, "what nobody can have applied keeps nobody apart");
     }
 
     #[test]
@@ -117,5 +120,16 @@ mod tests {
         purged.join(&other);
         assert_eq!((&purged.through, purged.floor), (&heads(&[(1, 8)]), Day(10)));
         assert_eq!(["t", "u", "v"].map(|table| purged.length(&table.into())), [4, 2, 0]);
+    }
+
+    #[test]
+    fn a_length_that_leaves_no_room_for_another_life_is_refused() {
+        let answered = |length: u64| {
+            let purged = Purged { lengths: [("t".into(), length)].into(), ..Purged::default() };
+            let frame = crate::Frame::Pulled(crate::frame::Answered { heads: heads(&[(1, 1)]), purged });
+            crate::Frame::decode(&frame.encode())
+        };
+        assert!(answered(1 << 40).is_ok());
+        assert!(answered(i64::MAX.cast_unsigned()).is_err());
     }
 }

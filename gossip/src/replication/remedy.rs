@@ -63,6 +63,8 @@ impl<S: Storage> Replication<S> {
 
     pub(super) fn repaired(&mut self, mended: Mended, heads: Option<Vector>) {
         if let Some(heads) = heads {
+            // What the peer had purged came along.
+            self.feed(Input::Purging(self.links.store.purged().through.clone()));
             self.feed(Input::Stored(heads));
         }
         if let Some(remedy) = self.soundness.repaired(mended, self.started.elapsed()) {

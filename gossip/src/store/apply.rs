@@ -54,7 +54,8 @@ impl Core {
         let heads = &theirs.heads;
         let tables = Arc::clone(&self.tables);
         let stamped = rows.iter().flat_map(|pulled| pulled.row.stamps()).map(|stamp| stamp.version);
-        if heads.iter().map(|(_, version)| version).chain(stamped).any(|version| version > VERSION_MAX) {
+        let told = heads.iter().chain(theirs.purged.through.iter()).map(|(_, version)| version);
+        if told.chain(stamped).any(|version| version > VERSION_MAX) {
             return Err(ExecuteError::Failed("the answer names a version that no site can have reached".to_owned()));
         }
         for pulled in rows {

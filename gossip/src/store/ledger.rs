@@ -185,6 +185,16 @@ impl Ledger {
         self.sites.rewrite(conn)
     }
 
+    /// Of what was purged nothing is said any more above this version of a site, whose versions nobody will see.
+    pub(crate) fn purged_up_to(&mut self, conn: &Connection, site: SiteId, version: u64) -> rusqlite::Result<()> {
+        if self.purged.through.head(site) > version {
+            Arc::make_mut(&mut self.purged).through.set_back(site, version);
+            forgotten::clear(conn)?;
+            self.kept_purged = Arc::default();
+        }
+        Ok(())
+    }
+
     /// Writes what is held in memory, as part of the transaction that is about to be committed.
     pub(crate) fn save(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.sites.save(conn)?;

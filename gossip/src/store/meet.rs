@@ -75,7 +75,8 @@ impl Store {
     pub async fn begin_again(&self, boot: u64) -> Result<Option<Renounced>, ApplyError> {
         let mut commits = self.commits();
         let (reply, answer) = oneshot::channel();
-        self.send(Command::BeginAgain { boot, reply }).await.map_err(|Closed| ApplyError::ShuttingDown)?;
+        let site = self.state().site;
+        self.send(Command::BeginAgain { site, boot, reply }).await.map_err(|Closed| ApplyError::ShuttingDown)?;
         let Some(done) = answer.await.unwrap_or(Err(ApplyError::ShuttingDown))? else { return Ok(None) };
         self.told(&mut commits, done).await.map(Some)
     }

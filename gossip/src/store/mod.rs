@@ -109,6 +109,7 @@ use open::Began;
 use read::Pool;
 use shared::Shared;
 use verify::Indexes;
+use wall::wall_ms;
 use writer::{Command, Core, QUEUE};
 
 /// The writer's stack. SQLite's parser and machine need little; a row's values are on the heap.
@@ -279,8 +280,11 @@ impl Store {
         answer.await.unwrap_or(Err(ApplyError::ShuttingDown))
     }
 
-    /// The tombstones that these heads cover and that were made before this reading.
+    /// The tombstones that these heads cover and that were made before this reading of this host's clock. Where that is far
+    /// ahead of its peers' it counts by theirs: it must not forget for them.
     pub async fn due(&self, covered: Vector, before: Hlc) -> Result<Due, QueryError> {
+        let ahead = wall_ms(None).saturating_sub(wall_ms(self.inner.shared.highest()));
+        let before = before.min(Hlc::from_ms(before.ms().saturating_sub(ahead)).max(Hlc::ZERO));
         self.inner
             .pool
             .run(move |conn| purge::due(conn, &covered, before).map_err(|error| read::trouble(&error)))
@@ -386,7 +390,8 @@ impl Store {
     pub async fn renounce_later(&self, kept: u64, latest: Hlc) -> Result<Renounced, ApplyError> {
         let mut commits = self.commits();
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Renounce { kept, latest, reply }).await.map_err(|Closed| ApplyError::ShuttingDown)?;
+        let site = self.state().site;
+        self.send(Command::Renounce { site, kept, latest, reply }).await.map_err(|Closed| ApplyError::ShuttingDown)?;
         let done = answer.await.unwrap_or(Err(ApplyError::ShuttingDown))?;
         self.told(&mut commits, done).await
     }

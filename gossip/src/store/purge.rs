@@ -12,6 +12,7 @@ use super::ledger::{Ledger, Spot, damaged};
 use super::snapshot::Snapshot;
 use super::stamps::Damaged;
 use super::table::{Table, TableSet, quote, tombs_of};
+use super::verify::is_sealed;
 use super::writer::Core;
 
 /// Tombstones that one look finds at most: a few megabytes of keys. The next look finds the others.
@@ -54,11 +55,16 @@ pub(crate) fn due(conn: &Connection, covered: &Vector, before: Hlc) -> rusqlite:
         let mut statement = conn.prepare(&sql)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let rs = snapshot.ledger.unpack(row.get_ref(1)?)?.rs();
+            let tomb = snapshot.ledger.unpack(row.get_ref(1)?)?;
+            let rs = tomb.rs();
             if rs.hlc >= before || rs.version > covered.head(rs.site) {
                 continue;
             }
             let key = Key::from_bytes(&row.get::<_, Vec<u8>>(0)?).map_err(|_| damaged(Damaged))?;
+            // It may have become old by a bit that flipped. It stays, for a look to find.
+            if !is_sealed(table, &key, &tomb) {
+                continue;
+            }
             due.through.raise(rs.site, rs.version);
             due.keys.push((table.id, key));
             if due.keys.len() == FOUND_MAX {
@@ -98,7 +104,7 @@ impl Ledger {
     fn purge(&mut self, conn: &Connection, table: &Table, key: &Key, through: &Vector) -> rusqlite::Result<u64> {
         let Some(tomb) = self.tomb(conn, table, key)? else { return Ok(0) };
         let (cl, rs) = (tomb.cl, tomb.rs());
-        if rs.version > through.head(rs.site) {
+        if rs.version > through.head(rs.site) || !is_sealed(table, key, &tomb) {
             return Ok(0);
         }
         self.digests.take(Part::of(cl, rs), Digest::row(&table.name, key, cl, rs));

@@ -58,6 +58,12 @@ impl Above {
 }
 
 impl Core {
+    /// Whoever wants a site given up means this one. Two peers may ask for it, and what they say is of no other.
+    pub(crate) fn still(&self, site: SiteId) -> Result<(), ExecuteError> {
+        let gone = || ExecuteError::Failed("the store has given up this site already".to_owned());
+        (site == self.ledger.own()).then_some(()).ok_or_else(gone)
+    }
+
     /// Gives up the store's site but for its versions up to `kept`. Synced, whatever the durability: whoever takes up the
     /// old site again after a power cut has learnt nothing.
     pub(crate) fn renounce(&mut self, kept: u64, latest: Hlc) -> Result<Renounced, ExecuteError> {
@@ -86,6 +92,7 @@ impl Core {
         // The stamps that went were met once more.
         self.ledger.sites.turn_back(old, latest);
         self.ledger.sites.set_back(old, kept);
+        self.ledger.purged_up_to(&self.conn, old, kept)?;
         self.ledger.save(&self.conn)?;
         // What it wrote up to there may be known to nobody else.
         self.conn.execute("UPDATE __kith_site SET state = 1 WHERE id = ?1", [old.as_bytes()])?;

@@ -69,6 +69,8 @@ pub(crate) enum Command {
     },
     /// Give up the store's site but for its versions up to one, and none whose stamp is later than this.
     Renounce {
+        /// Nothing is done if it has another one by then.
+        site: SiteId,
         kept: u64,
         latest: Hlc,
         reply: oneshot::Sender<Result<Renounced, ApplyError>>,
@@ -81,6 +83,8 @@ pub(crate) enum Command {
     },
     /// Another store of the same site was met elsewhere: give the site up but for what this start began with.
     BeginAgain {
+        /// As above.
+        site: SiteId,
         boot: u64,
         reply: oneshot::Sender<Result<Option<Renounced>, ApplyError>>,
     },
@@ -219,13 +223,15 @@ impl Core {
                     drop(reply.send(noted.map_err(|error| ExecuteError::from(error).into())));
                 }
                 Command::Install { copy, newest, reply } => drop(reply.send(self.install(copy, newest))),
-                Command::Renounce { kept, latest, reply } => {
-                    drop(reply.send(self.renounce(kept, latest).map_err(ApplyError::from)));
+                Command::Renounce { site, kept, latest, reply } => {
+                    let done = self.still(site).and_then(|()| self.renounce(kept, latest));
+                    drop(reply.send(done.map_err(ApplyError::from)));
                 }
                 Command::Repair { cure, reply } => drop(reply.send(self.repair(*cure).map_err(Into::into))),
                 Command::Remember { site, start, reply } => drop(reply.send(self.remember(site, start))),
-                Command::BeginAgain { boot, reply } => {
-                    drop(reply.send(self.begin_again(boot).map_err(ApplyError::from)));
+                Command::BeginAgain { site, boot, reply } => {
+                    let done = self.still(site).and_then(|()| self.begin_again(boot));
+                    drop(reply.send(done.map_err(ApplyError::from)));
                 }
                 Command::Unsynced => self.disk = Disk::Unknown,
                 Command::Close => break,

@@ -102,3 +102,29 @@ async fn a_page_of_the_log_is_not_the_end_of_it() {
     let stored = Arc::clone(&rig.store.state().heads);
     assert_eq!((stored.len(), stored.head(rig.store.site())), (1, 1));
 }
+
+#[tokio::test]
+async fn what_was_purged_under_a_site_that_is_given_up_keeps_nobody_out() {
+    let rig = Rig::new(SCHEMA);
+    rig.run("INSERT INTO t VALUES (1, 'a', 'b')").await.unwrap();
+    rig.run("DELETE FROM t").await.unwrap();
+    let due = rig.store.due(Vector::clone(&rig.store.state().heads), Hlc::MAX).await.unwrap();
+    assert_eq!(rig.store.purge(due).await.unwrap(), 1);
+    let covers = |rig: &Rig| rig.store.state().heads.covers(&rig.store.state().purged.through);
+    assert!(covers(&rig) && !rig.store.state().purged.through.is_empty());
+    rig.store.renounce(0).await.unwrap();
+    assert!(covers(&rig), "nobody can ever apply what it says was purged");
+    rig.is_sound().await;
+    let rig = rig.reopen(SCHEMA).await;
+    assert!(covers(&rig), "in the file as well");
+}
+
+#[tokio::test]
+async fn of_two_who_want_a_site_given_up_one_comes_too_late() {
+    let rig = Rig::new(SCHEMA);
+    rig.run("INSERT INTO t VALUES (1, 'a', 'b')").await.unwrap();
+    let (one, other) = tokio::join!(rig.store.renounce(0), rig.store.renounce(0));
+    assert!(one.is_ok() != other.is_ok(), "{one:?}, {other:?}");
+    assert_eq!(rig.one("SELECT id FROM t").await, Value::Integer(1));
+    rig.is_sound().await;
+}

@@ -60,5 +60,5 @@ pub(super) fn put_answered(out: &mut Encoder, answered: &Answered) {
 
 pub(super) fn get_answered(body: &mut Decoder<'_>) -> Result<Answered, DecodeError> {
     let (heads, through, floor) = (get_vector(body)?, get_vector(body)?, Day(body.u32()?));
-    Ok(Answered { heads, purged: Purged { through, lengths: body.columns(Decoder::ordinal)?, floor } })
+    Ok(Answered { heads, purged: Purged { through, lengths: body.columns(Decoder::length)?, floor } })
 }

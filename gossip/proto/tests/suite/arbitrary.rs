@@ -28,6 +28,11 @@ pub(crate) fn stamp() -> impl Strategy<Value = Stamp> {
     (hlc(), site(), ordinal(), 0u32..3).prop_map(|(hlc, site, version, seq)| Stamp { hlc, site, version, seq })
 }
 
+/// A causal length, up to the greatest.
+fn length() -> impl Strategy<Value = u64> {
+    prop_oneof![9 => 1u64..5, 1 => Just((1 << 48) - 1)]
+}
+
 pub(crate) fn ordinal() -> impl Strategy<Value = u64> {
     prop_oneof![9 => 1u64..4, 1 => Just(i64::MAX.cast_unsigned())]
 }
@@ -61,15 +66,14 @@ pub(crate) fn key() -> impl Strategy<Value = Key> {
 /// A row of any kind: complete, partial, deleted.
 pub(crate) fn row() -> impl Strategy<Value = Row> {
     let cell = (stamp(), value()).prop_map(|(stamp, value)| Cell { stamp, value });
-    let cl = prop_oneof![9 => 1u64..5, 1 => Just(i64::MAX.cast_unsigned())];
-    (cl, stamp(), btree_map(column(), cell, 0..4)).prop_map(|(cl, rs, cells)| {
+    (length(), stamp(), btree_map(column(), cell, 0..4)).prop_map(|(cl, rs, cells)| {
         let cells = if cl % 2 == 1 { cells } else { BTreeMap::new() };
         Row { cl, rs, cells }
     })
 }
 
 pub(crate) fn change() -> impl Strategy<Value = Change> {
-    let parts = (table(), key(), ordinal(), proptest::option::of(stamp()), btree_map(column(), value(), 0..4));
+    let parts = (table(), key(), length(), proptest::option::of(stamp()), btree_map(column(), value(), 0..4));
     parts.prop_map(|(table, key, cl, since, cells)| {
         if cl % 2 == 0 {
             return Change { table, key, cl, life: Life::Changed, cells: BTreeMap::new() };
@@ -124,7 +128,7 @@ pub(crate) fn bucket() -> impl Strategy<Value = Bucket> {
 }
 
 fn purged() -> impl Strategy<Value = Purged> {
-    let lengths = proptest::collection::btree_map(table(), ordinal(), 0..3);
+    let lengths = proptest::collection::btree_map(table(), length(), 0..3);
     let parts = (vector(), lengths, any::<u32>());
     parts.prop_map(|(through, lengths, floor)| Purged { through, lengths, floor: Day(floor) })
 }
