@@ -52,7 +52,7 @@ async fn columns(node: &Node) -> Vec<(String, String, bool)> {
 /// An INSERT of a row with this value in this column, its key made of other odd text where it is not that column.
 fn insert(columns: &[(String, String, bool)], table: &str, column: &str, value: &str, n: usize) -> String {
     let keys = columns.iter().filter(|(of, name, in_key)| of == table && *in_key && name != column);
-    let keys: Vec<_> = keys.map(|(_, name, _)| (name.clone(), format!("'odd {n}.*'"))).collect();
+    let keys: Vec<_> = keys.map(|(_, name, _)| (name.clone(), format!("'odd {column} {n}.*'"))).collect();
     let cells = keys.into_iter().chain([(column.to_owned(), value.to_owned())]);
     let (names, values): (Vec<_>, Vec<_>) = cells.unzip();
     format!("INSERT OR REPLACE INTO {table} ({}) VALUES ({})", names.join(", "), values.join(", "))

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::equality::Equality;
 use super::line;
-use super::shape::{Join, Nested, Plain, Reach, Shape, ShapeError};
+use super::shape::{Join, Nested, Plain, Reach, Shape, ShapeError, Told};
 use crate::store::{Params, Statement, Table, TableSet};
 
 /// SQL text may be this long.
@@ -231,7 +231,11 @@ impl Analyst {
         let whole = || Keyed { all: shape.text.clone(), parts: Vec::new(), reach: Reach::Whole };
         let Keyed { all, parts, reach } = plain.unwrap_or_else(whole);
         self.prepare(&all)?;
-        let reads = self.reads(tables)?;
+        let mut reads = self.reads(tables)?;
+        if shape.told == Told::NotAll {
+            let named = tables.iter().filter(|table| shape.names(table.name.as_str()));
+            reads.extend(named.map(|table| (table.name.clone(), Columns::Any)));
+        }
         let equal = self.equalities(&identity, &statement.params, tables);
         Ok(Plan { identity, columns, all, parts, reach, reads, equal, params: statement.params.clone() })
     }

@@ -12,8 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kith_gossip_proto::Value;
 use sqlite3_parser::ast::{
-    As, Cmd, Distinctness, Expr, Id, JoinOperator, JoinType, Literal, Name, OneSelect, Operator, Select, SelectTable,
-    Stmt,
+    As, Cmd, Distinctness, Expr, Id, JoinConstraint, JoinOperator, JoinType, Literal, Name, OneSelect, Operator,
+    Select, SelectTable, Stmt,
 };
 use sqlite3_parser::lexer::Scanner;
 use sqlite3_parser::lexer::sql::{Parser, TokenType, Tokenizer};
@@ -47,6 +47,16 @@ pub(super) struct Shape {
     pub(super) text: String,
     /// The tables and where the select list ends, if the SELECT is plain by its syntax.
     pub(super) plain: Option<Plain>,
+    /// Whether SQLite says of all columns that they are read.
+    pub(super) told: Told,
+}
+
+/// Whether the columns that a query reads are all named by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    All,
+    /// USING and NATURAL compare columns that the authorizer never hears of.
+    NotAll,
 }
 
 /// A plain SELECT.
@@ -123,13 +133,22 @@ impl Shape {
             let reach = if nested == Nested::Yes { Reach::Whole } else { parsed.reach };
             Plain { sources: parsed.sources, equal: parsed.equal, from, nested, reach }
         });
-        Ok(Self { text, plain })
+        let by_name =
+            |token: &Token<'_>| token.kind == TokenType::TK_USING || token.text.eq_ignore_ascii_case("natural");
+        let told = if tokens.iter().any(by_name) { Told::NotAll } else { Told::All };
+        Ok(Self { text, plain, told })
     }
 
     /// The text with more columns at the end of the select list, if it is plain.
     pub(super) fn with_columns(&self, columns: &[String]) -> Option<String> {
         let from = self.plain.as_ref()?.from;
         Some(format!("{}, {} {}", self.text[..from].trim_end(), columns.join(", "), &self.text[from..]))
+    }
+
+    /// Whether the text has this name somewhere.
+    pub(super) fn names(&self, name: &str) -> bool {
+        let is_it = |token: &Token<'_>| unquoted(token.text).eq_ignore_ascii_case(name);
+        tokens(&self.text).is_ok_and(|tokens| tokens.iter().any(is_it))
     }
 
     /// Whether any date or time function is called.
@@ -254,12 +273,22 @@ fn parse(text: &str) -> Option<Parsed> {
     }
     let labels: BTreeSet<_> = sources.iter().map(|source| unquoted(&source.label).to_ascii_lowercase()).collect();
     let mut equal = Vec::new();
+    let outer = sources.iter().any(|source| source.join == Join::Left);
+    let of_inner = |label: &str| sources.iter().any(|s| s.join == Join::Inner && s.is_named(label));
     if let Some(condition) = where_clause {
         equalities(condition, &mut equal);
-        let outer = sources.iter().any(|source| source.join == Join::Left);
-        if outer && !is_of(condition, &|label| sources.iter().any(|s| s.join == Join::Inner && s.is_named(label))) {
+        if outer && !is_of(condition, &of_inner) {
             reach = Reach::Whole;
         }
+    }
+    // The ON of an inner join is a condition like any other, also where it names what is joined later.
+    let inner_on =
+        from.joins.iter().flatten().filter_map(|joined| match (&joined.constraint, joined_by(joined.operator)) {
+            (Some(JoinConstraint::On(condition)), Some(Join::Inner)) => Some(condition),
+            _ => None,
+        });
+    if outer && !inner_on.into_iter().all(|condition| is_of(condition, &of_inner)) {
+        reach = Reach::Whole;
     }
     (labels.len() == sources.len()).then_some(Parsed { sources, equal, reach })
 }
@@ -393,6 +422,7 @@ mod tests {
             "SELECT * FROM t LEFT JOIN u ON u.id = t.u WHERE x = 1",
             "SELECT * FROM t LEFT JOIN u ON u.id = t.u WHERE coalesce(t.x, u.x) = 1",
             "SELECT * FROM t LEFT JOIN u ON u.id = t.u JOIN v ON v.a IS u.a",
+            "SELECT * FROM t JOIN v ON v.a = t.a AND u.id IS NULL LEFT JOIN u ON u.id = t.u",
             "SELECT * FROM t RIGHT JOIN u ON u.id = t.u",
             "SELECT * FROM t FULL JOIN u ON u.id = t.u",
         ] {

@@ -79,6 +79,41 @@ async fn a_transaction_that_overtakes_a_look_is_seen_whole() {
     setup.end().await;
 }
 
+/// What joins rows without being named, and what drops them from afar.
+#[tokio::test(flavor = "multi_thread")]
+async fn joins_are_followed_whatever_they_compare() {
+    let schema = "CREATE TABLE a (id INTEGER NOT NULL PRIMARY KEY, x INTEGER, y INTEGER);
+        CREATE TABLE b (bid INTEGER NOT NULL PRIMARY KEY, x INTEGER);
+        CREATE TABLE c (cid INTEGER NOT NULL PRIMARY KEY, x INTEGER);";
+    let setup = Setup::new(schema).await;
+    let mut replays = Vec::new();
+    for sql in [
+        "SELECT a.id, b.bid FROM a JOIN b USING (x)",
+        "SELECT id FROM a NATURAL JOIN b",
+        "SELECT id, bid FROM a NATURAL LEFT JOIN b",
+        "SELECT id FROM a WHERE id IN (SELECT bid FROM b JOIN c USING (x))",
+        "SELECT id FROM a JOIN b ON b.x = a.x AND c.cid IS NULL LEFT JOIN c ON c.x = a.x",
+    ] {
+        replays.push(Replay::begin(&setup.subscriptions, statement(sql)).await);
+    }
+    for sql in [
+        "INSERT INTO a (id, x) VALUES (1, 1), (2, 2)",
+        "INSERT INTO b VALUES (1, 1), (2, 9)",
+        "UPDATE b SET x = 2 WHERE bid = 2",
+        "INSERT INTO c VALUES (1, 1)",
+        "UPDATE c SET x = 2",
+        "UPDATE a SET x = 9 WHERE id = 2",
+        "DELETE FROM c",
+        "UPDATE b SET x = 7",
+    ] {
+        setup.store.execute(vec![statement(sql)], None).await.unwrap();
+        for replay in &mut replays {
+            replay.until(&answer(&setup.store, replay.statement.clone()).await).await;
+        }
+    }
+    setup.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_cannot_be_followed_is_refused() {
     let setup = Setup::new(SCHEMA).await;

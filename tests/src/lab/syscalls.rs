@@ -1,7 +1,7 @@
 //! System calls of a running process that fail or take long, by strace.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -22,7 +22,11 @@ pub enum Syncs {
 
 /// A process that is tampered with, until this is dropped.
 #[derive(Debug)]
-pub struct Tampering(Child);
+pub struct Tampering {
+    strace: Child,
+    /// Kept open: it says a line for each thread that comes, and would end by SIGPIPE if nobody could hear it.
+    _said: BufReader<ChildStderr>,
+}
 
 impl Tampering {
     /// From here on the syncs of the process `id` are like this. None, said aloud in the name of `test`, where this host does
@@ -51,10 +55,10 @@ impl Tampering {
             }
         };
         let mut said = String::new();
-        let pipe = child.stderr.take().expect("it is piped");
-        BufReader::new(pipe).read_line(&mut said).expect("strace speaks text");
+        let mut pipe = BufReader::new(child.stderr.take().expect("it is piped"));
+        pipe.read_line(&mut said).expect("strace speaks text");
         assert!(!said.is_empty(), "strace said nothing");
-        let tampering = Tampering(child);
+        let tampering = Tampering { strace: child, _said: pipe };
         if said.contains("attached") {
             return Some(tampering);
         }
@@ -66,10 +70,10 @@ impl Tampering {
 impl Drop for Tampering {
     fn drop(&mut self) {
         // By SIGTERM it lets go of the process in good order. It may have ended with it.
-        let id = i32::try_from(self.0.id()).expect("process ids fit");
+        let id = i32::try_from(self.strace.id()).expect("process ids fit");
         if let Err(error) = kill(Pid::from_raw(id), Signal::SIGTERM) {
             eprintln!("strace of a node is left: {error}");
         }
-        drop(self.0.wait());
+        drop(self.strace.wait());
     }
 }
