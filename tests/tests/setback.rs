@@ -82,25 +82,26 @@ async fn all_hold(nodes: &[Node], acknowledged: &BTreeSet<String>) {
     }
 }
 
-async fn three(lab: &Lab) -> Vec<Node> {
+/// Three nodes that hold some rows, and the first one's disk as it is now.
+async fn three(lab: &Lab, acknowledged: &mut BTreeSet<String>) -> (Vec<Node>, TempDir) {
     let mut nodes = lab.nodes(&Authority::new("setback"), &["n1", "n2", "n3"]);
     nodes.iter_mut().for_each(Node::launch);
     for node in &mut nodes {
         node.ready().await;
     }
-    nodes
+    write(&nodes[0], "before", acknowledged).await;
+    all_hold(&nodes, acknowledged).await;
+    nodes[0].stop().await;
+    let kept = keep(&nodes[0]);
+    nodes[0].start().await;
+    (nodes, kept)
 }
 
 #[tokio::test]
 async fn g4_a_restored_backup_twice_loses_nothing_and_repeats_nothing() {
     let lab = Lab::new("setback");
-    let mut nodes = three(&lab).await;
     let mut acknowledged = BTreeSet::new();
-    write(&nodes[0], "before", &mut acknowledged).await;
-    all_hold(&nodes, &acknowledged).await;
-    nodes[0].stop().await;
-    let kept = keep(&nodes[0]);
-    nodes[0].start().await;
+    let (mut nodes, kept) = three(&lab, &mut acknowledged).await;
     let mut sites = BTreeSet::from([site(&nodes[0]).await]);
     for (round, put) in [set_back, copy_back].into_iter().enumerate() {
         write(&nodes[0], &format!("lost-{round}"), &mut acknowledged).await;
@@ -118,13 +119,8 @@ async fn g4_a_restored_backup_twice_loses_nothing_and_repeats_nothing() {
 #[tokio::test]
 async fn g4_a_disk_that_is_copied_to_another_server_makes_another_site() {
     let lab = Lab::new("copied");
-    let mut nodes = three(&lab).await;
     let mut acknowledged = BTreeSet::new();
-    write(&nodes[0], "before", &mut acknowledged).await;
-    all_hold(&nodes, &acknowledged).await;
-    nodes[0].stop().await;
-    let kept = keep(&nodes[0]);
-    nodes[0].start().await;
+    let (mut nodes, kept) = three(&lab, &mut acknowledged).await;
     nodes[1].stop().await;
     copy_back(&nodes[1], kept.path());
     nodes[1].start().await;

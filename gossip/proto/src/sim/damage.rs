@@ -36,7 +36,7 @@ impl World {
         if self.healed.is_some() {
             return;
         }
-        let next = self.between(200, 3_000);
+        let next = self.between(200, 2_000);
         self.after(next, Event::Hurt);
         let node = self.rng.random_range(0..self.nodes.len());
         if !self.nodes[node].running || self.hurt.contains(&node) || self.hurt.len() + 1 >= self.nodes.len() {
