@@ -305,6 +305,20 @@ impl Node {
         resolve_from(socket(namespace.as_deref())?, self.at.dns, name).await
     }
 
+    /// A command in its namespace, to be completed with a program and its arguments, to which `resolver` is `/etc/resolv.conf`.
+    ///
+    /// # Panics
+    /// If it has no namespace of its own.
+    #[must_use]
+    pub fn beside(&self, resolver: &Path) -> Command {
+        let namespace =
+            self.namespace.as_ref().unwrap_or_else(|| panic!("{} is on this host's own network", self.name));
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{namespace}")).args(["unshare", "--mount", "sh", "-c"]);
+        command.arg("mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"").arg(resolver).stdin(Stdio::null());
+        command
+    }
+
     /// All it has logged since it was made, over all its starts.
     #[must_use]
     pub fn log(&self) -> String {
