@@ -28,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{
-    self, Alarm, Api, Certificate, Count, Member, Membership as ShownMembership, Parts, PeerFigures, ReplicationFigures,
+    self, Alarm, Api, Certificate, Count, Holding, Member, Membership as ShownMembership, Parts, PeerFigures,
+    ReplicationFigures,
 };
 use crate::chain::Chain;
 use crate::config::Config;
@@ -234,6 +235,7 @@ impl Gossip {
             replication: published,
             counters,
             seeds,
+            begun: holding(&store),
             started: Instant::now(),
             standing,
         };
@@ -448,6 +450,8 @@ struct View {
     replication: Published,
     counters: Counters,
     seeds: Seeds,
+    /// What the store held at the start.
+    begun: Holding,
     started: Instant,
     standing: Standing,
 }
@@ -457,6 +461,11 @@ struct View {
 enum Seeds {
     None,
     Some,
+}
+
+/// What a store holds at its start.
+fn holding(store: &Store) -> Holding {
+    if store.state().heads.iter().all(|(_, head)| head == 0) { Holding::Nothing } else { Holding::Something }
 }
 
 impl ShownMembership for View {
@@ -505,6 +514,13 @@ impl ShownMembership for View {
             // Cut off from all others, a node answers from what it knows.
             CaughtUp::NotYet if !linked && self.started.elapsed() >= ALONE => Vec::new(),
             CaughtUp::NotYet => vec!["replication has not caught up with any peer yet".to_owned()],
+        }
+    }
+
+    fn holding(&self) -> Holding {
+        match self.begun {
+            Holding::Nothing if !self.waiting().is_empty() => Holding::Nothing,
+            Holding::Nothing | Holding::Something => Holding::Something,
         }
     }
 

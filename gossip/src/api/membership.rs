@@ -93,6 +93,15 @@ pub struct PeerFigures {
     pub clock_ms: Option<i64>,
 }
 
+/// What a store holds of its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holding {
+    /// It was begun at this start, and has not caught up with anybody: that a row is not there means nothing.
+    Nothing,
+    /// Its own rows or those of others, if only old ones.
+    Something,
+}
+
 /// What keeps the members. All methods are cheap and do not wait.
 pub trait Membership: Debug + Send + Sync + 'static {
     /// The members, in order of their ids. The receiver is told whenever one comes, goes or changes.
@@ -111,6 +120,11 @@ pub trait Membership: Debug + Send + Sync + 'static {
 
     /// What this node still waits for before its answers are complete, in words; empty when ready.
     fn waiting(&self) -> Vec<String>;
+
+    /// What this node's store holds of the cluster.
+    fn holding(&self) -> Holding {
+        Holding::Something
+    }
 
     /// This node's certificate, if it has one.
     fn certificate(&self) -> Option<Certificate> {

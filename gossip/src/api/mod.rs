@@ -57,6 +57,6 @@ mod routes;
 pub use config::{ApiConfig, Scope, Token, TokenError, Tokens, TokensError};
 pub use listen::BindError;
 pub use membership::{
-    Alarm, Alone, Certificate, Count, Member, MemberState, Membership, PeerFigures, ReplicationFigures,
+    Alarm, Alone, Certificate, Count, Holding, Member, MemberState, Membership, PeerFigures, ReplicationFigures,
 };
 pub use server::{Addrs, Api, Parts};

@@ -1,19 +1,31 @@
 //! `POST /v1/subscriptions` and `GET /v1/subscriptions/{uuid}`: a live query, joined or begun, and attached to again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, Uri};
 use serde::Deserialize;
+use tokio::time::{Instant, interval};
 use uuid::Uuid;
 
 use super::error::ApiError;
+use super::membership::Holding;
 use super::request::{json, parameters};
 use super::routes::App;
 use super::statement::SentStatement;
 use super::stream;
 use crate::subscriptions::{AttachOptions, Attached, SnapshotRows, SubscribeError};
+
+/// Why a store that was begun anew tells nobody what it holds.
+const NOTHING_YET: &str =
+    "this store was begun at this start and has not caught up with any peer yet: try again, or see /ready";
+
+/// How long it is waited for that: catching up takes about a second, and who has to ask again waits longer each time.
+const NOTHING_YET_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
 
 #[derive(Deserialize)]
 struct Parameters {
@@ -31,8 +43,24 @@ enum Switch {
 pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let options = options(request.uri())?;
     let SentStatement(statement) = json(request).await?;
+    something_to_tell(&app).await?;
     let attached = app.subscriptions.subscribe(statement, options).await.map_err(refused)?;
     Ok(respond(attached, &app))
+}
+
+/// Waits for a store that was begun at this start to catch up with somebody: an empty result would say that everything is
+/// gone, to a follower that knows better.
+async fn something_to_tell(app: &App) -> Result<(), ApiError> {
+    let deadline = Instant::now() + NOTHING_YET_MAX;
+    let mut period = interval(LOOK);
+    loop {
+        period.tick().await;
+        match app.membership.holding() {
+            Holding::Something => return Ok(()),
+            Holding::Nothing if Instant::now() < deadline => {}
+            Holding::Nothing => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, NOTHING_YET)),
+        }
+    }
 }
 
 pub(super) async fn get(
