@@ -1,6 +1,7 @@
 //! Looking at a query again: running it on a reader and comparing.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -12,7 +13,7 @@ use thiserror::Error;
 use super::analysis::{Plan, bind, bind_key};
 use super::rows::{Difference, Part, Pass, ResultRows};
 use super::shape::Join;
-use super::wanted::{Changed, Extent};
+use super::wanted::{Changed, Extent, worth_of_keys};
 use super::{identity, line};
 
 /// The rows of one query may take this much memory: about a million rows of an ordinary table. Beyond it the query ends.
@@ -106,26 +107,35 @@ fn run(
     let mut held = conn.prepare_cached("SELECT commits FROM __kith_meta")?;
     let mut snapshot = held.query([])?;
     let commit: i64 = snapshot.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?.get(0)?;
-    match extent(commit.cast_unsigned(), rows) {
-        Extent::Keys(keys) => {
-            let mut pass = rows.look();
-            let parts = look_at(conn, plan, &keys, &mut pass)?;
-            Ok(pass.end_of_parts(&parts))
-        }
-        Extent::All => {
-            let began = Instant::now();
-            let mut statement = prepare(conn, plan, &plan.all)?;
-            let mut pass = rows.look();
-            meet(&mut statement, plan, &mut pass)?;
-            let differences = pass.end_of_all();
-            rows.whole_took = began.elapsed();
-            Ok(differences)
-        }
+    let (extent, most) = (extent(commit.cast_unsigned(), rows), worth_of_keys(rows.len()));
+    let began = Instant::now();
+    let mut pass = rows.look();
+    match extent {
+        Extent::Keys(keys) => match look_at(conn, plan, &keys, most, &mut pass)? {
+            Met::RowsOf(parts) => return Ok(pass.end_of_parts(&parts)),
+            // Those that were met are met again below, and as the same: it is one snapshot.
+            Met::TooFew => {}
+        },
+        Extent::All => {}
     }
+    let mut statement = prepare(conn, plan, &plan.all)?;
+    meet(&mut statement, plan, &mut pass)?;
+    let differences = pass.end_of_all();
+    rows.whole_took = began.elapsed();
+    Ok(differences)
 }
 
-/// Meets all result rows that these keys may concern. Returns the parts whose rows were met, each of them.
-fn look_at(conn: &Connection, plan: &Plan, keys: &Changed, pass: &mut Pass<'_>) -> Result<BTreeSet<Part>, LookError> {
+/// Which result rows were met.
+enum Met {
+    /// All that are made of these.
+    RowsOf(BTreeSet<Part>),
+    /// Not all that the keys concern, which are too many to look at one by one.
+    TooFew,
+}
+
+/// Meets all result rows that these keys may concern, unless that takes a look at more rows of the first table than `most`:
+/// one row that many others join may concern all of a result.
+fn look_at(conn: &Connection, plan: &Plan, keys: &Changed, most: usize, pass: &mut Pass<'_>) -> Result<Met, LookError> {
     let (mut looked, mut firsts) = (BTreeSet::new(), BTreeSet::new());
     for (at, table) in plan.parts.iter().enumerate() {
         let Some(keys) = keys.get(&table.table) else { continue };
@@ -144,8 +154,11 @@ fn look_at(conn: &Connection, plan: &Plan, keys: &Changed, pass: &mut Pass<'_>) 
                     firsts.extend(pass.with_part(&part).iter().filter_map(|identity| first_part(identity)));
                     each(&mut statement, plan, |row| {
                         firsts.extend(first_part(&identity_of(plan, row)?));
-                        Ok(())
+                        Ok(if firsts.len() > most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
                     })?;
+                    if firsts.len() > most {
+                        return Ok(Met::TooFew);
+                    }
                 }
             }
         }
@@ -160,7 +173,7 @@ fn look_at(conn: &Connection, plan: &Plan, keys: &Changed, pass: &mut Pass<'_>) 
             }
         }
     }
-    Ok(looked)
+    Ok(Met::RowsOf(looked))
 }
 
 fn prepare<'c>(conn: &'c Connection, plan: &Plan, sql: &str) -> Result<CachedStatement<'c>, LookError> {
@@ -180,15 +193,15 @@ fn meet(statement: &mut CachedStatement<'_>, plan: &Plan, pass: &mut Pass<'_>) -
         } else {
             pass.row(Some(&identity_of(plan, row)?), &cells);
         }
-        if pass.bytes() > RESULT_BYTES { Err(LookError::TooLarge) } else { Ok(()) }
+        if pass.bytes() > RESULT_BYTES { Err(LookError::TooLarge) } else { Ok(ControlFlow::Continue(())) }
     })
 }
 
-/// Every row of a bound statement.
+/// Every row of a bound statement, until one is enough.
 fn each(
     statement: &mut CachedStatement<'_>,
     plan: &Plan,
-    mut take: impl FnMut(&Row<'_>) -> Result<(), LookError>,
+    mut take: impl FnMut(&Row<'_>) -> Result<ControlFlow<()>, LookError>,
 ) -> Result<(), LookError> {
     let columns = plan.columns.len() + plan.parts.iter().map(|part| part.columns).sum::<usize>();
     let mut rows = statement.raw_query();
@@ -197,7 +210,9 @@ fn each(
         if row.as_ref().column_count() != columns {
             return Err(LookError::Drift);
         }
-        take(row)?;
+        if take(row)?.is_break() {
+            break;
+        }
     }
     Ok(())
 }
@@ -234,4 +249,64 @@ fn push_cells(out: &mut Vec<u8>, row: &rusqlite::Row<'_>, count: usize) -> rusql
     }
     out.push(b']');
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kith_gossip_proto::{Key, Value};
+
+    use super::super::analysis::Part as TablePart;
+    use super::super::shape::Reach;
+    use super::*;
+    use crate::store::Params;
+
+    fn part(table: &str, join: Join) -> TablePart {
+        TablePart { table: table.into(), columns: 1, join }
+    }
+
+    /// Every row of `a`, with that of `b` which it names.
+    fn plan() -> Plan {
+        Plan {
+            identity: String::new(),
+            columns: vec!["id".to_owned(), "v".to_owned()],
+            all: "SELECT a.id, b.v, a.id AS \"__kith_key_0\", b.k AS \"__kith_key_1\"
+                FROM a LEFT JOIN b ON b.k = a.b"
+                .to_owned(),
+            parts: vec![part("a", Join::Inner), part("b", Join::Left)],
+            reach: Reach::Own,
+            reads: [].into(),
+            equal: vec![],
+            params: Params::None,
+        }
+    }
+
+    #[test]
+    fn a_row_that_very_many_others_join_is_no_reason_to_look_at_each_of_them() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(
+            "CREATE TABLE __kith_meta (commits); INSERT INTO __kith_meta VALUES (1);
+             CREATE TABLE a (id INTEGER PRIMARY KEY, b); CREATE TABLE b (k INTEGER PRIMARY KEY, v);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+                INSERT INTO a SELECT i, min(i, 1995) FROM n;",
+        )
+        .unwrap();
+        let (plan, mut rows, leash) = (plan(), ResultRows::default(), Leash::default());
+        let mut looked = |conn: &mut Connection, sql: &str, extent: Extent| {
+            conn.execute_batch(sql).unwrap();
+            rows.whole_took = Duration::ZERO;
+            let differences = look(conn, &plan, |_, _| extent, &mut rows, &leash).unwrap();
+            (differences.len(), rows.whole_took > Duration::ZERO)
+        };
+        let key = |k| {
+            let key = Key::encode([&Value::Integer(k)]).unwrap();
+            Extent::Keys([("b".into(), [key].into())].into())
+        };
+        assert_eq!(looked(&mut conn, "", Extent::All), (2_000, true));
+        assert_eq!(looked(&mut conn, "INSERT INTO b VALUES (1995, 'x')", key(1_995)), (12, false), "few are looked at");
+        conn.execute_batch("UPDATE a SET b = 1995 WHERE id > 100").unwrap();
+        assert_eq!(looked(&mut conn, "UPDATE b SET v = 'y'", key(1_995)), (3_794, true), "many are not");
+        assert_eq!(looked(&mut conn, "DELETE FROM b", key(1_995)), (3_800, true), "nor where the result knows them");
+    }
 }

@@ -94,11 +94,16 @@ impl Wanted {
     }
 }
 
+/// For more keys of one table than this, one run of a whole query with so many rows is cheaper than one for each.
+pub(super) fn worth_of_keys(rows: usize) -> usize {
+    KEYS_MAX.min(8 + rows / 4)
+}
+
 impl Extent {
     /// Everything, where one run of the whole query is cheaper than one for each key.
     pub(super) fn if_worth_it(self, tables: usize, rows: usize) -> Self {
         let most = if tables > 1 { JOINED_KEYS_MAX } else { KEYS_MAX };
-        self.unless_more_than(most.min(8 + rows / 4))
+        self.unless_more_than(most.min(worth_of_keys(rows)))
     }
 
     fn and(self, more: Self) -> Self {
