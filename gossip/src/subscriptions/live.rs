@@ -4,8 +4,8 @@
 //! commit ──► wanted (what to look at, merged while a look runs) ──► look ──► differences ──► feed ──► readers
 //! ```
 //! One task owns the rows. There is no timer that polls: a commit wakes it, and commits that come while it works are taken
-//! together. A quick succession of looks is spread out so that a query costs at most a fifth of a core; the first change
-//! after a pause is never delayed.
+//! together. Looks in quick succession are spread out ([`pause`]); the first change after a pause is never delayed, and the
+//! last one never left out.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -24,18 +24,13 @@ use super::analysis::{Analysts, Plan};
 use super::budget::{Over, Share, TOTAL_BYTES};
 use super::feed::{Feed, Reader, Start};
 use super::look::{Leash, LookError, look};
+use super::pace::pause;
 use super::rows::{Difference, ResultRows};
 use super::shape::Reach;
 use super::told::{Known, Told};
 use super::wanted::{Extent, Wanted};
 use crate::store::{Keys, QueryError, Statement, Store, Touched};
 
-/// Looks are at least this far apart: frames of a busy query are coalesced by it, and nobody sees 2 ms.
-const SPACING_MIN: Duration = Duration::from_millis(2);
-/// Looks at an expensive query are at most this far apart.
-const SPACING_MAX: Duration = Duration::from_millis(100);
-/// A pause after a look is this many times as long as the look: a fifth of a core at most.
-const SPACING_FACTOR: u32 = 4;
 /// A look that takes longer ends the query: it holds one of few readers.
 const LOOK_TIME: Duration = Duration::from_secs(60);
 /// Between giving up waiting for a reader, which takes seconds by itself, and waiting again: those who wait do not spin.
@@ -249,7 +244,6 @@ impl Follower {
 
     /// Does what commits have asked for and publishes what it finds.
     async fn catch_up(&mut self, token: &CancellationToken) -> Result<(), End> {
-        let started = Instant::now();
         if self.live.wanted.take_analysis() {
             self.analyse().await?;
         }
@@ -263,8 +257,8 @@ impl Follower {
         let events = self.live.feed.publish(&differences);
         self.weigh()?;
         self.parts.counters.events.fetch_add(events, Ordering::Relaxed);
-        let spacing = (started.elapsed() * SPACING_FACTOR).clamp(SPACING_MIN, SPACING_MAX);
-        self.ready = Instant::now() + spacing;
+        let took = self.rows().took;
+        self.ready = Instant::now() + pause(self.live.plan().reach, took);
         Ok(())
     }
 

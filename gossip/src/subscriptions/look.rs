@@ -91,9 +91,11 @@ pub(super) fn look(
     rows: &mut ResultRows,
     leash: &Leash,
 ) -> Result<Vec<Difference>, LookError> {
+    let began = Instant::now();
     leash.tie(conn)?;
     let looked = run(conn, plan, extent, rows);
     untie(conn)?;
+    rows.took = began.elapsed();
     looked
 }
 

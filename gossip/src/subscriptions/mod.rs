@@ -13,7 +13,7 @@
 //!
 //! Rows come in the order in which they entered the result; for the first who asks, that is the query's own ORDER BY.
 //!
-//! Reading order: `line` renders, `shape` reads the text, `equality` what it demands of one column, `analysis` asks SQLite what it means, `wanted` is what commits ask for, `look` runs it, `rows`
+//! Reading order: `line` renders, `shape` reads the text, `equality` what it demands of one column, `analysis` asks SQLite what it means, `wanted` is what commits ask for, `look` runs it, `pace` says how often, `rows`
 //! compares by what `identity` tells rows apart, `told` says what a snapshot holds, `feed` keeps and shares changes, `live` ties them together, `interest` finds whom a commit concerns, `attached` is what one listener reads.
 
 pub(crate) mod line;
@@ -35,6 +35,8 @@ mod budget;
 mod wanted;
 
 mod look;
+
+mod pace;
 
 mod feed;
 

@@ -26,6 +26,8 @@ pub(super) struct ResultRows {
     bytes: usize,
     /// How long the last look at the whole query took.
     pub(super) whole_took: Duration,
+    /// How long the last look held its reader.
+    pub(super) took: Duration,
 }
 
 /// What a row takes beside its bytes: its entry, and its part of the map.

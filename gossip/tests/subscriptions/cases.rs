@@ -115,6 +115,30 @@ async fn joins_are_followed_whatever_they_compare() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_busy_query_that_is_run_again_whole_is_run_ten_times_a_second_at_most_and_ends_right() {
+    const COMMITS: u32 = 200;
+    let setup = Setup::new(SCHEMA).await;
+    let sum = statement("SELECT count(*), sum(x) FROM a");
+    let mut replay = Replay::begin(&setup.subscriptions, sum.clone()).await;
+    let (before, began) = (setup.subscriptions.figures().looks, std::time::Instant::now());
+    let mut paces = tokio::time::interval(Duration::from_millis(2));
+    for n in 0..COMMITS {
+        paces.tick().await;
+        setup
+            .store
+            .execute(vec![statement(&format!("INSERT INTO a (id, x) VALUES ('{n}', {n})"))], None)
+            .await
+            .unwrap();
+    }
+    replay.until(&answer(&setup.store, sum).await).await;
+    let looks = u128::from(setup.subscriptions.figures().looks - before);
+    // The first change is looked at at once, each look after it 100 ms later at the earliest.
+    let most = 1 + began.elapsed().as_millis() / 100;
+    assert!((1..=most).contains(&looks), "{looks} looks in {:?} for {COMMITS} commits", began.elapsed());
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_cannot_be_followed_is_refused() {
     let setup = Setup::new(SCHEMA).await;
     let mut refusals = String::new();
