@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::Counters;
 use super::analysis::{Analysts, Plan};
-use super::budget::{Over, Share, TOTAL_BYTES};
+use super::budget::{Share, TOTAL_BYTES};
 use super::feed::{Feed, Reader, Start};
 use super::look::{Leash, LookError, look};
 use super::pace::pause;
@@ -168,7 +168,7 @@ pub(super) enum End {
     Store,
     #[error("the schema changed and with it the columns: subscribe again")]
     Columns,
-    #[error("it and the other live queries together hold more than {} MiB: ask for less, or end some", TOTAL_BYTES >> 20)]
+    #[error("the live queries together hold more than {} MiB, and it the most: ask for less, or end some", TOTAL_BYTES >> 20)]
     TooMuch,
     #[error("the query can no longer be followed: {0}")]
     Refused(String),
@@ -213,7 +213,8 @@ impl Follower {
             // Dropped at shutdown only, which interrupts it: what it computes is of no use to anyone.
             first = self.look(Ask::Everything) => first,
         };
-        let mut error = first.and_then(|_| self.weigh()).err();
+        let mut error = first.map(|_| self.weigh()).err();
+        let over = self.parts.share.over();
         let mut changed = self.live.feed.watch();
         loop {
             if let Some(end) = error {
@@ -225,6 +226,7 @@ impl Follower {
             tokio::select! {
                 biased;
                 () = token.cancelled() => return End::Shutdown,
+                () = over.cancelled() => return End::TooMuch,
                 () = at(due) => error = self.catch_up(token).await.err(),
                 Some(request) = requests.recv() => self.answer(request),
                 () = self.live.woken.notified(), if due.is_none() => {}
@@ -247,15 +249,17 @@ impl Follower {
         if self.live.wanted.take_analysis() {
             self.analyse().await?;
         }
+        let over = self.parts.share.over();
         let differences = tokio::select! {
             () = token.cancelled() => return Err(End::Shutdown),
+            () = over.cancelled() => return Err(End::TooMuch),
             // As for the first look.
             differences = self.look(Ask::Wanted) => differences?,
         };
         // Before anybody can know of it.
         self.parts.counters.looks.fetch_add(1, Ordering::Relaxed);
         let events = self.live.feed.publish(&differences);
-        self.weigh()?;
+        self.weigh();
         self.parts.counters.events.fetch_add(events, Ordering::Relaxed);
         let took = self.rows().took;
         self.ready = Instant::now() + pause(self.live.plan().reach, took);
@@ -310,9 +314,9 @@ impl Follower {
     }
 
     /// Counts what it holds.
-    fn weigh(&mut self) -> Result<(), End> {
+    fn weigh(&self) {
         let held = self.rows().bytes() + self.live.feed.bytes();
-        self.parts.share.hold(held).map_err(|Over| End::TooMuch)
+        self.parts.share.hold(held);
     }
 
     fn rows(&self) -> MutexGuard<'_, ResultRows> {

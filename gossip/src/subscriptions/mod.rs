@@ -46,6 +46,9 @@ mod interest;
 
 mod attached;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,7 +69,7 @@ pub use attached::Attached;
 
 use crate::store::{Commit, QueryError, SchemaChange, Statement, Store};
 use analysis::Analysts;
-use budget::{Budget, Share};
+use budget::{Budget, TOTAL_BYTES};
 use feed::{AttachError, Start};
 use interest::Interests;
 use live::{End, Follower, Live, Parts, REQUESTS};
@@ -185,6 +188,16 @@ pub enum SubscribeError {
 impl Subscriptions {
     /// Begins to follow the store's commits, in a task of `tasks`, until `token` is cancelled.
     pub async fn start(store: Store, tasks: TaskTracker, token: CancellationToken) -> Result<Self, StartError> {
+        Self::within(TOTAL_BYTES, store, tasks, token).await
+    }
+
+    /// The same, where all queries together may hold this many bytes.
+    async fn within(
+        total: usize,
+        store: Store,
+        tasks: TaskTracker,
+        token: CancellationToken,
+    ) -> Result<Self, StartError> {
         let commits = store.commits();
         let path = store.read(|conn| conn.path().map(PathBuf::from)).await?.filter(|path| !path.as_os_str().is_empty());
         let analysts = Analysts::open(&path.ok_or(StartError::NoFile)?)?;
@@ -198,7 +211,7 @@ impl Subscriptions {
             token,
             counters,
             told,
-            budget: Arc::default(),
+            budget: Arc::new(Budget::new(total)),
         };
         let subscriptions = Self(Arc::new(shared));
         let follower = subscriptions.clone();
@@ -291,7 +304,7 @@ impl Subscriptions {
             analysts: shared.analysts.clone(),
             counters: Arc::clone(&shared.counters),
             told: Arc::clone(&shared.told),
-            share: Share::new(Arc::clone(&shared.budget)),
+            share: shared.budget.share(),
         };
         let follower = Follower::new(Arc::clone(&live), statement.clone(), parts);
         let this = self.clone();
