@@ -12,7 +12,7 @@ use crate::rig::{config, is_sound, rows, state};
 
 const SCHEMA: &str = "CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY, n INTEGER, m INTEGER)";
 
-/// Tells the child, which is this same program, where to write.
+/// Tells the child, which is this same test in another process, that it is the child, and where to write.
 const FOLDER: &str = "KITH_TEST_CRASH_FOLDER";
 
 const KILLS: usize = 20;
@@ -28,11 +28,9 @@ impl Drop for Guard {
     }
 }
 
-/// Not a test by itself: what the child runs. Each acknowledged transaction is a line: its number and its version.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_until_it_is_killed() {
-    let Some(folder) = std::env::var_os(FOLDER) else { return };
-    let path = Path::new(&folder).join("kith.db");
+/// What the child does. Each acknowledged transaction is a line: its number and its version.
+async fn write_until_killed(folder: &Path) {
+    let path = folder.join("kith.db");
     let store =
         Store::open(kith_gossip::store::StoreConfig { path, ..config(&TempDir::new().unwrap(), SCHEMA) }).unwrap();
     let mut clients = tokio::task::JoinSet::new();
@@ -63,13 +61,17 @@ async fn writes_until_it_is_killed() {
     clients.join_all().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_and_no_version_is_given_twice() {
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        return write_until_killed(Path::new(&folder)).await;
+    }
     let dir = TempDir::new().unwrap();
     let mut acknowledged = std::collections::BTreeMap::new();
     for round in 0..KILLS {
         let mut child = Command::new(std::env::current_exe().unwrap());
-        child.args(["--exact", "crash::writes_until_it_is_killed", "--nocapture"]).env(FOLDER, dir.path());
+        let this = "crash::nothing_acknowledged_is_lost_and_no_version_is_given_twice";
+        child.args(["--exact", this, "--nocapture"]).env(FOLDER, dir.path());
         let mut child = Guard(child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
         let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map_while(Result::ok);
         // Killed after another number of lines each time; what was written until then still comes out of the pipe.
