@@ -156,9 +156,8 @@ impl<'a> Reply<'a> {
             Name::Apex => self.apex(&mut message, origin),
             Name::Node(node) => self.node(&mut message, origin, node),
             Name::Nearest { endpoints, count } => {
-                let nearest = &endpoints.list[..(*count).min(endpoints.list.len())];
                 // Not rotated: the order is the answer.
-                self.endpoints(&mut message, endpoints.ttl, 0, nearest.iter());
+                self.endpoints(&mut message, endpoints.ttl(), 0, endpoints.iter().take(*count));
             }
             Name::Empty | Name::Missing => {}
         }
@@ -183,22 +182,23 @@ impl<'a> Reply<'a> {
         }
     }
 
-    fn node(&self, message: &mut Message<'_>, origin: &Origin, node: &Node) {
+    fn node(&self, message: &mut Message<'_>, origin: &Origin, node: &Node<'_>) {
         match node {
             Node::Plain(sets) | Node::App(sets) => {
                 let wanted = sets.iter().find(|set| self.query.qtype == set.rtype || self.query.qtype == rtype::ANY);
                 if let Some(set) = wanted {
-                    self.set(message, origin, set);
+                    self.set(message, origin, &set);
                 }
             }
             Node::Peers(endpoints) => self.peers(message, endpoints),
-            Node::Nearest(_) => {}
+            // A list is found as the set it is.
+            Node::Nearest(_) | Node::List(_) => {}
         }
     }
 
-    fn set(&self, message: &mut Message<'_>, origin: &Origin, set: &RRset) {
+    fn set(&self, message: &mut Message<'_>, origin: &Origin, set: &RRset<'_>) {
         let from = message.position();
-        for record in self.zone.rotated(set, self.asked.turn) {
+        for record in set.rotated(self.asked.turn) {
             if self.push(message, record, set.tail, origin) == Room::None {
                 return;
             }
@@ -233,10 +233,10 @@ impl<'a> Reply<'a> {
             return;
         }
         for set in sets.iter().filter(|set| matches!(set.rtype, rtype::A | rtype::AAAA)) {
-            if message.fits(self.zone.size(set)) == Room::None {
+            if message.fits(set.wire().len()) == Room::None {
                 return;
             }
-            for record in self.zone.rotated(set, self.asked.turn) {
+            for record in set.rotated(self.asked.turn) {
                 let start = message.position();
                 if message.push(Section::Additional, record, Tail::Whole, &[]) == Room::Left {
                     message.point(start, at as u16);
@@ -247,23 +247,17 @@ impl<'a> Reply<'a> {
 
     /// All instances but the asker's own: the one that has the source's address; for a source on this host, those that
     /// run on this server.
-    fn peers(&self, message: &mut Message<'_>, endpoints: &Endpoints) {
+    fn peers(&self, message: &mut Message<'_>, endpoints: &Endpoints<'_>) {
         let source = self.asked.source.to_canonical();
         let is = |one: &Endpoint| one.v4.map(IpAddr::V4) == Some(source) || one.v6.map(IpAddr::V6) == Some(source);
-        let known = endpoints.list.iter().any(is);
+        let known = endpoints.iter().any(|one| is(&one));
         let here = !known && self.zone.is_here(source);
         let own = move |one: &Endpoint| is(one) || (here && one.place == Place::Here);
-        self.endpoints(message, endpoints.ttl, self.asked.turn, endpoints.list.iter().filter(|one| !own(one)));
+        self.endpoints(message, endpoints.ttl(), self.asked.turn, endpoints.iter().filter(|one| !own(one)));
     }
 
     /// The addresses of the asked type that these have, beginning with the one that `turn` points at.
-    fn endpoints<'e>(
-        &self,
-        message: &mut Message<'_>,
-        ttl: Ttl,
-        turn: u32,
-        list: impl Iterator<Item = &'e Endpoint> + Clone,
-    ) {
+    fn endpoints(&self, message: &mut Message<'_>, ttl: Ttl, turn: u32, list: impl Iterator<Item = Endpoint> + Clone) {
         let wanted = match self.query.qtype {
             rtype::ANY if list.clone().any(|one| one.v4.is_some()) => rtype::A,
             rtype::ANY => rtype::AAAA,
@@ -297,7 +291,8 @@ impl<'a> Reply<'a> {
     fn soa(&self, message: &mut Message<'_>, section: Section, origin: &Origin) {
         let apex = query::HEADER + self.query.name.wire().len() - origin.wire().len();
         let apex = (0xc000 | apex as u16).to_be_bytes();
-        let record: Record<{ RR_HEAD + 38 }> = Record::new(rtype::SOA, origin.negative_ttl(), &origin.soa(apex));
+        let record: Record<{ RR_HEAD + 38 }> =
+            Record::new(rtype::SOA, origin.negative_ttl(), &origin.soa(apex, self.zone.serial()));
         let record = record.owned_by(apex);
         if message.push(section, record.bytes(), Tail::Whole, &[]) == Room::None {
             message.truncate();

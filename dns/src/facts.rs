@@ -9,56 +9,43 @@
 //!                                     rows go to the stage ─────────────────────────────────► Lost
 //! ```
 //!
-//! Each row is decoded once, when it arrives. This module reads no clock.
+//! Each row is decoded once, when it arrives. What the next zone has to look at is remembered until it asks
+//! (`take_changes`). This module reads no clock.
+
+mod changes;
+mod rows;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::feed::{Cell, Event, Member, MemberState, Table};
-use crate::row::{self, Belonging, Container, Fault, Key, Nats, Server, Service};
+use crate::row::{self, Belonging, Container, Fault, Nats, Server, Service};
+pub(crate) use changes::{Changes, Group};
+pub(crate) use rows::Mirror;
+use rows::Phase;
 
 /// All facts. One writer owns them; the zone is built from a reference.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
-    pub(crate) metadata: Rows<Metadata>,
-    pub(crate) servers: Rows<Server>,
-    pub(crate) services: Rows<Service>,
-    pub(crate) containers: Rows<Container>,
-    pub(crate) nats: Rows<Nats>,
+    pub(crate) metadata: Mirror<Metadata>,
+    pub(crate) servers: Mirror<Server>,
+    pub(crate) services: Mirror<Service>,
+    pub(crate) containers: Mirror<Container>,
+    pub(crate) nats: Mirror<Nats>,
     /// By node id. As many as the fleet has had servers since the start; members are never forgotten, because one that
     /// is no longer heard of is silent, which is different from one that never was a member.
-    members: BTreeMap<String, Member>,
+    members: BTreeMap<Arc<str>, Member>,
+    /// What the next zone has to look at.
+    changes: Changes,
 }
 
 /// One fact of the cluster as a whole.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Metadata {
     pub(crate) ranges: Vec<IpNet>,
-}
-
-/// One table.
-#[derive(Debug)]
-pub(crate) struct Rows<T> {
-    rows: BTreeMap<Key, Entry<T>>,
-    /// The snapshot that arrives since a `Reset`.
-    stage: Option<BTreeMap<Key, Entry<T>>>,
-    phase: Phase,
-}
-
-/// One row, with everything that is wrong with it. `None`: too wrong to be used.
-#[derive(Debug)]
-pub(crate) struct Entry<T> {
-    pub(crate) row: Option<T>,
-    pub(crate) faults: Vec<Fault>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Loading,
-    Current,
-    Lost,
 }
 
 /// How far the facts as a whole can be believed.
@@ -99,32 +86,38 @@ pub(crate) enum Standing {
 impl Facts {
     /// Takes one event.
     pub(crate) fn apply(&mut self, event: Event) -> Effect {
+        let changes = &mut self.changes;
         match event {
             Event::Reset(table) => self.reset(table),
             Event::Upsert { table, cells } => match table {
-                Table::Metadata => self.metadata.upsert(&cells, 1, Metadata::decode),
-                Table::Servers => self.servers.upsert(&cells, 1, Server::decode),
-                Table::Services => self.services.upsert(&cells, 2, Service::decode),
-                Table::Containers => self.containers.upsert(&cells, 1, Container::decode),
-                Table::NatsServers => self.nats.upsert(&cells, 1, Nats::decode),
+                Table::Metadata => self.metadata.upsert(&cells, changes),
+                Table::Servers => self.servers.upsert(&cells, changes),
+                Table::Services => self.services.upsert(&cells, changes),
+                Table::Containers => self.containers.upsert(&cells, changes),
+                Table::NatsServers => self.nats.upsert(&cells, changes),
             },
             Event::Delete { table, cells } => match table {
-                Table::Metadata => self.metadata.delete(&cells, 1),
-                Table::Servers => self.servers.delete(&cells, 1),
-                Table::Services => self.services.delete(&cells, 2),
-                Table::Containers => self.containers.delete(&cells, 1),
-                Table::NatsServers => self.nats.delete(&cells, 1),
+                Table::Metadata => self.metadata.delete(&cells, changes),
+                Table::Servers => self.servers.delete(&cells, changes),
+                Table::Services => self.services.delete(&cells, changes),
+                Table::Containers => self.containers.delete(&cells, changes),
+                Table::NatsServers => self.nats.delete(&cells, changes),
             },
             Event::Synced(table) => match table {
-                Table::Metadata => self.metadata.synced(),
-                Table::Servers => self.servers.synced(),
-                Table::Services => self.services.synced(),
-                Table::Containers => self.containers.synced(),
-                Table::NatsServers => self.nats.synced(),
+                Table::Metadata => self.metadata.synced(changes),
+                Table::Servers => self.servers.synced(changes),
+                Table::Services => self.services.synced(changes),
+                Table::Containers => self.containers.synced(changes),
+                Table::NatsServers => self.nats.synced(changes),
             },
             Event::Member(member) => self.member(member),
             Event::FeedLost => self.lost(),
         }
+    }
+
+    /// What changed since this was last asked.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
     }
 
     pub(crate) fn freshness(&self) -> Freshness {
@@ -164,6 +157,7 @@ impl Facts {
 
     /// `cluster_cidr` of the metadata table.
     pub(crate) fn ranges(&self) -> Vec<IpNet> {
+        // Only one key has any, so that the order of rows is none of the ranges'.
         self.metadata.used().flat_map(|(_, metadata)| metadata.ranges.iter().copied()).collect()
     }
 
@@ -180,39 +174,49 @@ impl Facts {
 
     fn phase(&self, table: Table) -> Phase {
         match table {
-            Table::Metadata => self.metadata.phase,
-            Table::Servers => self.servers.phase,
-            Table::Services => self.services.phase,
-            Table::Containers => self.containers.phase,
-            Table::NatsServers => self.nats.phase,
+            Table::Metadata => self.metadata.phase(),
+            Table::Servers => self.servers.phase(),
+            Table::Services => self.services.phase(),
+            Table::Containers => self.containers.phase(),
+            Table::NatsServers => self.nats.phase(),
         }
     }
 
     fn member(&mut self, member: Member) -> Effect {
-        let rank = |members: &BTreeMap<String, Member>, rtt: Option<Duration>| {
-            let nearer = members.values().filter(|other| other.server != member.server);
-            nearer.filter(|other| other.rtt.is_some() && (rtt.is_none() || other.rtt < rtt)).count()
+        let rank = |rtt: Option<Duration>| {
+            let own = place(&member.server, rtt);
+            let others = self.members.iter().filter(|(server, _)| ***server != *member.server);
+            others.filter(|(server, other)| place(server, other.rtt) < own).count()
         };
         // Round trips jitter with every measurement; only one that changes who is nearer is worth a zone.
-        let same = self.members.get(&member.server).is_some_and(|old| {
+        let same = self.members.get(&*member.server).is_some_and(|old| {
             old.state == member.state
                 && old.boot_id == member.boot_id
                 && old.rtt.is_some() == member.rtt.is_some()
-                && rank(&self.members, old.rtt) == rank(&self.members, member.rtt)
+                && (old.rtt == member.rtt || rank(old.rtt) == rank(member.rtt))
         });
-        self.members.insert(member.server.clone(), member);
+        let server = Arc::<str>::from(&*member.server);
+        if !same {
+            self.changes.servers.insert(Arc::clone(&server));
+        }
+        self.members.insert(server, member);
         if same { Effect::None } else { Effect::Facts }
     }
 
     fn lost(&mut self) -> Effect {
         let before = self.freshness();
-        self.metadata.lost();
-        self.servers.lost();
-        self.services.lost();
-        self.containers.lost();
-        self.nats.lost();
+        self.metadata.lost(&mut self.changes);
+        self.servers.lost(&mut self.changes);
+        self.services.lost(&mut self.changes);
+        self.containers.lost(&mut self.changes);
+        self.nats.lost(&mut self.changes);
         if self.freshness() == before { Effect::None } else { Effect::Freshness }
     }
+}
+
+/// How near a server is: those without a round trip last, equal ones by their ids.
+pub(crate) fn place(server: &str, rtt: Option<Duration>) -> (bool, Option<Duration>, &str) {
+    (rtt.is_none(), rtt, server)
 }
 
 impl Metadata {
@@ -227,87 +231,6 @@ impl Metadata {
         let parts = value.split([',', ' ']).filter(|part| !part.is_empty());
         let ranges: Result<Vec<IpNet>, _> = parts.map(str::parse).collect();
         ranges.map(|ranges| Self { ranges }).map_err(|_| Fault::Range(row::quote(value)))
-    }
-}
-
-impl<T> Default for Rows<T> {
-    fn default() -> Self {
-        Self { rows: BTreeMap::new(), stage: None, phase: Phase::Loading }
-    }
-}
-
-impl<T> Rows<T> {
-    /// The rows that can be used, in key order.
-    pub(crate) fn used(&self) -> impl Iterator<Item = (&Key, &T)> {
-        self.rows.iter().filter_map(|(key, entry)| entry.row.as_ref().map(|row| (key, row)))
-    }
-
-    /// Everything that is wrong with rows, in key order.
-    pub(crate) fn faults(&self) -> impl Iterator<Item = (&Key, &Fault)> {
-        self.rows.iter().flat_map(|(key, entry)| entry.faults.iter().map(move |fault| (key, fault)))
-    }
-
-    /// The row of a one-column key.
-    fn get(&self, key: &str) -> Option<&T> {
-        self.rows.get(&(key.to_owned(), String::new())).and_then(|entry| entry.row.as_ref())
-    }
-
-    fn upsert(
-        &mut self,
-        cells: &[Cell],
-        key_columns: usize,
-        decode: fn(&[Cell], &mut Vec<Fault>) -> Result<T, Fault>,
-    ) -> Effect {
-        let mut faults = Vec::new();
-        let row = decode(cells, &mut faults).map_err(|fault| faults.push(fault)).ok();
-        let key = row::key(cells, key_columns);
-        self.target().insert(key, Entry { row, faults });
-        self.changed()
-    }
-
-    fn delete(&mut self, cells: &[Cell], key_columns: usize) -> Effect {
-        self.target().remove(&row::key(cells, key_columns));
-        self.changed()
-    }
-
-    /// Where rows go: to the stage while a snapshot arrives.
-    fn target(&mut self) -> &mut BTreeMap<Key, Entry<T>> {
-        self.stage.as_mut().unwrap_or(&mut self.rows)
-    }
-
-    fn changed(&mut self) -> Effect {
-        match (&self.stage, self.phase) {
-            (Some(_), _) | (None, Phase::Loading) => Effect::None,
-            (None, Phase::Current | Phase::Lost) => {
-                self.phase = Phase::Current;
-                Effect::Facts
-            }
-        }
-    }
-
-    fn reset(&mut self) {
-        self.stage = Some(BTreeMap::new());
-    }
-
-    fn synced(&mut self) -> Effect {
-        let was = std::mem::replace(&mut self.phase, Phase::Current);
-        match (self.stage.take(), was) {
-            (Some(rows), _) => {
-                self.rows = rows;
-                Effect::Facts
-            }
-            (None, Phase::Loading) => Effect::Facts,
-            (None, Phase::Lost) => Effect::Freshness,
-            (None, Phase::Current) => Effect::None,
-        }
-    }
-
-    fn lost(&mut self) {
-        self.stage = None;
-        match self.phase {
-            Phase::Loading => self.rows.clear(),
-            Phase::Current | Phase::Lost => self.phase = Phase::Lost,
-        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::facts::{Effect, Facts, Freshness};
 use crate::feed::Event;
 use crate::status::Published;
-use crate::zone::{Settings, Zone};
+use crate::zone::{Builder, Settings, Zone};
 
 /// How long events are gathered before a zone is built of them: what one transaction did to several tables arrives
 /// within it, and a lone change is answered 1 ms later than it could be.
@@ -34,7 +34,7 @@ pub(crate) enum FollowError {
 
 pub(crate) struct Follower {
     feed: Pin<Box<dyn Stream<Item = Event> + Send>>,
-    settings: Arc<Settings>,
+    builder: Builder,
     published: Arc<ArcSwap<Published>>,
     facts: Facts,
     generation: u64,
@@ -48,7 +48,8 @@ impl Follower {
         settings: Arc<Settings>,
         published: Arc<ArcSwap<Published>>,
     ) -> Self {
-        Self { feed, settings, published, facts: Facts::default(), generation: 0, pending: None }
+        let builder = Builder::new(settings);
+        Self { feed, builder, published, facts: Facts::default(), generation: 0, pending: None }
     }
 
     /// What is answered before the first zone: nothing is known of any name, and that is said.
@@ -108,7 +109,8 @@ impl Follower {
         self.generation += 1;
         let built = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
-            let zone = Zone::build(&self.facts, &self.settings, self.generation);
+            let changes = self.facts.take_changes();
+            let zone = Zone::next(&mut self.builder, &self.facts, changes, self.generation);
             let (built, took) = (Instant::now(), begun.elapsed());
             self.publish(Published { zone, built, took, stale_since: None });
             self

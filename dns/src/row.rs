@@ -5,7 +5,9 @@
 //! is left out whole, while a container whose port list is broken still answers A. A server row always counts for what
 //! it says of removal and draining, however broken the rest of it is, since leaving that out would serve the dead.
 
+use std::borrow::Borrow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -63,9 +65,9 @@ pub(crate) enum Fault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
     /// `servers.id`, as rows and members refer to it.
-    pub(crate) id: String,
+    pub(crate) id: Arc<str>,
     /// The id as a label, if it can be one.
-    pub(crate) label: Option<String>,
+    pub(crate) label: Option<Arc<str>>,
     pub(crate) v4: Option<Ipv4Addr>,
     pub(crate) v6: Option<Ipv6Addr>,
     /// Region code, empty if none.
@@ -93,8 +95,8 @@ pub(crate) enum Serving {
 /// A service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Service {
-    pub(crate) project: String,
-    pub(crate) name: String,
+    pub(crate) project: Arc<str>,
+    pub(crate) name: Arc<str>,
     pub(crate) ports: Vec<Port>,
     pub(crate) ttl: Option<Ttl>,
     pub(crate) fallback: Fallback,
@@ -109,25 +111,40 @@ pub(crate) enum Fallback {
     All,
 }
 
-/// A container.
+/// A container. There may be a million, so that texts which many have are shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Container {
-    /// The first 12 hex digits of its id.
-    pub(crate) id12: String,
+    pub(crate) digits: Digits,
     /// Lower-cased; empty: that of the one service of its name.
-    pub(crate) project: String,
-    pub(crate) service: String,
-    pub(crate) server: String,
+    pub(crate) project: Arc<str>,
+    pub(crate) service: Arc<str>,
+    pub(crate) server: Arc<str>,
     /// As written, `None` counting as one slot.
-    pub(crate) slot: Option<String>,
+    pub(crate) slot: Option<Box<str>>,
     /// The slot as a label, if it can be one.
-    pub(crate) slot_label: Option<String>,
+    pub(crate) slot_label: Option<Box<str>>,
     pub(crate) v4: Option<Ipv4Addr>,
     pub(crate) v6: Option<Ipv6Addr>,
-    pub(crate) ports: Vec<Port>,
+    pub(crate) ports: Box<[Port]>,
     pub(crate) health: Health,
     pub(crate) serving: Serving,
     pub(crate) started_at: i64,
+}
+
+/// The first 12 hex digits of a container's id, lower-cased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Digits([u8; 12]);
+
+impl Digits {
+    fn of(id: &str) -> Option<Self> {
+        let mut digits = *id.as_bytes().first_chunk::<12>()?;
+        digits.make_ascii_lowercase();
+        digits.iter().all(u8::is_ascii_hexdigit).then_some(Self(digits))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hex digits are ASCII")
+    }
 }
 
 /// A server of a NATS cluster.
@@ -136,7 +153,7 @@ pub(crate) struct Nats {
     /// Its name, a label.
     pub(crate) label: String,
     /// Its cluster, a label.
-    pub(crate) cluster: String,
+    pub(crate) cluster: Arc<str>,
     pub(crate) role: Option<Role>,
     pub(crate) server: String,
     /// Region code, empty if none.
@@ -192,17 +209,40 @@ pub(crate) struct Port {
 }
 
 /// The key of a row as text, whatever the cells are, so that a poison row can be replaced and deleted like any other.
-pub(crate) type Key = (String, String);
+/// Keys are ordered as their columns are.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key(Arc<str>);
+
+/// Stands between two columns of a key. It comes before every character of a name, and is in none.
+const BETWEEN: char = '\u{1f}';
+
+impl Key {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// As people read it.
+    pub(crate) fn text(&self) -> String {
+        self.0.replace(BETWEEN, "/")
+    }
+}
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 /// The key of a row of which the first `columns` (1 or 2) are the key.
 pub(crate) fn key(cells: &[Cell], columns: usize) -> Key {
-    let part = |index: usize| match cells.get(index).filter(|_| index < columns) {
+    let part = |index: usize| match cells.get(index) {
         None => String::new(),
         Some(Cell::Text(text)) => text.clone(),
         // The NUL keeps these apart from every text that a row could sensibly have.
         Some(other) => format!("\0{other:?}"),
     };
-    (part(0), part(1))
+    let first = part(0);
+    Key(if columns == 1 { first.into() } else { format!("{first}{BETWEEN}{}", part(1)).into() })
 }
 
 /// Reads the cells of one row from left to right. `faults` collects what is left out without losing the row.
@@ -311,10 +351,10 @@ impl<'a> Reader<'a> {
 impl Server {
     pub(crate) fn decode(cells: &[Cell], faults: &mut Vec<Fault>) -> Result<Self, Fault> {
         let mut row = Reader::new(cells, 7, faults)?;
-        let id = row.text("id")?.to_owned();
+        let id: Arc<str> = row.text("id")?.into();
         let mut label = row.soft_label("id", &id);
         if label.as_deref() == Some("local") {
-            row.faults.push(Fault::Reserved { column: "id", text: id.clone() });
+            row.faults.push(Fault::Reserved { column: "id", text: quote(&id) });
             label = None;
         }
         let v4 = row.address("wireguard_ip").unwrap_or_else(|fault| {
@@ -334,7 +374,7 @@ impl Server {
             (false, false) => Belonging::Member,
         };
         let boot_id = row.optional_text("boot_id").to_owned();
-        Ok(Self { id, label, v4, v6, region, belonging, boot_id })
+        Ok(Self { id, label: label.map(Arc::from), v4, v6, region, belonging, boot_id })
     }
 }
 
@@ -356,8 +396,8 @@ const KEYWORDS: [&str; 8] = ["global", "peers", "regions", "vms", "vm", "process
 impl Service {
     pub(crate) fn decode(cells: &[Cell], faults: &mut Vec<Fault>) -> Result<Self, Fault> {
         let mut row = Reader::new(cells, 5, faults)?;
-        let project = row.label("project")?;
-        let name = row.label("name")?;
+        let project = row.label("project")?.into();
+        let name = row.label("name")?.into();
         let ports = row.ports();
         let ttl = row.optional_integer("ttl").and_then(|value| {
             Ttl::from_secs(value).map_err(|_| row.faults.push(Fault::Number { column: "ttl", value })).ok()
@@ -374,20 +414,19 @@ impl Container {
     pub(crate) fn decode(cells: &[Cell], faults: &mut Vec<Fault>) -> Result<Self, Fault> {
         let mut row = Reader::new(cells, 11, faults)?;
         let id = row.text("id")?;
-        let id12 = id.get(..12).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
-        let id12 = id12.ok_or_else(|| Fault::Id(quote(id)))?.to_ascii_lowercase();
+        let digits = Digits::of(id).ok_or_else(|| Fault::Id(quote(id)))?;
         let project = match row.text("project")? {
-            "" => String::new(),
-            text => name::label(text).map_err(|reason| Fault::Name { column: "project", reason })?,
+            "" => Arc::from(""),
+            text => name::label(text).map_err(|reason| Fault::Name { column: "project", reason })?.into(),
         };
-        let service = row.label("service")?;
-        let server = row.text("server_id")?.to_owned();
-        let slot = row.optional_text("instance_id");
-        let slot = (!slot.is_empty()).then(|| slot.to_owned());
-        let slot_label = slot.as_deref().and_then(|slot| row.soft_label("instance_id", slot));
+        let service = row.label("service")?.into();
+        let server = row.text("server_id")?.into();
+        let slot = Some(row.optional_text("instance_id")).filter(|slot| !slot.is_empty());
+        let slot_label = slot.and_then(|slot| row.soft_label("instance_id", slot)).map(Box::from);
+        let slot = slot.map(Box::from);
         let v4 = row.address("ip")?;
         let v6 = row.address("ip6")?;
-        let ports = row.ports();
+        let ports = row.ports().into();
         let health = row.health();
         let serving = match row.next() {
             Cell::Integer(0) | Cell::Null => Serving::Yes,
@@ -397,7 +436,7 @@ impl Container {
         if v4.is_none() && v6.is_none() {
             return Err(Fault::NoAddress);
         }
-        Ok(Self { id12, project, service, server, slot, slot_label, v4, v6, ports, health, serving, started_at })
+        Ok(Self { digits, project, service, server, slot, slot_label, v4, v6, ports, health, serving, started_at })
     }
 }
 
@@ -405,9 +444,9 @@ impl Nats {
     pub(crate) fn decode(cells: &[Cell], faults: &mut Vec<Fault>) -> Result<Self, Fault> {
         let mut row = Reader::new(cells, 13, faults)?;
         let label = row.label("id")?;
-        let cluster = row.label("cluster")?;
-        if matches!(cluster.as_str(), "svc" | "node") || cluster.starts_with('_') {
-            return Err(Fault::Reserved { column: "cluster", text: cluster });
+        let cluster: Arc<str> = row.label("cluster")?.into();
+        if matches!(&*cluster, "svc" | "node") || cluster.starts_with('_') {
+            return Err(Fault::Reserved { column: "cluster", text: quote(&cluster) });
         }
         let role = match row.optional_text("role") {
             "center" => Some(Role::Center),

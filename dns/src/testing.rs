@@ -14,7 +14,7 @@ use crate::feed::{Cell, Event, Member, MemberState, Table};
 use crate::zone::{Settings, Zone};
 
 /// A row under construction: schema defaults, changed by column name.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Row {
     table: Table,
     cells: Vec<Cell>,

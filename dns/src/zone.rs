@@ -5,29 +5,34 @@
 //! pointer to the question. What cannot be prebuilt is small: the names below `topN.nearest.of`, regions of an APP that
 //! has nothing there, and `peers`, which depends on who asks.
 //!
-//! A zone is built by `build`, a pure function of the facts; it never changes afterwards.
+//! A zone is built by `build`, out of the facts alone; it never changes afterwards. The next one shares with it every
+//! shard in which nothing changed.
 
 mod build;
+mod entry;
 mod list;
+mod node;
 mod origin;
 mod records;
 mod reverse;
 mod select;
+mod shard;
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use crate::config::{Config, Ttl};
-use crate::facts::Facts;
 pub use crate::facts::Freshness;
+use crate::facts::{Changes, Facts};
 use crate::name::{self, ZoneName};
-pub(crate) use build::Problem;
+pub(crate) use build::{Builder, Problem};
+pub(crate) use node::{Endpoint, Endpoints, Node, Place};
 pub(crate) use origin::{LOCAL_NODE, Origin, Owner};
-use records::Wire;
-pub(crate) use records::{IN, RR_HEAD, RR_LENGTH, RRset, Sets, TO_QUESTION, Tail, rtype};
+pub(crate) use records::{IN, RR_HEAD, RR_LENGTH, RRset, TO_QUESTION, Tail, rtype};
+use shard::Shards;
 
 /// Most records in one RRset. More help nobody: a client tries a few, and a longer answer only costs TCP.
 pub(crate) const RRSET_MAX: usize = 100;
@@ -39,62 +44,26 @@ pub struct Zone {
     freshness: Freshness,
 }
 
-/// Nodes by name. The hash is seeded at random, so that nobody can choose names that collide.
-type Names = HashMap<Box<[u8]>, Node, foldhash::fast::RandomState>;
-
 #[derive(Debug)]
 struct Contents {
     /// The answering server's id, as NSID and `id.server` tell it.
     server: Box<str>,
     /// Counts the zones since the start; its low 32 bits are the SOA's serial number.
     generation: u64,
-    origins: Box<[Origin]>,
-    wire: Wire,
-    /// By relative name. Lookups only: nothing iterates over it.
-    names: Names,
+    origins: Arc<[Origin]>,
+    /// Of the lists of everything.
+    ttl: Ttl,
+    /// By relative name.
+    names: Shards,
     /// By whole name, without the closing zero: the names of the reverse zones.
-    pointers: Names,
+    pointers: Shards,
+    lists: list::Lists,
     /// Region labels of servers that are not removed.
-    regions: BTreeSet<Box<[u8]>>,
+    regions: Arc<BTreeSet<Box<[u8]>>>,
     /// Addresses by which this server itself may ask: its mesh addresses.
-    here: BTreeSet<IpAddr>,
-    problems: Vec<Problem>,
+    here: Arc<BTreeSet<IpAddr>>,
+    problems: Arc<[Problem]>,
     problem_count: usize,
-}
-
-/// What stands at a name.
-#[derive(Debug, Clone)]
-pub(crate) enum Node {
-    /// Records, or none: then the name exists, as an empty non-terminal or as a known name without data. (An alias
-    /// would be one more RRset here, of type CNAME, which the answerer then follows.)
-    Plain(Sets),
-    /// An APP: the same, and any known region is a name below it.
-    App(Sets),
-    /// The instances of an APP, of which the asker's own is left out.
-    Peers(Arc<Endpoints>),
-    /// The instances of an APP, the nearest first: names `topN` stand below.
-    Nearest(Arc<Endpoints>),
-}
-
-/// The instances of an APP with their addresses, the nearest first.
-#[derive(Debug)]
-pub(crate) struct Endpoints {
-    pub(crate) ttl: Ttl,
-    pub(crate) list: Box<[Endpoint]>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Endpoint {
-    pub(crate) v4: Option<Ipv4Addr>,
-    pub(crate) v6: Option<Ipv6Addr>,
-    pub(crate) place: Place,
-}
-
-/// Whether an instance runs on the answering server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Place {
-    Here,
-    Elsewhere,
 }
 
 /// Where a question leads.
@@ -109,10 +78,10 @@ pub(crate) enum Found<'a> {
 #[derive(Debug)]
 pub(crate) enum Name<'a> {
     Apex,
-    Node(&'a Node),
+    Node(Node<'a>),
     /// The first `count` of these.
     Nearest {
-        endpoints: &'a Endpoints,
+        endpoints: Endpoints<'a>,
         count: usize,
     },
     /// Exists and has nothing.
@@ -148,7 +117,12 @@ impl From<&Config> for Settings {
 impl Zone {
     /// The zone of these facts. Pure: the same facts give the same answers.
     pub(crate) fn build(facts: &Facts, settings: &Settings, generation: u64) -> Self {
-        Self { contents: Arc::new(build::contents(facts, settings, generation)), freshness: facts.freshness() }
+        Self::next(&mut Builder::new(Arc::new(settings.clone())), facts, Changes::everything(), generation)
+    }
+
+    /// The zone after these changes: what a full build of the facts would give.
+    pub(crate) fn next(builder: &mut Builder, facts: &Facts, changes: Changes, generation: u64) -> Self {
+        Self { contents: Arc::new(builder.contents(facts, changes, generation)), freshness: facts.freshness() }
     }
 
     /// The same names, believed differently.
@@ -166,6 +140,11 @@ impl Zone {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.contents.generation
+    }
+
+    /// The number that the SOA of every zone has.
+    pub(crate) fn serial(&self) -> u32 {
+        self.contents.generation as u32
     }
 
     /// The answering server's id.
@@ -212,18 +191,8 @@ impl Zone {
     }
 
     /// What stands at a relative name: the target of an SRV record.
-    pub(crate) fn node(&self, relative: &[u8]) -> Option<&Node> {
+    pub(crate) fn node(&self, relative: &[u8]) -> Option<Node<'_>> {
         self.contents.names.get(relative)
-    }
-
-    /// The records of a set, beginning with the one that `turn` points at, and all others after it.
-    pub(crate) fn rotated(&self, set: &RRset, turn: u32) -> impl Iterator<Item = &[u8]> {
-        self.contents.wire.rotated(set, turn)
-    }
-
-    /// How many bytes the records of a set are.
-    pub(crate) fn size(&self, set: &RRset) -> usize {
-        self.contents.wire.all(set).len()
     }
 
     /// Whether a question from this address is one of this host itself.
@@ -234,8 +203,10 @@ impl Zone {
 
 impl Contents {
     fn relative(&self, relative: &[u8]) -> Name<'_> {
-        if let Some(node) = self.names.get(relative) {
-            return Name::Node(node);
+        match self.names.get(relative) {
+            Some(Node::List(list)) => return Name::Node(Node::Plain(self.lists.get(list, &self.names, self.ttl))),
+            Some(node) => return Name::Node(node),
+            None => {}
         }
         // What is left is not in the table: the two forms below a node that stand for many names.
         let Some((first, parent)) = name::split_first(relative) else { return Name::Missing };
@@ -245,7 +216,7 @@ impl Contents {
                 None => Name::Missing,
             },
             Some(Node::App(_)) if self.regions.contains(first) => Name::Empty,
-            Some(Node::App(_) | Node::Plain(_) | Node::Peers(_)) | None => Name::Missing,
+            Some(Node::App(_) | Node::Plain(_) | Node::Peers(_) | Node::List(_)) | None => Name::Missing,
         }
     }
 }

@@ -1,11 +1,87 @@
 //! Lists as TXT records: Fly.io's forms, which existing clients parse.
 
 use std::fmt::{self, Write as _};
+use std::sync::OnceLock;
+
+use super::entry::Kind;
+use super::node::{Listed, Node};
+use super::records::{RR_HEAD, Sets, Tail, push_set, rtype};
+use super::shard::Shards;
+use crate::config::Ttl;
+use crate::name;
 
 /// Longest list in bytes. A message holds 65,535: the list, a byte before each 255 of it, header, question and OPT.
 const LIST_MAX: usize = 65_000;
 /// Longest string inside a TXT record (RFC 1035 §3.3).
 const STRING_MAX: usize = 255;
+
+/// The lists of everything, each made when somebody first asks for it, and kept as long as the zone.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    apps: OnceLock<Vec<u8>>,
+    instances: OnceLock<Vec<u8>>,
+}
+
+impl Lists {
+    /// The set of a list: over all APPs by their names, which takes some 10 ms at a million names.
+    pub(super) fn get(&self, which: Listed, names: &Shards, ttl: Ttl) -> Sets<'_> {
+        let (cell, make): (_, fn(&Shards) -> List) = match which {
+            Listed::Apps => (&self.apps, apps),
+            Listed::Instances => (&self.instances, instances),
+        };
+        Sets::read(cell.get_or_init(|| make(names).set(ttl)))
+    }
+}
+
+/// The flat names of all APPs, sorted.
+fn flats(names: &Shards) -> Vec<&str> {
+    let apps = names.iter().filter(|entry| entry.kind == Kind::App);
+    let mut flats: Vec<&str> = apps.filter_map(|entry| std::str::from_utf8(entry.name.get(1..)?).ok()).collect();
+    flats.sort_unstable();
+    flats
+}
+
+fn apps(names: &Shards) -> List {
+    let mut list = List::new(',');
+    for app in flats(names) {
+        list.push(format_args!("{app}"));
+    }
+    list
+}
+
+/// `_instances`, out of what `vms` and the instances themselves say, so that nothing has to be kept for it.
+fn instances(names: &Shards) -> List {
+    let mut list = List::new(';');
+    for app in flats(names) {
+        let vms = name::relative(&["vms", app]).ok().and_then(|name| names.get(&name));
+        let Some(Node::Plain(sets)) = vms else { continue };
+        for entry in text(&sets).split(',').filter(|entry| !entry.is_empty()) {
+            let (label, region) = entry.split_once(' ').unwrap_or((entry, ""));
+            let vm = name::relative(&[label, "vm", app]).ok().and_then(|name| names.get(&name));
+            let Some(Node::Plain(sets)) = vm else { continue };
+            if let Some(ip) = sets.iter().find_map(|set| set.address()) {
+                list.push(format_args!("instance={label},app={app},ip={ip},region={region}"));
+            }
+        }
+        if list.cut() > 0 {
+            // Whatever comes now does not fit either, and is not counted.
+            break;
+        }
+    }
+    list
+}
+
+/// The text of a list that was written by [`List::set`].
+fn text(sets: &Sets<'_>) -> String {
+    let rdata = sets.iter().next().map_or(&[][..], |set| set.wire().get(RR_HEAD..).unwrap_or_default());
+    let mut text = String::with_capacity(rdata.len());
+    let mut rest = rdata;
+    while let Some((string, tail)) = name::split_first(rest) {
+        text += &String::from_utf8_lossy(string);
+        rest = tail;
+    }
+    text
+}
 
 /// A list under construction: entries joined by a separator, cut at the last whole entry that fits.
 pub(crate) struct List {
@@ -41,8 +117,18 @@ impl List {
         self.cut
     }
 
+    /// The list as a set; without entries there is none.
+    pub(crate) fn set(&self, ttl: Ttl) -> Vec<u8> {
+        let mut set = Vec::new();
+        if self.cut > 0 {
+            tracing::debug!(entries = self.cut, "list cut at 65000 bytes");
+        }
+        push_set(&mut set, rtype::TXT, Tail::Whole, ttl, self.rdata().into_iter());
+        set
+    }
+
     /// The list as the RDATA of one record; `None` when it is empty.
-    pub(crate) fn rdata(&self) -> Option<Vec<u8>> {
+    fn rdata(&self) -> Option<Vec<u8>> {
         let mut rdata = Vec::with_capacity(self.text.len() + self.text.len() / STRING_MAX + 1);
         for string in self.text.as_bytes().chunks(STRING_MAX) {
             rdata.push(string.len() as u8);

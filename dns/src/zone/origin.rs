@@ -12,7 +12,6 @@ pub(crate) struct Origin {
     name_server: Box<[u8]>,
     negative_ttl: Ttl,
     ttl: Ttl,
-    serial: u32,
 }
 
 /// Whose a name is.
@@ -32,15 +31,15 @@ const SOA_TIMERS: [u32; 3] = [3600, 600, 86_400];
 
 impl Origin {
     /// A zone of names, whose name server is the answering server itself, `local.node`.
-    pub(crate) fn forward(place: usize, wire: &[u8], ttl: Ttl, negative_ttl: Ttl, serial: u32) -> Self {
+    pub(crate) fn forward(place: usize, wire: &[u8], ttl: Ttl, negative_ttl: Ttl) -> Self {
         let name_server = [LOCAL_NODE, wire].concat().into();
-        Self { wire: wire.into(), owner: Owner::Forward(place), name_server, negative_ttl, ttl, serial }
+        Self { wire: wire.into(), owner: Owner::Forward(place), name_server, negative_ttl, ttl }
     }
 
     /// A zone of addresses, served by `local.node` of the first zone of names.
-    pub(crate) fn reverse(wire: &[u8], first: &[u8], ttl: Ttl, negative_ttl: Ttl, serial: u32) -> Self {
+    pub(crate) fn reverse(wire: &[u8], first: &[u8], ttl: Ttl, negative_ttl: Ttl) -> Self {
         let name_server = [LOCAL_NODE, first].concat().into();
-        Self { wire: wire.into(), owner: Owner::Reverse, name_server, negative_ttl, ttl, serial }
+        Self { wire: wire.into(), owner: Owner::Reverse, name_server, negative_ttl, ttl }
     }
 
     pub(crate) fn wire(&self) -> &[u8] {
@@ -67,11 +66,11 @@ impl Origin {
     /// RDATA of the SOA, where `apex` is a pointer to the origin in the question: MNAME is the zone itself, as RFC 6303
     /// §3 has it for zones that exist everywhere at once, and RNAME `nobody.invalid`. Small by construction, so that
     /// a negative answer fits into 512 bytes whatever was asked.
-    pub(crate) fn soa(&self, apex: [u8; 2]) -> [u8; 38] {
+    pub(crate) fn soa(&self, apex: [u8; 2], serial: u32) -> [u8; 38] {
         let mut rdata = [0; 38];
         rdata[..2].copy_from_slice(&apex);
         rdata[2..18].copy_from_slice(b"\x06nobody\x07invalid\0");
-        rdata[18..22].copy_from_slice(&self.serial.to_be_bytes());
+        rdata[18..22].copy_from_slice(&serial.to_be_bytes());
         for (index, timer) in SOA_TIMERS.iter().enumerate() {
             rdata[22 + 4 * index..26 + 4 * index].copy_from_slice(&timer.to_be_bytes());
         }

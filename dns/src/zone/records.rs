@@ -1,6 +1,6 @@
 //! Records in wire form, ready to be copied behind a question.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::RRSET_MAX;
 use crate::config::Ttl;
@@ -45,110 +45,121 @@ pub(crate) enum Tail {
     Origin,
 }
 
-/// One RRset: where its records are, one behind the other, each with [`TO_QUESTION`] as owner.
+/// One RRset: its records in wire form, one behind the other, each with [`TO_QUESTION`] as owner.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RRset {
+pub(crate) struct RRset<'a> {
     pub(crate) rtype: u16,
     pub(crate) tail: Tail,
     count: u16,
-    start: u32,
-    len: u32,
+    wire: &'a [u8],
 }
 
-/// The RRsets of one name: at most an A and an AAAA, or one of another type.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Sets([Option<RRset>; 2]);
-
-impl Sets {
-    pub(crate) fn of(first: Option<RRset>, second: Option<RRset>) -> Self {
-        Self([first, second])
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &RRset> {
-        self.0.iter().flatten()
-    }
-}
-
-impl From<Option<RRset>> for Sets {
-    fn from(set: Option<RRset>) -> Self {
-        Self([set, None])
-    }
-}
-
-/// All records of a zone in one piece of memory, so that building and dropping a zone is not a million allocations.
-/// Names that have the same records share them.
-#[derive(Debug, Default)]
-pub(crate) struct Wire(Vec<u8>);
-
-impl Wire {
-    pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self(Vec::with_capacity(bytes))
-    }
-
-    /// An A set; `None` when there is no address.
-    pub(crate) fn a(&mut self, addresses: impl Iterator<Item = Ipv4Addr>, ttl: Ttl) -> Option<RRset> {
-        self.set(rtype::A, Tail::Whole, ttl, addresses.map(|address| address.octets()))
-    }
-
-    /// An AAAA set; `None` when there is no address.
-    pub(crate) fn aaaa(&mut self, addresses: impl Iterator<Item = Ipv6Addr>, ttl: Ttl) -> Option<RRset> {
-        self.set(rtype::AAAA, Tail::Whole, ttl, addresses.map(|address| address.octets()))
-    }
-
-    /// Any set, of RDATA in wire form. Equal records count once (RFC 2181 §5), at most [`RRSET_MAX`] of them.
-    pub(crate) fn set<D: AsRef<[u8]>>(
-        &mut self,
-        rtype: u16,
-        tail: Tail,
-        ttl: Ttl,
-        mut rdata: impl Iterator<Item = D>,
-    ) -> Option<RRset> {
-        // Offsets are of 32 bits: beyond 4 GiB, a hundred million records, a name has no data.
-        let start = u32::try_from(self.0.len()).ok()?;
-        let first = rdata.next()?;
-        let count = match rdata.next() {
-            // Most names have one instance: no list to sort.
-            None => {
-                push_record(&mut self.0, rtype, ttl, first.as_ref());
-                1
-            }
-            Some(second) => {
-                let mut all: Vec<D> = [first, second].into_iter().chain(rdata).collect();
-                all.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
-                all.dedup_by(|a, b| a.as_ref() == b.as_ref());
-                all.truncate(RRSET_MAX);
-                for data in &all {
-                    push_record(&mut self.0, rtype, ttl, data.as_ref());
-                }
-                u16::try_from(all.len()).expect("at most RRSET_MAX records")
-            }
-        };
-        let len = u32::try_from(self.0.len() - start as usize).ok()?;
-        Some(RRset { rtype, tail, count, start, len })
-    }
-
-    /// The records of a set, beginning with the one that `turn` points at, and all others after it.
-    pub(crate) fn rotated(&self, set: &RRset, turn: u32) -> impl Iterator<Item = &[u8]> {
-        let wire = self.all(set);
-        let index = (turn % u32::from(set.count)) as usize;
+impl<'a> RRset<'a> {
+    /// The records, beginning with the one that `turn` points at, and all others after it.
+    pub(crate) fn rotated(&self, turn: u32) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let index = (turn % u32::from(self.count.max(1))) as usize;
         // Addresses have one length, so where one begins is a product; others are walked.
-        let first = match set.rtype {
+        let first = match self.rtype {
             rtype::A => index * (RR_HEAD + 4),
             rtype::AAAA => index * (RR_HEAD + 16),
-            _ => records(wire).take(index).map(<[u8]>::len).sum(),
+            _ => records(self.wire).take(index).map(<[u8]>::len).sum(),
         };
-        let (before, after) = wire.split_at(first);
+        let (before, after) = self.wire.split_at(first);
         records(after).chain(records(before))
     }
 
-    /// All records of a set.
-    pub(crate) fn all(&self, set: &RRset) -> &[u8] {
-        &self.0[set.start as usize..][..set.len as usize]
+    /// The first address of an A or AAAA set.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        let rdata = self.wire.get(RR_HEAD..)?;
+        match self.rtype {
+            rtype::A => rdata.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+            rtype::AAAA => rdata.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
+            _ => None,
+        }
+    }
+
+    /// All records, in their order.
+    pub(crate) fn wire(&self) -> &'a [u8] {
+        self.wire
     }
 }
 
+/// The RRsets of one name, as [`push_set`] wrote them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sets<'a>(&'a [u8]);
+
+/// Bytes before the records of a set: type (2), tail (1), a zero, number of records (2), two zeros, bytes of them (4).
+const SET_HEAD: usize = 12;
+
+impl<'a> Sets<'a> {
+    /// Reads sets out of an entry.
+    pub(crate) fn read(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = RRset<'a>> + use<'a> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let (head, tail) = rest.split_first_chunk::<SET_HEAD>()?;
+            let number = |at: usize| u16::from_ne_bytes([head[at], head[at + 1]]);
+            let len = u32::from_ne_bytes([head[8], head[9], head[10], head[11]]);
+            let (wire, tail) = tail.split_at_checked(len as usize)?;
+            rest = tail;
+            let kind = if head[2] == 0 { Tail::Whole } else { Tail::Origin };
+            Some(RRset { rtype: number(0), tail: kind, count: number(4), wire })
+        })
+    }
+}
+
+/// Appends an A set, unless there is no address.
+pub(crate) fn push_a(out: &mut Vec<u8>, addresses: impl Iterator<Item = Ipv4Addr>, ttl: Ttl) {
+    push_set(out, rtype::A, Tail::Whole, ttl, addresses.map(|address| address.octets()));
+}
+
+/// Appends an AAAA set, unless there is no address.
+pub(crate) fn push_aaaa(out: &mut Vec<u8>, addresses: impl Iterator<Item = Ipv6Addr>, ttl: Ttl) {
+    push_set(out, rtype::AAAA, Tail::Whole, ttl, addresses.map(|address| address.octets()));
+}
+
+/// Appends any set, of RDATA in wire form, unless there is none. Equal records count once (RFC 2181 §5), at most
+/// [`RRSET_MAX`] of them.
+pub(crate) fn push_set<D: AsRef<[u8]>>(
+    out: &mut Vec<u8>,
+    rtype: u16,
+    tail: Tail,
+    ttl: Ttl,
+    mut rdata: impl Iterator<Item = D>,
+) {
+    let Some(first) = rdata.next() else { return };
+    let start = out.len();
+    out.extend_from_slice(&[0; SET_HEAD]);
+    let count = match rdata.next() {
+        // Most names have one instance: no list to sort.
+        None => {
+            push_record(out, rtype, ttl, first.as_ref());
+            1
+        }
+        Some(second) => {
+            let mut all: Vec<D> = [first, second].into_iter().chain(rdata).collect();
+            all.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
+            all.dedup_by(|a, b| a.as_ref() == b.as_ref());
+            all.truncate(RRSET_MAX);
+            for data in &all {
+                push_record(out, rtype, ttl, data.as_ref());
+            }
+            all.len() as u16
+        }
+    };
+    let len = (out.len() - start - SET_HEAD) as u32;
+    let head = &mut out[start..start + SET_HEAD];
+    head[..2].copy_from_slice(&rtype.to_ne_bytes());
+    head[2] = u8::from(tail == Tail::Origin);
+    head[4..6].copy_from_slice(&count.to_ne_bytes());
+    head[8..].copy_from_slice(&len.to_ne_bytes());
+}
+
 /// Cuts records with pointer owners apart.
-fn records(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn records(wire: &[u8]) -> impl Iterator<Item = &[u8]> + use<'_> {
     let mut rest = wire;
     std::iter::from_fn(move || {
         let length = rest.get(RR_LENGTH..RR_HEAD)?;

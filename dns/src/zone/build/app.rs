@@ -1,22 +1,24 @@
 //! The names of one APP: a service or a NATS cluster.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::{self, Write as _};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
-
-use super::group::Groups;
-use super::{Builder, Rank};
+use super::claims::Claims;
+use super::draft::{Draft, Rank, addresses};
+use super::group::Checked;
 use crate::config::Ttl;
+use crate::facts::{self, Group};
 use crate::feed::Table;
 use crate::name::{self, NameError};
 use crate::row::{Fallback, Fault, Nats, Port, Role, Service};
+use crate::zone::RRSET_MAX;
+use crate::zone::entry::Kind;
 use crate::zone::list::List;
-use crate::zone::records::{Sets, Tail, rtype};
+use crate::zone::node::{Endpoint, Place, push_endpoints};
+use crate::zone::records::{Tail, push_set, rtype};
 use crate::zone::select::{Candidate, answers_alone, select};
-use crate::zone::{Endpoint, Endpoints, Node, Place, RRSET_MAX};
 
 /// SRV priority 0 and weight 1: all the same, so that clients balance evenly (RFC 2782).
 const SRV_HEAD: [u8; 4] = [0, 0, 0, 1];
@@ -24,22 +26,19 @@ const SRV_HEAD: [u8; 4] = [0, 0, 0, 1];
 /// One APP as it is being named.
 struct App<'g, 'a> {
     /// What status calls it.
-    holder: Holder<'a>,
+    holder: Holder<'g>,
     /// The flat name, unless another has it.
     flat: Option<String>,
     /// (service, project), for the names below `svc`.
-    service: Option<(&'a str, &'a str)>,
+    service: Option<(&'g str, &'g str)>,
     candidates: &'g [Candidate<'a>],
     /// Ports of the service; NATS has none.
-    ports: &'a [Port],
+    ports: &'g [Port],
     ttl: Ttl,
     fallback: Fallback,
 }
 
-/// Flat names, with who has them.
-type Taken<'a> = HashMap<String, Holder<'a>, RandomState>;
-
-/// Who has a flat name.
+/// Who a flat name stands for.
 #[derive(Clone, Copy)]
 enum Holder<'a> {
     Service { project: &'a str, name: &'a str },
@@ -67,91 +66,110 @@ impl fmt::Display for Holder<'_> {
     }
 }
 
-impl<'a> Builder<'a> {
-    /// Names all APPs, then the lists of everything, then the instances by their flat names.
-    pub(super) fn apps(&mut self, groups: &Groups<'a>) {
-        let mut taken = Taken::default();
-        let mut instances = List::new(';');
-        for ((project, name), service) in &groups.services {
-            let candidates = groups.containers.get(&(*project, *name)).map_or(&[][..], Vec::as_slice);
+impl<'a> Draft<'a> {
+    /// The names of a service, if there is one, and of the instances in its name.
+    pub(super) fn group(&mut self, group: &Group, claims: &Claims) {
+        let view = self.view;
+        let services = view.services(group);
+        for (key, _) in services.iter().skip(1) {
+            let fault = Fault::Taken { name: format!("{}-{}", group.0, group.1), by: services[0].0.text() };
+            self.problem(Table::Services, &key.text(), &fault);
+        }
+        let Checked { candidates, faults } = view.containers(group);
+        for (key, fault) in faults {
+            self.problem(Table::Containers, key.as_str(), &fault);
+        }
+        let (project, name) = (&*group.0, &*group.1);
+        let service = services.first().map(|(_, row)| *row);
+        if let Some(row) = service {
             let holder = Holder::Service { project, name };
-            let flat = self.claim(&mut taken, holder, format!("{project}-{name}"));
-            self.app(&service_app(self.settings.ttl, service, holder, flat, candidates), &mut instances);
+            let flat = self.claim(claims, holder, format!("{project}-{name}"));
+            let ttl = row.ttl.unwrap_or(view.settings.ttl);
+            self.app(&App {
+                holder,
+                flat,
+                service: Some((name, project)),
+                candidates: &candidates,
+                ports: &row.ports,
+                ttl,
+                fallback: row.fallback,
+            });
         }
-        for (cluster, candidates) in &groups.clusters {
-            let holder = Holder::Cluster(cluster);
-            let Some(flat) = self.claim(&mut taken, holder, (*cluster).to_owned()) else { continue };
-            self.app(&cluster_app(self.settings.ttl, holder, flat, candidates), &mut instances);
+        self.instances(service, (project, name), &candidates, claims);
+    }
+
+    /// The names of a NATS cluster.
+    pub(super) fn cluster(&mut self, cluster: &Arc<str>, claims: &Claims) {
+        let view = self.view;
+        if view.facts.nats.index().cluster(cluster).is_empty() {
+            return;
         }
-        let mut apps = List::new(',');
-        for app in taken.keys().collect::<BTreeSet<_>>() {
-            apps.push(format_args!("{app}"));
+        let Checked { candidates, faults } = view.cluster(cluster);
+        for (key, fault) in faults {
+            self.problem(Table::NatsServers, key.as_str(), &fault);
         }
-        self.list(&["_apps"], &apps, self.settings.ttl);
-        self.list(&["_instances"], &instances, self.settings.ttl);
-        for ((project, name), candidates) in &groups.containers {
-            self.instances(groups, (project, name), candidates, &taken);
-        }
+        let holder = Holder::Cluster(cluster);
+        // Without the flat name a cluster has none.
+        let Some(flat) = self.claim(claims, holder, cluster.to_string()) else { return };
+        let (ttl, fallback) = (view.settings.ttl, Fallback::Empty);
+        self.app(&App { holder, flat: Some(flat), service: None, candidates: &candidates, ports: &[], ttl, fallback });
     }
 
     /// Takes a flat name for somebody, or says who has it.
-    fn claim(&mut self, taken: &mut Taken<'a>, holder: Holder<'a>, flat: String) -> Option<String> {
+    fn claim(&mut self, claims: &Claims, holder: Holder<'_>, flat: String) -> Option<String> {
         if let Err(reason) = name::label(&flat) {
             self.problem(holder.table(), &holder.to_string(), &Fault::Unnameable { name: flat, reason });
             return None;
         }
-        if let Some(by) = taken.get(&flat) {
-            let fault = Fault::Taken { name: flat, by: by.to_string() };
-            self.problem(holder.table(), &holder.to_string(), &fault);
-            return None;
+        let Err(by) = claims.get(&flat, self.unit()) else { return Some(flat) };
+        let by = by.to_string();
+        if let Ok(name) = name::relative(&[&flat]) {
+            self.put(&name, Kind::Claim, |_| {});
         }
-        taken.insert(flat.clone(), holder);
-        Some(flat)
+        self.problem(holder.table(), &holder.to_string(), &Fault::Taken { name: flat, by });
+        None
     }
 
-    fn app(&mut self, app: &App<'_, 'a>, instances: &mut List) {
+    fn app(&mut self, app: &App<'_, 'a>) {
         let live = select(app.candidates.iter(), app.fallback);
-        let all = self.addresses(&live, app.ttl);
+        let all = records(&live, app.ttl);
         if let Some((service, project)) = app.service {
-            self.put(app, &[service, project, "svc"], Node::Plain(all));
+            self.put_at(app, &[service, project, "svc"], Kind::Plain, &all);
         }
         if let Some(flat) = &app.flat {
-            self.flat_names(app, flat, &live, all);
-            for one in &live {
-                push_instance(instances, one, flat);
-            }
+            self.flat_names(app, flat, &live, &all);
         }
         self.srv_names(app, &live);
     }
 
     /// Everything at and below `APP` but SRV.
-    fn flat_names(&mut self, app: &App<'_, 'a>, flat: &str, live: &[&Candidate<'a>], all: Sets) {
-        self.put(app, &[flat], Node::App(all));
-        self.put(app, &["global", flat], Node::Plain(all));
-        let endpoints = Arc::new(Endpoints { ttl: app.ttl, list: self.nearest(live) });
-        self.put(app, &["peers", flat], Node::Peers(Arc::clone(&endpoints)));
-        self.put(app, &["nearest", "of", flat], Node::Nearest(endpoints));
+    fn flat_names(&mut self, app: &App<'_, 'a>, flat: &str, live: &[&Candidate<'a>], all: &[u8]) {
+        self.put_at(app, &[flat], Kind::App, all);
+        self.put_at(app, &["global", flat], Kind::Plain, all);
+        let mut endpoints = Vec::new();
+        push_endpoints(&mut endpoints, app.ttl, &self.nearest(live));
+        self.put_at(app, &["peers", flat], Kind::Peers, &endpoints);
+        self.put_at(app, &["nearest", "of", flat], Kind::Nearest, &endpoints);
         let mut regions = List::new(',');
         for region in live.iter().filter_map(|one| self.region(one)).collect::<BTreeSet<_>>() {
             regions.push(format_args!("{region}"));
         }
-        self.list(&["regions", flat], &regions, app.ttl);
+        self.put_at(app, &["regions", flat], Kind::Plain, &regions.set(app.ttl));
         let mut vms = List::new(',');
         for one in live {
             let blank = if one.region.is_empty() { "" } else { " " };
             vms.push(format_args!("{}{blank}{}", one.label, one.region));
         }
-        self.list(&["vms", flat], &vms, app.ttl);
+        self.put_at(app, &["vms", flat], Kind::Plain, &vms.set(app.ttl));
         for (region, members) in partition(app.candidates, |one| self.region(one)) {
-            let records = self.addresses(&app.select(&members), app.ttl);
-            self.put(app, &[region, flat], Node::Plain(records));
+            self.put_at(app, &[region, flat], Kind::Plain, &records(&app.select(&members), app.ttl));
         }
         if app.service.is_none() {
             let groups = partition(app.candidates, |one| one.group);
             for role in Role::ALL {
                 let members = groups.get(role.label()).map_or(&[][..], Vec::as_slice);
-                let records = self.addresses(&app.select(members), app.ttl);
-                self.put(app, &[role.label(), "process", flat], Node::Plain(records));
+                let records = records(&app.select(members), app.ttl);
+                self.put_at(app, &[role.label(), "process", flat], Kind::Plain, &records);
             }
         }
         for one in app.candidates {
@@ -160,20 +178,21 @@ impl<'a> Builder<'a> {
     }
 
     /// The region of an instance, if it is known: while some server that is not removed is in it.
-    fn region(&self, one: &Candidate<'a>) -> Option<&'a str> {
-        Some(one.region).filter(|region| self.regions.contains(region.as_bytes()))
+    fn region<'c>(&self, one: &Candidate<'c>) -> Option<&'c str> {
+        Some(one.region).filter(|region| self.view.regions.contains(region.as_bytes()))
     }
 
     /// `{ID}.vm.APP`, and whose address it is.
     fn vm(&mut self, app: &App<'_, 'a>, flat: &str, one: &Candidate<'a>) {
-        let answers = answers_alone(one, app.fallback);
-        let own = [one.v4.map(IpAddr::V4), one.v6.map(IpAddr::V6)];
-        let records = if answers { self.sets((one.v4, one.v6), app.ttl) } else { Sets::default() };
         let Ok(name) = self.named(app.holder, &[one.label, "vm", flat]) else { return };
-        for address in own.into_iter().flatten().filter(|_| answers) {
-            self.own(address, Rank::Instance, one.started_at, &name);
+        if !answers_alone(one, app.fallback) {
+            self.put(&name, Kind::Plain, |_| {});
+            return;
         }
-        self.insert(name, Node::Plain(records));
+        for address in one.v4.map(IpAddr::V4).into_iter().chain(one.v6.map(IpAddr::V6)) {
+            self.own(address, Rank::Instance { started_at: one.started_at }, &name);
+        }
+        self.put(&name, Kind::Plain, |out| addresses(out, one.v4.into_iter(), one.v6.into_iter(), app.ttl));
     }
 
     /// The SRV names, under the flat name and under `svc`.
@@ -210,89 +229,73 @@ impl<'a> Builder<'a> {
             rdata.extend_from_slice(&app.target(one)?);
             Some(rdata)
         });
-        let set = Sets::from(self.wire.set(rtype::SRV, Tail::Origin, app.ttl, rdata));
+        let mut set = Vec::new();
+        push_set(&mut set, rtype::SRV, Tail::Origin, app.ttl, rdata);
         if let Some((service, project)) = app.service {
-            self.put(app, &[name, proto, service, project, "svc"], Node::Plain(set));
+            self.put_at(app, &[name, proto, service, project, "svc"], Kind::Plain, &set);
         }
         if let Some(flat) = &app.flat {
-            self.put(app, &[name, proto, flat], Node::Plain(set));
+            self.put_at(app, &[name, proto, flat], Kind::Plain, &set);
         }
     }
 
     /// `{instance}.{service}.{project}.svc` while the service is known, and `{project}-{service}-{instance}`.
     fn instances(
         &mut self,
-        groups: &Groups<'a>,
-        (project, name): (&'a str, &'a str),
+        service: Option<&Service>,
+        (project, name): (&str, &str),
         candidates: &[Candidate<'a>],
-        taken: &Taken<'a>,
+        claims: &Claims,
     ) {
-        let service = groups.services.get(&(project, name)).copied();
         if service.is_none() {
             for one in candidates {
                 let fault = Fault::NoService(format!("{project}/{name}"));
                 self.problem(Table::Containers, one.key, &fault);
             }
         }
-        let ttl = service.and_then(|service| service.ttl).unwrap_or(self.settings.ttl);
+        let ttl = service.and_then(|service| service.ttl).unwrap_or(self.view.settings.ttl);
         let fallback = service.map_or(Fallback::Empty, |service| service.fallback);
-        let mut flat = String::new();
-        let mut slots: Vec<(&str, &Candidate<'a>)> =
+        let mut slots: Vec<(&str, &Candidate<'_>)> =
             candidates.iter().filter_map(|one| Some((one.slot_label?, one))).collect();
         slots.sort_by_key(|(slot, _)| *slot);
         for members in slots.chunk_by(|(a, _), (b, _)| a == b) {
             let slot = members[0].0;
-            let records = self.addresses(&select(members.iter().map(|(_, one)| *one), fallback), ttl);
+            let records = records(&select(members.iter().map(|(_, one)| *one), fallback), ttl);
             let holder = Holder::Instance { project, name, slot };
             if service.is_some()
                 && let Ok(long) = self.named(holder, &[slot, name, project, "svc"])
             {
-                self.insert(long, Node::Plain(records));
+                self.put(&long, Kind::Plain, |out| out.extend_from_slice(&records));
             }
-            flat.clear();
-            write!(flat, "{project}-{name}-{slot}").expect("writing to a String cannot fail");
-            self.flat_instance(holder, &flat, records, taken);
+            if let Some(flat) = self.claim(claims, holder, format!("{project}-{name}-{slot}"))
+                && let Ok(name) = self.named(holder, &[&flat])
+            {
+                self.put(&name, Kind::Plain, |out| out.extend_from_slice(&records));
+            }
         }
-    }
-
-    /// Puts an instance at its flat name, which an APP or an earlier instance may have.
-    fn flat_instance(&mut self, holder: Holder<'a>, flat: &str, records: Sets, taken: &Taken<'a>) {
-        let Ok(name) = self.named(holder, &[flat]) else { return };
-        if !self.names.contains_key(&name) {
-            self.insert(name, Node::Plain(records));
-            return;
-        }
-        let by = taken.get(flat).map_or_else(|| "another instance".to_owned(), Holder::to_string);
-        self.problem(holder.table(), &holder.to_string(), &Fault::Taken { name: flat.to_owned(), by });
-    }
-
-    /// The addresses of instances, as they answer.
-    fn addresses(&mut self, chosen: &[&Candidate<'_>], ttl: Ttl) -> Sets {
-        let v4 = self.wire.a(chosen.iter().filter_map(|one| one.v4), ttl);
-        let v6 = self.wire.aaaa(chosen.iter().filter_map(|one| one.v6), ttl);
-        Sets::of(v4, v6)
     }
 
     /// A relative name of these labels, or a problem of whom it is for.
-    fn named(&mut self, holder: Holder<'a>, labels: &[&str]) -> Result<Box<[u8]>, NameError> {
-        self.relative(labels).inspect_err(|reason| {
+    fn named(&mut self, holder: Holder<'_>, labels: &[&str]) -> Result<Box<[u8]>, NameError> {
+        self.view.domain.relative(labels).inspect_err(|reason| {
             let fault = Fault::Unnameable { name: labels.join("."), reason: reason.clone() };
             self.problem(holder.table(), &holder.to_string(), &fault);
         })
     }
 
-    /// Puts a node at a name of an APP; a name that does not fit becomes a problem.
-    fn put(&mut self, app: &App<'_, 'a>, labels: &[&str], node: Node) {
+    /// Puts something at a name of an APP; a name that does not fit becomes a problem.
+    fn put_at(&mut self, app: &App<'_, 'a>, labels: &[&str], kind: Kind, body: &[u8]) {
         if let Ok(name) = self.named(app.holder, labels) {
-            self.insert(name, node);
+            self.put(&name, kind, |out| out.extend_from_slice(body));
         }
     }
 
     /// Instances by distance: own server first, then by round trip, those without one last.
-    fn nearest(&self, live: &[&Candidate<'a>]) -> Box<[Endpoint]> {
-        let here = self.settings.server.as_str();
-        let mut order: Vec<_> = live.iter().map(|one| (one, self.facts.rtt(one.server))).collect();
-        order.sort_by_key(|(one, rtt)| (one.server != here, rtt.is_none(), *rtt, one.server, one.key));
+    fn nearest(&self, live: &[&Candidate<'a>]) -> Vec<Endpoint> {
+        let here = self.view.settings.server.as_str();
+        let near = |one: &Candidate<'a>| facts::place(one.server, self.view.facts.rtt(one.server));
+        let mut order: Vec<_> = live.iter().map(|one| (one, near(one))).collect();
+        order.sort_by_key(|(one, near)| (one.server != here, *near, one.key));
         // Instances can share an address, and equal records count once (RFC 2181 §5). What is here and what is elsewhere
         // stay apart, since `peers` leaves out the one and keeps the other.
         let (mut seen4, mut seen6) = (BTreeSet::new(), BTreeSet::new());
@@ -305,6 +308,14 @@ impl<'a> Builder<'a> {
         // One more than an RRset holds: the asker's own is left out of `peers`.
         endpoints.take(RRSET_MAX + 1).collect()
     }
+}
+
+/// The addresses of instances, as they answer.
+fn records(chosen: &[&Candidate<'_>], ttl: Ttl) -> Vec<u8> {
+    let mut records = Vec::new();
+    let (v4, v6) = (chosen.iter().filter_map(|one| one.v4), chosen.iter().filter_map(|one| one.v6));
+    addresses(&mut records, v4, v6, ttl);
+    records
 }
 
 impl<'a> App<'_, 'a> {
@@ -322,28 +333,6 @@ impl<'a> App<'_, 'a> {
     }
 }
 
-fn service_app<'g, 'a>(
-    ttl: Ttl,
-    service: &'a Service,
-    holder: Holder<'a>,
-    flat: Option<String>,
-    candidates: &'g [Candidate<'a>],
-) -> App<'g, 'a> {
-    App {
-        holder,
-        flat,
-        service: Some((&service.name, &service.project)),
-        candidates,
-        ports: &service.ports,
-        ttl: service.ttl.unwrap_or(ttl),
-        fallback: service.fallback,
-    }
-}
-
-fn cluster_app<'g, 'a>(ttl: Ttl, holder: Holder<'a>, flat: String, candidates: &'g [Candidate<'a>]) -> App<'g, 'a> {
-    App { holder, flat: Some(flat), service: None, candidates, ports: &[], ttl, fallback: Fallback::Empty }
-}
-
 /// Candidates by some label of theirs; those without it are in no part.
 fn partition<'g, 'a>(
     candidates: &'g [Candidate<'a>],
@@ -356,14 +345,4 @@ fn partition<'g, 'a>(
         }
     }
     parts
-}
-
-/// One entry of `_instances`.
-fn push_instance(list: &mut List, one: &Candidate<'_>, app: &str) {
-    let (label, region) = (one.label, one.region);
-    match (one.v4, one.v6) {
-        (Some(ip), _) => list.push(format_args!("instance={label},app={app},ip={ip},region={region}")),
-        (None, Some(ip)) => list.push(format_args!("instance={label},app={app},ip={ip},region={region}")),
-        (None, None) => {}
-    }
 }

@@ -1,0 +1,221 @@
+//! A zone made by changes is the zone that a full build of the same facts gives, and no earlier zone changes with it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::config::Config;
+use crate::facts::{Effect, Facts};
+use crate::feed::{Cell, Event, Member, MemberState, Table};
+use crate::testing::{Row, ask, config, container, metadata, nats, query, server, service, snapshot};
+use crate::zone::shard::Shards;
+use crate::zone::{Builder, Settings, Zone};
+
+/// Few keys and few values, so that rows meet: names that several claim, twins, shared addresses, servers that go.
+fn row() -> impl Strategy<Value = Row> {
+    prop_oneof![1 => server_row(), 2 => service_row(), 4 => container_row(), 2 => nats_row()]
+}
+
+fn server_row() -> impl Strategy<Value = Row> {
+    let texts = (
+        select(vec!["s1", "S1", "s2", "s3", "local", "bad name"]),
+        select(vec!["", "10.210.1.1", "10.210.0.1", "8.8.8.8", "nonsense"]),
+        select(vec!["", "fdcc::1", "fd00:210::1", "2001:db8::1"]),
+        select(vec!["", "ams", "iad", "vm"]),
+        select(vec!["", "b1", "b2"]),
+    );
+    let removed = prop_oneof![3 => Just(Cell::Null), 1 => Just(Cell::Integer(5))];
+    (texts, removed, 0..8_i64).prop_map(|((id, v4, v6, region, boot), removed, draining)| {
+        server(id)
+            .set("wireguard_ip", v4)
+            .set("management_ip", v6)
+            .set("region", region)
+            .set("boot_id", boot)
+            .set("removed_at", removed)
+            .set("draining", i64::from(draining == 0))
+    })
+}
+
+fn ports() -> impl Strategy<Value = &'static str> {
+    select(vec![
+        "[]",
+        "[]",
+        r#"[{"name":"http","port":80}]"#,
+        r#"[{"name":"http","port":81},{"port":53,"proto":"udp"}]"#,
+    ])
+}
+
+fn service_row() -> impl Strategy<Value = Row> {
+    let name = (select(vec!["a", "A", "a-b", "long"]), select(vec!["b-c", "c", "C", "b", LONG]));
+    (name, ports(), select(vec![Cell::Null, Cell::Integer(30), Cell::Integer(-1)]), 0..2_i64).prop_map(
+        |((project, name), ports, ttl, open)| {
+            service(project, name).set("ports", ports).set("ttl", ttl).set("fail_open", open)
+        },
+    )
+}
+
+/// With a project before it, longer than a label.
+const LONG: &str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+
+fn container_row() -> impl Strategy<Value = Row> {
+    let whose = (
+        select(vec!["a1", "a2", "a3", "A3", "a4", "zz"]),
+        select(vec!["0", "1"]),
+        select(vec!["a/b-c", "a-b/c", "a/c", "/c", "/b", "long/b"]),
+        select(vec!["s1", "S1", "s2", "s9"]),
+        select(vec![Cell::Null, "c".into(), "d".into(), "D".into(), "b-c".into(), "no dots.".into()]),
+    );
+    let how = (
+        select(vec!["10.210.0.1", "10.210.0.2", "10.210.0.3", "10.210.7.1", "8.8.8.8", ""]),
+        select(vec!["", "", "fd00:210::1", "fd00:210::77"]),
+        select(vec!["healthy", "healthy", "degraded", "unhealthy", "unknown", "splendid"]),
+        0..4_i64,
+        0..3_i64,
+    );
+    (whose, how, ports()).prop_map(|((digits, last, service, server, slot), (v4, v6, health, draining, at), ports)| {
+        let id = digits.repeat(6) + last;
+        container(digits, service, v4)
+            .set("id", id.as_str())
+            .set("server_id", server)
+            .set("instance_id", slot)
+            .set("ip6", v6)
+            .set("health_status", health)
+            .set("draining", i64::from(draining == 0))
+            .set("started_at", at)
+            .set("ports", ports)
+    })
+}
+
+fn nats_row() -> impl Strategy<Value = Row> {
+    let texts = (
+        select(vec!["n1", "N1", "n2"]),
+        select(vec!["nats", "a-b-c", "a-b-c-c", "svc"]),
+        select(vec!["10.210.0.1", "10.210.1.1", "8.8.8.8"]),
+        select(vec!["center", "leaf", "boss"]),
+        select(vec!["s1", "s2", "s9"]),
+        select(vec!["", "ams", "nrt"]),
+    );
+    (texts, 0..2_i64).prop_map(|((id, cluster, ip, role, server, region), port)| {
+        let row = nats(id, cluster, ip).set("role", role).set("server_id", server).set("region", region);
+        row.set("client_port", 4222 * port)
+    })
+}
+
+fn member_event() -> impl Strategy<Value = Event> {
+    let states = vec![MemberState::Up, MemberState::Up, MemberState::Silent, MemberState::Removed];
+    let rtt = proptest::option::of((1..4_u64).prop_map(Duration::from_millis));
+    let fields = (select(vec!["s1", "S1", "s2", "s9"]), select(states), select(vec!["", "b1", "b2"]), rtt);
+    fields.prop_map(|(server, state, boot_id, rtt)| {
+        Event::Member(Member { server: server.to_owned(), state, boot_id: boot_id.to_owned(), heard: None, rtt })
+    })
+}
+
+/// What happens at once: mostly one event.
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let one = |event: Event| vec![event];
+    let range = select(vec!["10.210.0.0/16", "10.210.0.0/24,fd00:210::/32", "nonsense"]);
+    prop_oneof![
+        12 => row().prop_map(move |row| one(row.upsert())),
+        6 => row().prop_map(move |row| one(row.delete())),
+        4 => member_event().prop_map(one),
+        1 => range.prop_map(move |range| one(metadata("cluster_cidr", range).upsert())),
+        1 => (select(Table::ALL.to_vec()), proptest::collection::vec(row(), 0..4)).prop_map(resync),
+        1 => Just(vec![Event::FeedLost]),
+    ]
+}
+
+/// One table anew. Rows of other tables change along.
+fn resync((table, rows): (Table, Vec<Row>)) -> Vec<Event> {
+    let rows = rows.into_iter().map(Row::upsert);
+    std::iter::once(Event::Reset(table)).chain(rows).chain([Event::Synced(table)]).collect()
+}
+
+/// Everything that a zone is, but for its generation.
+fn dump(zone: &Zone) -> BTreeMap<String, String> {
+    let contents = &*zone.contents;
+    let mut all = BTreeMap::new();
+    for (table, shards) in [("name", &contents.names), ("pointer", &contents.pointers)] {
+        for entry in shards.iter().filter(|entry| entry.node().is_some()) {
+            let node = shards.get(entry.name).expect("what is there is found");
+            all.insert(format!("{table} {}", entry.name.escape_ascii()), format!("{node:?}"));
+        }
+    }
+    assert_eq!(all.len(), zone.names() + zone.pointers(), "names are counted as they are");
+    all.insert("regions".into(), format!("{:?}", contents.regions));
+    all.insert("here".into(), format!("{:?}", contents.here));
+    all.insert("problems".into(), format!("{:?} {}", contents.problems, contents.problem_count));
+    all.insert("origins".into(), format!("{:?}", contents.origins));
+    for list in ["_apps.internal", "_instances.internal"] {
+        all.insert(list.into(), format!("{:?}", ask(zone, &query(list, "TXT")).answers));
+    }
+    all
+}
+
+fn settings(ranges: &[&str]) -> Arc<Settings> {
+    let ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+    Arc::new(Settings::from(&Config { ranges, ..config() }))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 4000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_zone_made_by_changes_is_the_zone_of_a_full_build(
+        first in proptest::collection::vec(row(), 0..25),
+        batches in proptest::collection::vec(proptest::collection::vec(events(), 1..5), 1..20),
+        ranges in select(vec![&[][..], &["10.210.0.0/16", "fd00:210::/32"][..]]),
+    ) {
+        let settings = settings(ranges);
+        let mut facts = Facts::default();
+        for event in snapshot(first.into_iter().chain([metadata("cluster_cidr", "10.210.0.0/16")])) {
+            facts.apply(event);
+        }
+        let mut builder = Builder::new(Arc::clone(&settings));
+        let changes = facts.take_changes();
+        let mut last = Zone::next(&mut builder, &facts, changes, 1);
+        let mut was = dump(&last);
+        prop_assert_eq!(&was, &dump(&Zone::build(&facts, &settings, 1)));
+        for (generation, batch) in (2..).zip(batches) {
+            let effects: Vec<Effect> = batch.into_iter().flatten().map(|event| facts.apply(event)).collect();
+            let changes = facts.take_changes();
+            let next = Zone::next(&mut builder, &facts, changes, generation);
+            let is = dump(&next);
+            prop_assert_eq!(&is, &dump(&Zone::build(&facts, &settings, generation)));
+            prop_assert_eq!(&dump(&last), &was, "a zone stays as it was");
+            prop_assert!(effects.contains(&Effect::Facts) || is == was, "what shows has an effect");
+            (last, was) = (next, is);
+        }
+    }
+}
+
+#[test]
+fn a_change_makes_only_its_own_shards_anew() {
+    let rows = (0..2000).map(|n| {
+        let row =
+            container(&format!("{n:012x}"), &format!("casa/s{}", n / 4), &format!("10.210.{}.{}", n / 250, n % 250));
+        row.set("instance_id", format!("i{n}").as_str())
+    });
+    let services = (0..500).map(|n| service("casa", &format!("s{n}")));
+    let mut facts = Facts::default();
+    for event in snapshot(services.chain(rows)) {
+        facts.apply(event);
+    }
+    let mut builder = Builder::new(settings(&["10.210.0.0/16"]));
+    let changes = facts.take_changes();
+    let before = Zone::next(&mut builder, &facts, changes, 1);
+    facts.apply(
+        container("00000000007b", "casa/s30", "10.210.0.123")
+            .set("health_status", "unhealthy")
+            .set("instance_id", "i123")
+            .upsert(),
+    );
+    let changes = facts.take_changes();
+    let after = Zone::next(&mut builder, &facts, changes, 2);
+    let different = |of: fn(&Zone) -> &Shards| of(&after).different(of(&before));
+    // APP, global, svc, peers, nearest, vms; the container's own three.
+    assert_eq!(different(|zone| &zone.contents.names), 9);
+    assert_eq!(different(|zone| &zone.contents.pointers), 1);
+}
