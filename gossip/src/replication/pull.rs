@@ -162,6 +162,8 @@ pub(super) async fn fetch(
             Some(Frame::Pulled(answered)) => return Ok((rows, answered)),
             Some(Frame::Refused(reason)) => return Err(PullError::Refused(reason)),
             Some(Frame::NeedsSnapshot) => return Err(PullError::NeedsSnapshot),
+            // Of a repair: the rows are on their way, and looked through meanwhile.
+            Some(Frame::Chunk(nothing)) if nothing.is_empty() => {}
             Some(Frame::Unknown(_)) => {}
             Some(
                 Frame::Hello(_)
@@ -237,7 +239,7 @@ async fn refuse(send: &mut SendStream, reason: String) -> Result<(), PullError> 
 
 async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut RecvStream) -> Result<(), PullError> {
     let question = frames::read(recv, Patience::Stall(UNREAD)).await?;
-    let (question, buckets) = match question {
+    let (question, buckets): (_, BTreeSet<_>) = match question {
         Some(Frame::Pull(question)) => (question, BTreeSet::new()),
         Some(Frame::Repair(above, buckets)) => {
             (Question { above, ..Question::default() }, buckets.into_iter().collect())
@@ -246,6 +248,7 @@ async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut Rec
         _ => return Err(FrameError::Unexpected("something else than a pull").into()),
     };
     let most = if question.above.is_empty() { STAMPS_OF_EMPTY } else { STAMPS };
+    let repairs = !buckets.is_empty();
     let mut collected = match store.collect(question.above.clone(), buckets).await {
         Ok(collected) => collected,
         Err(error) => {
@@ -267,6 +270,11 @@ async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut Rec
         for frame in row_frames(rows.map_err(PullError::Collect)?, PART_BYTES) {
             write(send, &frame).await?;
         }
+    }
+    // What a repair does not hold is taken for deleted there. So after its rows, which are the rows of a moment ago, all are
+    // looked through: what went missing by damage is not told as gone.
+    if repairs && repair::survey(store, send).await?.wrong.is_some() {
+        return refuse(send, repair::DAMAGED.into()).await;
     }
     write(send, &Frame::Pulled(answered)).await?;
     drop(send.finish());

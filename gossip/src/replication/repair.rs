@@ -6,7 +6,9 @@
 //!  compare (stream of a pull) ─►        looks through its rows; chunks of nothing meanwhile
 //!                              ◄─       its heads, the digests of its buckets; refused, if it is damaged itself
 //!  repair (another such stream) ─►      
-//!                              ◄─       rows of the buckets that differ, and all above our heads; its heads
+//!                              ◄─       rows of the buckets that differ, and all above our heads
+//!                                       looks through its rows again; chunks of nothing meanwhile
+//!                              ◄─       its heads; refused, if it is damaged by then
 //!  puts them in place, or joins them
 //! ```
 //! Both sides go on committing meanwhile, and neither waits until they have applied the same: a bucket that differs for
@@ -39,6 +41,9 @@ const BUCKETS_AT_ONCE: usize = 64;
 
 /// How often the asker is told that its answer is still being made: in good time before it takes us for dead.
 const STILL_LOOKING: Duration = Duration::from_millis(500);
+
+/// Why a node repairs nobody.
+pub(super) const DAMAGED: &str = "our own rows are damaged";
 
 /// Why a repair did not come about.
 #[derive(Debug, Error)]
@@ -144,20 +149,25 @@ async fn compare(net: &Net, node: &NodeId) -> Result<Buckets, RepairError> {
     }
 }
 
-/// Answers a peer that compares: looks through all rows, and says so meanwhile.
+/// Answers a peer that compares.
 pub(super) async fn answer<S: Storage>(store: &S, send: &mut SendStream) -> Result<(), PullError> {
-    let mut looking = std::pin::pin!(store.survey());
-    let survey = loop {
-        match timeout(STILL_LOOKING, &mut looking).await {
-            Ok(survey) => break survey.map_err(PullError::Collect)?,
-            Err(_) => write(send, &Frame::Chunk([].into())).await?,
-        }
-    };
+    let survey = survey(store, send).await?;
     let frame = match survey.wrong {
         None => Frame::Buckets(survey.heads, survey.buckets),
-        Some(_) => Frame::Refused("our own rows are damaged".to_owned()),
+        Some(_) => Frame::Refused(DAMAGED.to_owned()),
     };
     write(send, &frame).await?;
     drop(send.finish());
     Ok(())
+}
+
+/// Looks through all rows, and tells who asked that it is not forgotten meanwhile.
+pub(super) async fn survey<S: Storage>(store: &S, send: &mut SendStream) -> Result<Survey, PullError> {
+    let mut looking = std::pin::pin!(store.survey());
+    loop {
+        match timeout(STILL_LOOKING, &mut looking).await {
+            Ok(survey) => return survey.map_err(PullError::Collect),
+            Err(_) => write(send, &Frame::Chunk([].into())).await?,
+        }
+    }
 }

@@ -39,7 +39,8 @@ impl World {
         let next = self.between(200, 2_000);
         self.after(next, Event::Hurt);
         let node = self.rng.random_range(0..self.nodes.len());
-        if !self.nodes[node].running || self.hurt.contains(&node) || self.hurt.len() + 1 >= self.nodes.len() {
+        let others_hurt = (0..self.nodes.len()).filter(|&other| other != node && self.may_be_hurt(other)).count();
+        if !self.nodes[node].running || self.hurt.contains(&node) || others_hurt + 2 > self.nodes.len() {
             return;
         }
         let full = self.faults.durability == Durability::Full;
@@ -58,6 +59,19 @@ impl World {
         self.hurt.insert(node);
         self.report.hurt += 1;
         self.look_soon(node);
+    }
+
+    /// Whether the node is damaged, or would be if it lost power: a repair that is not synced is lost with it. Somebody has
+    /// to be sound whatever happens, since nobody takes anything from who is damaged.
+    pub(super) fn may_be_hurt(&self, node: usize) -> bool {
+        self.hurt.contains(&node) || !self.nodes[node].disk.wrong().is_empty()
+    }
+
+    /// The power went: what was repaired may be damaged again.
+    pub(super) fn hurt_again(&mut self, node: usize) {
+        if !self.nodes[node].store.wrong().is_empty() {
+            self.hurt.insert(node);
+        }
     }
 
     /// None where the row is gone.
@@ -155,6 +169,11 @@ impl World {
             let differing = ours.buckets().differing(&theirs).chain(ours.broken()).collect();
             return self.after(delay, Event::Repair(Repair { buckets: Some(differing), ..*repair }));
         };
+        // They are looked through once more behind the rows: what went missing meanwhile is not told as deleted.
+        if !theirs.wrong().is_empty() {
+            self.look(from);
+            return self.mended(node, Mended::Unasked);
+        }
         let answer = theirs.collect_with(self.nodes[node].store.heads(), buckets);
         let mut heard = Answer { rows: Vec::new(), ..answer.clone() };
         for frame in row_frames(answer.rows, 1 << self.rng.random_range(5..14)) {

@@ -180,6 +180,7 @@ impl World {
             it.store.leave_hole(head + 100);
         }
         it.disk = it.store.clone();
+        self.hurt_again(node);
     }
 
     /// What was in memory is gone.

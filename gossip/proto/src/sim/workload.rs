@@ -34,7 +34,8 @@ impl World {
             self.pack(&mut statements);
         }
         if statements.is_empty() || self.rng.random_bool(0.3) {
-            (0..self.rng.random_range(1..4)).for_each(|_| statements.push(self.free()));
+            let count = self.rng.random_range(1..4);
+            statements.extend((0..count).map(|_| self.free(node)));
         }
         self.enqueue(node, Job::Commit(statements));
         // Some bursts: versions that are under way together.
@@ -54,7 +55,7 @@ impl World {
         }));
     }
 
-    fn free(&mut self) -> Statement {
+    fn free(&mut self, node: usize) -> Statement {
         let row = id("free", self.rng.random_range(0..FREE));
         let value = self.rng.random_range(0..4);
         match self.rng.random_range(0..10) {
@@ -63,7 +64,9 @@ impl World {
                 let column = COLUMNS[self.rng.random_range(0..COLUMNS.len())];
                 Statement::Update(row, [(column.into(), Value::Integer(value))].into())
             }
+            // Who moves a row moves what is there: what is damaged would be written anew, as somebody's word.
             7..9 => Statement::Delete(row),
+            _ if self.may_be_hurt(node) => Statement::Delete(row),
             _ => Statement::Rekey(row, id("free", self.rng.random_range(0..FREE)).1),
         }
     }
