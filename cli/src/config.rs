@@ -11,6 +11,7 @@ mod reader;
 mod value;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub(crate) use problem::Problems;
 use raw::RawConfig;
 use reader::{Reader, Shown, render, render_json};
 pub(crate) use value::{ClusterId, Durability, Region, Seed};
-use value::{Listen, Range, Switch, Text};
+use value::{Listen, Range, Switch, Text, Threads};
 
 /// Where the file is looked for when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/kith/kith.toml";
@@ -98,6 +99,8 @@ pub(crate) struct Api {
 pub(crate) struct Dns {
     pub(crate) enabled: bool,
     pub(crate) listen: Vec<SocketAddr>,
+    /// Workers for each address; as many as there are cores, if none are named.
+    pub(crate) threads: Option<NonZeroUsize>,
     pub(crate) zones: Vec<ZoneName>,
     pub(crate) ttl: Ttl,
     pub(crate) ranges: Vec<IpNet>,
@@ -343,6 +346,7 @@ impl Dns {
         Dns {
             enabled,
             listen: listen.into_iter().map(|Listen(addr)| addr).collect(),
+            threads: reader.optional(("dns", "threads")).map(|Threads(number)| number),
             zones,
             ttl: reader.or(("dns", "ttl"), Ttl::DEFAULT),
             ranges: ranges.into_iter().map(|Range(net)| net).collect(),

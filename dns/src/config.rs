@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -13,6 +14,8 @@ use crate::name::ZoneName;
 pub struct Config {
     /// Addresses to listen on, UDP and TCP alike. Port 0 takes a free port, the same for both.
     pub listen: Vec<SocketAddr>,
+    /// Workers for each address: threads with a socket of their own. By default one for each core.
+    pub threads: NonZeroUsize,
     /// The zones served; each serves the same names. The first one is what PTR records point into.
     pub zones: Vec<ZoneName>,
     /// This node's id, `servers.id`: `local.node`, who is nearest, NSID.
@@ -34,6 +37,7 @@ impl Config {
     pub fn new(server: impl Into<String>) -> Self {
         Self {
             listen: Vec::new(),
+            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             zones: vec![ZoneName::default()],
             server: server.into(),
             ranges: Vec::new(),

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::feed::Event;
 use crate::follow::{FollowError, Follower};
-use crate::server::{Bound, Desk, bind, serve_tcp, serve_udp};
-use crate::status::{Counters, StatusHandle};
+use crate::server::{Bound, Desk, Worker, bind, serve_tcp};
+use crate::status::{Counters, StatusHandle, Writers};
 use crate::zone::Settings;
 
 /// How long a stop waits for answers that are being written. Whoever takes longer does not read them.
@@ -91,10 +91,13 @@ impl Dns {
         let published = Arc::new(ArcSwap::from_pointee(Follower::nothing(&settings)));
         let mut bound = Vec::new();
         for addr in &config.listen {
-            bound.push(bind(*addr).map_err(|source| BuildError::Bind { addr: *addr, source })?);
+            bound.push(bind(*addr, config.threads).map_err(|source| BuildError::Bind { addr: *addr, source })?);
         }
-        // Two listeners for each address, each with counters of its own.
-        let counters: Arc<[Counters]> = (0..2 * bound.len()).map(|_| Counters::new(config.zones.len())).collect();
+        // Each listener has counters of its own: one for streams and one for each worker, by address.
+        let writers = bound.iter().flat_map(|_| {
+            std::iter::once(Writers::Many).chain(std::iter::repeat_n(Writers::One, config.threads.get()))
+        });
+        let counters: Arc<[Counters]> = writers.map(|writers| Counters::new(config.zones.len(), writers)).collect();
         let desk = |mine| Desk::new(Arc::clone(&published), Arc::clone(&counters), mine);
         let desks = (0..counters.len()).map(desk).collect();
         let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters);
@@ -125,10 +128,13 @@ impl Dns {
         let mut desks = self.desks.into_iter();
         for Bound { addr, udp, tcp } in self.bound {
             let failed = move |source| RunError::Listener { addr, source };
-            let (Some(for_udp), Some(for_tcp)) = (desks.next(), desks.next()) else { break };
-            let (stop_udp, stop_tcp) = (stop.clone(), stop.clone());
-            tasks.spawn(async move { serve_udp(udp, for_udp, stop_udp).await.map_err(failed) });
-            tasks.spawn(async move { serve_tcp(tcp, for_tcp, stop_tcp).await.map_err(failed) });
+            let mut desk = || desks.next().expect("build made one for each listener");
+            let (desk_tcp, stop_tcp) = (desk(), stop.clone());
+            tasks.spawn(async move { serve_tcp(tcp, desk_tcp, stop_tcp).await.map_err(failed) });
+            for socket in udp {
+                let (worker, stop_udp) = (Worker::start(socket, desk()), stop.clone());
+                tasks.spawn(async move { worker.map_err(failed)?.run(stop_udp).await.map_err(failed) });
+            }
         }
         let (follower, stop_follower) = (self.follower, stop.clone());
         tasks.spawn(async move {

@@ -44,6 +44,14 @@ impl Rcode {
         Rcode::BadVers,
     ];
 
+    /// Its place in [`Rcode::ALL`].
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Rcode::BadVers => Self::ALL.len() - 1,
+            other => other as usize,
+        }
+    }
+
     /// As people write it.
     #[must_use]
     pub fn name(self) -> &'static str {

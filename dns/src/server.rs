@@ -1,22 +1,22 @@
 //! Sockets: datagrams and streams, bound early, served until told to stop. All that is decided about a query is decided
 //! by the answerer; what is here moves bytes and keeps limits.
 
+mod batch;
 mod bind;
 mod tcp;
-mod udp;
+mod worker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 
 use crate::answer::{Asked, Outcome, Transport, answer};
 use crate::status::{Counters, Published};
 
 pub(crate) use bind::{Bound, bind};
 pub(crate) use tcp::serve as serve_tcp;
-pub(crate) use udp::serve as serve_udp;
+pub(crate) use worker::Worker;
 
 /// What a listener answers with.
 #[derive(Debug, Clone)]
@@ -39,9 +39,21 @@ impl Desk {
         Self { published, all, mine }
     }
 
+    /// The zone to answer from, for one query or one batch of them.
+    fn published(&self) -> Guard<Arc<Published>> {
+        self.published.load()
+    }
+
     /// Answers one query into `out`.
-    fn answer(&self, query: &[u8], transport: Transport, source: SocketAddr, turn: u32, out: &mut Vec<u8>) -> Reply {
-        let published = self.published.load();
+    fn answer(
+        &self,
+        published: &Published,
+        query: &[u8],
+        transport: Transport,
+        source: SocketAddr,
+        turn: u32,
+        out: &mut Vec<u8>,
+    ) -> Reply {
         let asked = Asked { query, transport, source: source.ip(), turn };
         match answer(&published.zone, &asked, out) {
             // Names that are not ours are refused while nothing forwards them.
@@ -50,7 +62,7 @@ impl Desk {
                 Reply::Send
             }
             Outcome::Drop => {
-                self.counters().dropped.fetch_add(1, Ordering::Relaxed);
+                self.counters().add(|counters| &counters.dropped, 1);
                 Reply::Nothing
             }
         }

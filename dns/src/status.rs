@@ -1,7 +1,7 @@
 //! What this part shows of itself: plain numbers and texts, of which the binary makes JSON and metrics.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -109,9 +109,8 @@ impl StatusHandle {
             reason: problem.reason.clone(),
         };
         let zone_status = |name: &ZoneName| ZoneStatus { name: name.to_string(), names: zone.names() };
-        let sum = |of: fn(&Counters) -> &AtomicU64| {
-            self.counters.iter().map(|counters| of(counters).load(Ordering::Relaxed)).sum()
-        };
+        let sum =
+            |of: fn(&Counters) -> &AtomicU64| self.counters.iter().map(|counters| of(counters).load(Relaxed)).sum();
         Status {
             freshness: zone.freshness(),
             stale_since: published.stale_since,
@@ -133,9 +132,9 @@ impl StatusHandle {
         let mut counts = Vec::new();
         for slot in 0..self.zones.len() + 2 {
             for (t, qtype) in QTYPES.iter().map(|(_, name)| *name).chain(["other"]).enumerate() {
+                let line = slot * Counters::PER_SLOT + t;
                 for (r, rcode) in Rcode::ALL.into_iter().enumerate() {
-                    let at = Counters::index(slot, t, r);
-                    let count = self.counters.iter().map(|all| all.queries[at].load(Ordering::Relaxed)).sum();
+                    let count = self.counters.iter().map(|all| all.queries[line].0[r].load(Relaxed)).sum();
                     if count > 0 {
                         let zone = match slot.checked_sub(self.zones.len()) {
                             None => self.zones[slot].to_string(),
@@ -166,24 +165,41 @@ const QTYPES: [(u16, &str); 11] = [
     (rtype::ANY, "ANY"),
 ];
 
-/// The counters of one listener, so that listeners do not share cache lines; added up when somebody looks.
+/// The counters of one listener, on cache lines of their own; added up when somebody looks.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct Counters {
     zones: usize,
-    queries: Box<[AtomicU64]>,
+    writers: Writers,
+    /// By zone, then by type.
+    queries: Box<[Line]>,
     pub(crate) dropped: AtomicU64,
     pub(crate) send_errors: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
 }
 
+/// One cache line of counters: by rcode, in the order of [`Rcode::ALL`].
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Line([AtomicU64; 8]);
+
+/// How many count at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writers {
+    /// One thread, which need not lock the memory to add.
+    One,
+    Many,
+}
+
 impl Counters {
-    const PER_SLOT: usize = (QTYPES.len() + 1) * Rcode::ALL.len();
+    const PER_SLOT: usize = QTYPES.len() + 1;
 
     /// For so many configured zones.
-    pub(crate) fn new(zones: usize) -> Self {
+    pub(crate) fn new(zones: usize, writers: Writers) -> Self {
         Self {
             zones,
-            queries: (0..(zones + 2) * Self::PER_SLOT).map(|_| AtomicU64::new(0)).collect(),
+            writers,
+            queries: (0..(zones + 2) * Self::PER_SLOT).map(|_| Line::default()).collect(),
             dropped: AtomicU64::new(0),
             send_errors: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
@@ -198,11 +214,20 @@ impl Counters {
             Owner::Nobody => self.zones + 1,
         };
         let qtype = QTYPES.iter().position(|(number, _)| *number == tally.qtype).unwrap_or(QTYPES.len());
-        let rcode = Rcode::ALL.iter().position(|rcode| *rcode == tally.rcode).expect("ALL has every code");
-        self.queries[Self::index(slot, qtype, rcode)].fetch_add(1, Ordering::Relaxed);
+        self.bump(&self.queries[slot * Self::PER_SLOT + qtype].0[tally.rcode.index()], 1);
     }
 
-    fn index(slot: usize, qtype: usize, rcode: usize) -> usize {
-        slot * Self::PER_SLOT + qtype * Rcode::ALL.len() + rcode
+    /// Adds to one of the plain counters.
+    pub(crate) fn add(&self, which: impl FnOnce(&Self) -> &AtomicU64, by: u64) {
+        self.bump(which(self), by);
+    }
+
+    fn bump(&self, counter: &AtomicU64, by: u64) {
+        match self.writers {
+            Writers::One => counter.store(counter.load(Relaxed) + by, Relaxed),
+            Writers::Many => {
+                counter.fetch_add(by, Relaxed);
+            }
+        }
     }
 }

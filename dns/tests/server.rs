@@ -69,6 +69,7 @@ impl Running {
 fn config(listen: &[&str]) -> Config {
     Config {
         listen: listen.iter().map(|addr| addr.parse().unwrap()).collect(),
+        threads: 3.try_into().unwrap(),
         ranges: vec!["10.210.0.0/16".parse().unwrap()],
         ..Config::new("s1")
     }
@@ -253,6 +254,50 @@ async fn one_source_cannot_take_all_connections() {
         assert!(begun.elapsed() < BOUND, "no seat became free");
     }
     dns.stop().await;
+}
+
+#[tokio::test]
+async fn of_many_askers_at_once_each_gets_its_own_answers() {
+    let dns = Running::start(&["127.0.0.1:0"]).await;
+    dns.feed(snapshot(1));
+    dns.until("current", |status| status.generation == 1).await;
+    let mut sockets = Vec::new();
+    for n in 0..64 {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(dns.addrs[0]).await.unwrap();
+        sockets.push((n, socket));
+    }
+    for id in 0..8 {
+        for (n, socket) in &sockets {
+            // A datagram that is no query, and gets no answer, is among those that do.
+            socket.send(b"?").await.unwrap();
+            let name = ["casa-api.internal", "internal", "www.example.com"][n % 3];
+            socket.send(&query(8 * *n as u16 + id, name, RecordType::A).to_vec().unwrap()).await.unwrap();
+        }
+    }
+    for (n, socket) in &sockets {
+        let mut ids = Vec::new();
+        for _ in 0..8 {
+            let mut buffer = [0; 4096];
+            let len = timeout(BOUND, socket.recv(&mut buffer)).await.expect("an answer within the bound").unwrap();
+            let reply = Message::from_vec(&buffer[..len]).unwrap();
+            assert_eq!(reply.answers.len(), usize::from(n % 3 == 0), "{reply:?}");
+            ids.push(reply.metadata.id);
+        }
+        assert_eq!(ids, (0..8).map(|id| 8 * *n as u16 + id).collect::<Vec<_>>());
+    }
+    let status = dns.until("counted", |status| status.dropped == 512).await;
+    assert_eq!(status.queries.iter().map(|count| count.count).sum::<u64>(), 512);
+    dns.stop().await;
+}
+
+#[tokio::test]
+async fn a_part_that_is_thrown_away_leaves_no_socket_behind() {
+    let mut dns = Running::start(&["127.0.0.1:0"]).await;
+    udp(dns.addrs[0], &query(1, "internal", RecordType::SOA)).await;
+    dns.task.shutdown().await;
+    UdpSocket::bind(dns.addrs[0]).await.unwrap();
+    TcpListener::bind(dns.addrs[0]).await.unwrap();
 }
 
 #[tokio::test]

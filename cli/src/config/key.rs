@@ -41,7 +41,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 26] = [
+pub(crate) const KEYS: [Key; 27] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -64,6 +64,7 @@ pub(crate) const KEYS: [Key; 26] = [
     key("api", "token_file", Kind::Text),
     key("dns", "enabled", Kind::Switch),
     key("dns", "listen", Kind::Texts),
+    key("dns", "threads", Kind::Text),
     key("dns", "zones", Kind::Texts),
     key("dns", "ttl", Kind::Text),
     key("dns", "ranges", Kind::Texts),

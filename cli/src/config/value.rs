@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -54,6 +55,18 @@ impl FromStr for Listen {
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// A number of threads.
+pub(super) struct Threads(pub(super) NonZeroUsize);
+
+impl FromStr for Threads {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Threads, &'static str> {
+        let number: NonZeroUsize = text.parse().map_err(|_| "not a number of threads, 1 to 1024")?;
+        if number.get() <= 1024 { Ok(Threads(number)) } else { Err("more than 1024 threads") }
     }
 }
 

@@ -114,12 +114,14 @@ const SHOWN_PROBLEMS: usize = 20;
 /// The server's configuration.
 pub(crate) fn config(config: &config::Config) -> kith_dns::Config {
     let dns = &config.dns;
+    let defaults = kith_dns::Config::new(config.node.name.as_str());
     kith_dns::Config {
         listen: dns.listen.clone(),
+        threads: dns.threads.unwrap_or(defaults.threads),
         zones: dns.zones.clone(),
         ranges: dns.ranges.clone(),
         own_addresses: dns.own_addresses.clone(),
         ttl: dns.ttl,
-        ..kith_dns::Config::new(config.node.name.as_str())
+        ..defaults
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -42,7 +41,7 @@ pub(crate) async fn serve(listener: TcpListener, desk: Desk, token: Cancellation
                 Ok((stream, source)) => {
                     let ip = source.ip().to_canonical();
                     if !enter(&mut sources, ip, connections.len()) {
-                        desk.counters().connections_refused.fetch_add(1, Ordering::Relaxed);
+                        desk.counters().add(|counters| &counters.connections_refused, 1);
                         continue;
                     }
                     let (desk, token) = (desk.clone(), token.clone());
@@ -107,7 +106,7 @@ async fn connection(
             used += 2 + query.len();
             turn = turn.wrapping_add(1);
             // What is no query gets no answer, and who sends such things no connection.
-            if desk.answer(query, Transport::Tcp, source, turn, &mut answer) == Reply::Nothing {
+            if desk.answer(&desk.published(), query, Transport::Tcp, source, turn, &mut answer) == Reply::Nothing {
                 return Ok(());
             }
             output.extend_from_slice(&(answer.len() as u16).to_be_bytes());
