@@ -85,6 +85,14 @@ pub fn answer(zone: &Zone, asked: &Asked<'_>, out: &mut Vec<u8>) -> Outcome {
     Reply { zone, asked, query: &query }.answer(out)
 }
 
+/// Says that a query cannot be answered at this moment, because too many others wait; `None` if it is no query.
+pub(crate) fn overloaded(zone: &Zone, asked: &Asked<'_>, out: &mut Vec<u8>) -> Option<Tally> {
+    let query = query::parse(asked.query).ok()?;
+    let rcode = Rcode::ServFail;
+    Reply { zone, asked, query: &query }.without_records(out, rcode, Some(Ede::NetworkError));
+    Some(Tally { owner: Owner::Nobody, qtype: query.qtype, rcode })
+}
+
 /// One reply being made.
 struct Reply<'a> {
     zone: &'a Zone,

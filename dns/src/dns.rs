@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::feed::Event;
 use crate::follow::{FollowError, Follower};
-use crate::server::{Bound, Desk, Worker, bind, serve_tcp};
+use crate::server::{Answerer, Bound, Desk, Slow, Worker, bind, serve_tcp, slow};
 use crate::status::{Counters, StatusHandle, Writers};
 use crate::zone::Settings;
 
@@ -25,7 +26,9 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub struct Dns {
     addrs: Vec<SocketAddr>,
     bound: Vec<Bound>,
+    /// By address: that of the streams, then one for each worker.
     desks: Vec<Desk>,
+    slow: Option<(Slow, Desk)>,
     follower: Follower,
     status: StatusHandle,
 }
@@ -93,16 +96,24 @@ impl Dns {
         for addr in &config.listen {
             bound.push(bind(*addr, config.threads).map_err(|source| BuildError::Bind { addr: *addr, source })?);
         }
-        // Each listener has counters of its own: one for streams and one for each worker, by address.
-        let writers = bound.iter().flat_map(|_| {
-            std::iter::once(Writers::Many).chain(std::iter::repeat_n(Writers::One, config.threads.get()))
-        });
-        let counters: Arc<[Counters]> = writers.map(|writers| Counters::new(config.zones.len(), writers)).collect();
-        let desk = |mine| Desk::new(Arc::clone(&published), Arc::clone(&counters), mine);
-        let desks = (0..counters.len()).map(desk).collect();
+        // What answers names that are not ours; nothing does.
+        let answerer: Option<Answerer> = None;
+        let (queue, slow) = answerer.map(slow).unzip();
+        let places = places(bound.len(), config.threads);
+        let counters = places.iter().map(|(_, writers)| Counters::new(config.zones.len(), *writers));
+        let counters: Arc<[Counters]> = counters.collect();
+        let desk = |(mine, (worker, _)): (usize, &(Option<usize>, Writers))| Desk {
+            published: Arc::clone(&published),
+            all: Arc::clone(&counters),
+            mine,
+            worker: *worker,
+            slow: queue.clone(),
+        };
+        let mut desks: Vec<Desk> = places.iter().enumerate().map(desk).collect();
+        let slow = slow.zip(desks.pop());
         let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters);
         let follower = Follower::new(Box::pin(feed), settings, published);
-        Ok(Self { addrs: bound.iter().map(|bound| bound.addr).collect(), bound, desks, follower, status })
+        Ok(Self { addrs: bound.iter().map(|bound| bound.addr).collect(), bound, desks, slow, follower, status })
     }
 
     /// The addresses listened on, in the order of the configuration, with the ports that were chosen.
@@ -136,6 +147,10 @@ impl Dns {
                 tasks.spawn(async move { worker.map_err(failed)?.run(stop_udp).await.map_err(failed) });
             }
         }
+        if let Some((slow, desk)) = self.slow {
+            let stop_slow = stop.clone();
+            tasks.spawn(async move { slow.run(desk, stop_slow).await.map_err(RunError::Task) });
+        }
         let (follower, stop_follower) = (self.follower, stop.clone());
         tasks.spawn(async move {
             follower.run(stop_follower).await.map_err(|error| match error {
@@ -156,6 +171,14 @@ impl Dns {
         tasks.shutdown().await;
         result
     }
+}
+
+/// Who answers, in the order of the desks: for each address the streams, then its workers, of which each knows its
+/// place among all workers; at last the slow path.
+fn places(addrs: usize, threads: NonZeroUsize) -> Vec<(Option<usize>, Writers)> {
+    let workers = |addr: usize| (addr * threads.get()..(addr + 1) * threads.get()).map(|n| (Some(n), Writers::One));
+    let of_addr = |addr| std::iter::once((None, Writers::Many)).chain(workers(addr));
+    (0..addrs).flat_map(of_addr).chain([(None, Writers::Many)]).collect()
 }
 
 fn outcome(ended: Result<Result<(), RunError>, JoinError>) -> Result<(), RunError> {

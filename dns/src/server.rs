@@ -3,27 +3,35 @@
 
 mod batch;
 mod bind;
+mod slow;
+mod stream;
 mod tcp;
 mod worker;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::answer::{Asked, Outcome, Transport, answer};
+use crate::answer::{self, Asked, Outcome};
 use crate::status::{Counters, Published};
+use slow::{Handed, Question, ReplyTo};
 
 pub(crate) use bind::{Bound, bind};
+pub(crate) use slow::{Answerer, Queue, Slow, slow};
 pub(crate) use tcp::serve as serve_tcp;
 pub(crate) use worker::Worker;
 
 /// What a listener answers with.
 #[derive(Debug, Clone)]
 pub(crate) struct Desk {
-    published: Arc<ArcSwap<Published>>,
-    all: Arc<[Counters]>,
-    mine: usize,
+    pub(crate) published: Arc<ArcSwap<Published>>,
+    pub(crate) all: Arc<[Counters]>,
+    /// The place of this listener's own counters.
+    pub(crate) mine: usize,
+    /// The place of a worker among all workers.
+    pub(crate) worker: Option<usize>,
+    /// Where names go that are not ours; `None`: they are refused.
+    pub(crate) slow: Option<Queue>,
 }
 
 /// Whether there is something to send.
@@ -31,32 +39,21 @@ pub(crate) struct Desk {
 pub(crate) enum Reply {
     Send,
     Nothing,
+    /// The slow path is to answer: not before it is handed over.
+    Later,
 }
 
 impl Desk {
-    /// The desk of the listener whose counters are the ones at `mine`.
-    pub(crate) fn new(published: Arc<ArcSwap<Published>>, all: Arc<[Counters]>, mine: usize) -> Self {
-        Self { published, all, mine }
-    }
-
     /// The zone to answer from, for one query or one batch of them.
     fn published(&self) -> Guard<Arc<Published>> {
         self.published.load()
     }
 
     /// Answers one query into `out`.
-    fn answer(
-        &self,
-        published: &Published,
-        query: &[u8],
-        transport: Transport,
-        source: SocketAddr,
-        turn: u32,
-        out: &mut Vec<u8>,
-    ) -> Reply {
-        let asked = Asked { query, transport, source: source.ip(), turn };
-        match answer(&published.zone, &asked, out) {
-            // Names that are not ours are refused while nothing forwards them.
+    fn answer(&self, published: &Published, asked: &Asked<'_>, out: &mut Vec<u8>) -> Reply {
+        match answer::answer(&published.zone, asked, out) {
+            Outcome::Foreign(_) if self.slow.is_some() => Reply::Later,
+            // Names that are not ours are refused where nothing forwards them.
             Outcome::Answer(tally) | Outcome::Foreign(tally) => {
                 self.counters().count(&tally);
                 Reply::Send
@@ -65,6 +62,22 @@ impl Desk {
                 self.counters().add(|counters| &counters.dropped, 1);
                 Reply::Nothing
             }
+        }
+    }
+
+    /// Hands a query over to the slow path, whose reply goes where it is told. Where it takes no more, `out` says so.
+    fn hand_over(&self, published: &Published, asked: &Asked<'_>, reply_to: ReplyTo, out: &mut Vec<u8>) -> Reply {
+        let Some(slow) = &self.slow else { return Reply::Nothing };
+        if slow.offer(Question::new(asked, self.worker), reply_to) == Handed::Over {
+            return Reply::Later;
+        }
+        self.counters().add(|counters| &counters.overflows, 1);
+        match answer::overloaded(&published.zone, asked, out) {
+            Some(tally) => {
+                self.counters().count(&tally);
+                Reply::Send
+            }
+            None => Reply::Nothing,
         }
     }
 

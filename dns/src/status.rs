@@ -38,6 +38,8 @@ pub struct Status {
     pub dropped: u64,
     /// Answers that the system did not take.
     pub send_errors: u64,
+    /// Questions for others that were told SERVFAIL, because too many waited already.
+    pub overflows: u64,
     /// TCP connections closed at once, because there were too many.
     pub connections_refused: u64,
 }
@@ -124,6 +126,7 @@ impl StatusHandle {
             queries: self.queries(),
             dropped: sum(|counters| &counters.dropped),
             send_errors: sum(|counters| &counters.send_errors),
+            overflows: sum(|counters| &counters.overflows),
             connections_refused: sum(|counters| &counters.connections_refused),
         }
     }
@@ -175,6 +178,7 @@ pub(crate) struct Counters {
     queries: Box<[Line]>,
     pub(crate) dropped: AtomicU64,
     pub(crate) send_errors: AtomicU64,
+    pub(crate) overflows: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
 }
 
@@ -202,19 +206,30 @@ impl Counters {
             queries: (0..(zones + 2) * Self::PER_SLOT).map(|_| Line::default()).collect(),
             dropped: AtomicU64::new(0),
             send_errors: AtomicU64::new(0),
+            overflows: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
         }
     }
 
     /// Counts one answer.
     pub(crate) fn count(&self, tally: &Tally) {
+        self.bump(self.place(tally), 1);
+    }
+
+    fn place(&self, tally: &Tally) -> &AtomicU64 {
         let slot = match tally.owner {
             Owner::Forward(place) => place,
             Owner::Reverse => self.zones,
             Owner::Nobody => self.zones + 1,
         };
         let qtype = QTYPES.iter().position(|(number, _)| *number == tally.qtype).unwrap_or(QTYPES.len());
-        self.bump(&self.queries[slot * Self::PER_SLOT + qtype].0[tally.rcode.index()], 1);
+        &self.queries[slot * Self::PER_SLOT + qtype].0[tally.rcode.index()]
+    }
+
+    /// How many answers like this one there were.
+    #[cfg(test)]
+    pub(crate) fn counted(&self, tally: &Tally) -> u64 {
+        self.place(tally).load(Relaxed)
     }
 
     /// Adds to one of the plain counters.

@@ -104,6 +104,7 @@ fn describe(status: &Status) -> Value {
         })).collect::<Vec<_>>(),
         "dropped": status.dropped,
         "send_errors": status.send_errors,
+        "overflows": status.overflows,
         "connections_refused": status.connections_refused,
     })
 }

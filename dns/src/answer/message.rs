@@ -17,6 +17,7 @@ pub(crate) enum Ede {
     StaleAnswer = 3,
     NotReady = 14,
     StaleNxDomain = 19,
+    NetworkError = 23,
 }
 
 /// Sections that records go to.

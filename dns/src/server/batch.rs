@@ -4,6 +4,7 @@
 //! and pointing anew before each call is what a batch is there to save. The memory is made once and pointed into from then
 //! on. What was received is read, and what is to be sent is written, by safe code.
 #![allow(unsafe_code, reason = "recvmmsg and sendmmsg over headers that are prepared once")]
+#![allow(clippy::unnecessary_cast, reason = "lengths in the headers have other types in other C libraries")]
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -52,6 +53,7 @@ pub(crate) enum SentTo {
 pub(crate) struct Packet<'a> {
     pub(crate) query: &'a [u8],
     pub(crate) source: SocketAddr,
+    pub(crate) sent_to: SentTo,
 }
 
 /// What the system calls point into. `received[i]` points to `names[i]`, `controls[i]` and, through `parts_in[i]`, to
@@ -163,7 +165,7 @@ impl Batch {
             let sent_to = memory.controls[i].turn(header.msg_controllen as usize);
             let reply = &mut self.replies[self.ready];
             reply.clear();
-            if answer(Packet { query, source }, reply) == Reply::Nothing {
+            if answer(Packet { query, source, sent_to }, reply) != Reply::Send {
                 continue;
             }
             let answer = &mut memory.sending[self.ready].msg_hdr;

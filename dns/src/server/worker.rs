@@ -19,9 +19,10 @@ use socket2::SockRef;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Batch, Door};
+use super::batch::{Batch, Door, Packet};
+use super::slow::ReplyTo;
 use super::{Desk, Reply};
-use crate::answer::Transport;
+use crate::answer::{Asked, Transport};
 
 /// Receive errors in a row after which the socket is given up, so that the part is restarted with a fresh one.
 const ERRORS_MAX: u32 = 100;
@@ -100,7 +101,7 @@ fn door(socket: &UdpSocket) -> io::Result<Door> {
     Ok(Door::All)
 }
 
-fn work(socket: &UdpSocket, door: Door, desk: &Desk, stopping: &AtomicBool) -> io::Result<()> {
+fn work(socket: &Arc<UdpSocket>, door: Door, desk: &Desk, stopping: &AtomicBool) -> io::Result<()> {
     let mut batch = Batch::new(door);
     let mut turn = rand::random::<u32>();
     let mut errors = 0;
@@ -127,7 +128,15 @@ fn work(socket: &UdpSocket, door: Door, desk: &Desk, stopping: &AtomicBool) -> i
                 if packet.source.port() == 0 {
                     return Reply::Nothing;
                 }
-                desk.answer(&published, packet.query, Transport::Udp, packet.source, turn, out)
+                let Packet { query, source, sent_to } = packet;
+                let asked = Asked { query, transport: Transport::Udp, source: source.ip(), turn };
+                match desk.answer(&published, &asked, out) {
+                    Reply::Later => {
+                        let reply_to = ReplyTo::Datagram { socket: Arc::clone(socket), to: source, from: sent_to };
+                        desk.hand_over(&published, &asked, reply_to, out)
+                    }
+                    reply => reply,
+                }
             });
         }
         let failed = batch.send(socket.as_fd());
