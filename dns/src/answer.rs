@@ -8,10 +8,11 @@ mod message;
 use std::net::IpAddr;
 
 use crate::config::Ttl;
-use crate::query::{self, Edns, Query, Reject};
+use crate::query::{self, Edns, QName, Query, Reject};
+use crate::zone::fixed::FixedNode;
 use crate::zone::{
-    Endpoint, Endpoints, Found, Freshness, IN, LOCAL_NODE, Name, Node, Origin, Owner, Place, RR_HEAD, RR_LENGTH,
-    RRSET_MAX, RRset, Tail, Zone, rtype,
+    By, Endpoint, Endpoints, Found, Freshness, IN, Name, Node, Origin, Owner, Place, RR_HEAD, RR_LENGTH, RRSET_MAX,
+    RRset, Soa, Tail, Zone, rtype,
 };
 use message::{Authority, Ede, Message, Opt, PAYLOAD, Record, Room, Section};
 
@@ -25,6 +26,10 @@ const UDP_MAX: u16 = 512;
 const TCP_MAX: usize = 65_535;
 /// Highest offset that a compression pointer reaches (RFC 1035 §4.1.4).
 const POINTER_MAX: usize = 0x3fff;
+/// Aliases followed for one answer. Longer chains are mistakes, and a circle ends here with what was found.
+const ALIASES_MAX: usize = 8;
+/// The serial number of an SOA, counted from its end: five numbers of four bytes.
+const SOA_SERIAL: usize = 20;
 
 /// What a query came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +98,43 @@ pub(crate) fn overloaded(zone: &Zone, asked: &Asked<'_>, out: &mut Vec<u8>) -> O
     Some(Tally { owner: Owner::Nobody, qtype: query.qtype, rcode })
 }
 
+/// What answering for one name came to.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Code(Rcode),
+    /// An alias, whose target stands at this offset.
+    Alias(usize),
+    /// Somebody else is to be asked.
+    Referral,
+}
+
+/// Whether several records of one set may point to one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repeats {
+    Never,
+    Perhaps,
+}
+
+/// Bytes of the record that `wire` begins with, whose owner is a pointer.
+fn record_length(wire: &[u8]) -> usize {
+    RR_HEAD + usize::from(u16::from_be_bytes([wire[RR_LENGTH], wire[RR_LENGTH + 1]]))
+}
+
+/// Whether a record before the one at `at` points to the same name.
+fn repeated(records: &[u8], at: usize, skip: usize) -> bool {
+    fn target(record: &[u8], skip: usize) -> &[u8] {
+        &record[RR_HEAD + skip..record_length(record)]
+    }
+    let mut before = 0;
+    while before < at {
+        if target(&records[before..], skip).eq_ignore_ascii_case(target(&records[at..], skip)) {
+            return true;
+        }
+        before += record_length(&records[before..]);
+    }
+    false
+}
+
 /// One reply being made.
 struct Reply<'a> {
     zone: &'a Zone,
@@ -128,8 +170,8 @@ impl<'a> Reply<'a> {
                 self.without_records(out, Rcode::Refused, None);
                 Outcome::Foreign(Tally { owner: Owner::Nobody, qtype: self.query.qtype, rcode: Rcode::Refused })
             }
-            Found::Own { origin, name } => {
-                let rcode = self.own(out, origin, &name);
+            Found::Own { origin, name, by } => {
+                let rcode = self.own(out, origin, &name, by);
                 Outcome::Answer(Tally { owner: origin.owner(), qtype: self.query.qtype, rcode })
             }
         }
@@ -143,50 +185,105 @@ impl<'a> Reply<'a> {
     }
 
     /// The answer from a zone of ours.
-    fn own(&self, out: &mut Vec<u8>, origin: &Origin, name: &Name<'_>) -> Rcode {
+    fn own(&self, out: &mut Vec<u8>, origin: &Origin, name: &Name<'_>, by: By) -> Rcode {
+        let alias = matches!(name, Name::Fixed(node) if node.set(rtype::CNAME).is_some());
         let stale = match (self.zone.freshness(), name) {
-            (Freshness::Loading, _) => {
+            (Freshness::Loading, _) if by == By::Facts => {
                 self.without_records(out, Rcode::ServFail, Some(Ede::NotReady));
                 return Rcode::ServFail;
             }
-            (Freshness::Current, _) => None,
+            (Freshness::Loading | Freshness::Current, _) => None,
+            // What stands in a file does not age; what an alias leads to may.
+            (Freshness::Stale, _) if by == By::File && !alias => None,
             (Freshness::Stale, Name::Missing) => Some(Ede::StaleNxDomain),
             (Freshness::Stale, _) => Some(Ede::StaleAnswer),
         };
-        let rcode = match name {
-            Name::Missing => Rcode::NxDomain,
-            Name::Apex | Name::Node(_) | Name::Nearest { .. } | Name::Empty => Rcode::NoError,
-        };
         let opt = self.opt(stale);
         let mut message = Message::new(out, self.query, self.size(), opt.as_ref());
-        let before = message.position();
-        match name {
-            Name::Apex => self.apex(&mut message, origin),
-            Name::Node(node) => self.node(&mut message, origin, node),
-            Name::Nearest { endpoints, count } => {
-                // Not rotated: the order is the answer.
-                self.endpoints(&mut message, endpoints.ttl(), 0, endpoints.iter().take(*count));
-            }
-            Name::Empty | Name::Missing => {}
+        let mut end = self.stands(&mut message, &self.query.name, origin, name);
+        for _ in 0..ALIASES_MAX {
+            let End::Alias(target) = end else { break };
+            end = self.follow(&mut message, target);
         }
-        if message.position() == before && !message.is_truncated() {
-            self.negative(&mut message, origin);
-        }
-        message.finish(self.query.head, rcode, Authority::Ours, opt.as_ref());
+        // A referral is not our word; one that an alias leads to does not change whose word the alias is (RFC 1035 §4.1.1).
+        let (rcode, authority) = match end {
+            End::Code(rcode) => (rcode, Authority::Ours),
+            End::Alias(_) => (Rcode::NoError, Authority::Ours),
+            End::Referral if alias => (Rcode::NoError, Authority::Ours),
+            End::Referral => (Rcode::NoError, Authority::None),
+        };
+        message.finish(self.query.head, rcode, authority, opt.as_ref());
         rcode
     }
 
-    fn apex(&self, message: &mut Message<'_>, origin: &Origin) {
-        match self.query.qtype {
-            rtype::SOA | rtype::ANY => self.soa(message, Section::Answer, origin),
-            rtype::NS => {
-                let record = Record::<{ RR_HEAD + 255 }>::new(rtype::NS, origin.ttl(), origin.name_server());
-                let at = message.position();
-                if self.push(message, record.bytes(), Tail::Whole, origin) == Room::Left {
-                    self.glue(message, at + RR_HEAD, LOCAL_NODE);
+    /// Answers with what stands at a name, which is the one that the message is about.
+    fn stands(&self, message: &mut Message<'_>, qname: &QName, origin: &Origin, name: &Name<'_>) -> End {
+        let before = message.position();
+        match name {
+            Name::Apex(fixed) => self.apex(message, qname, origin, *fixed),
+            Name::Node(node) => self.node(message, origin, node),
+            Name::Fixed(node) => {
+                if let Some(target) = self.fixed(message, origin, *node) {
+                    return End::Alias(target);
                 }
             }
-            _ => {}
+            Name::Cut(node, at) => return self.refer(message, qname, *node, *at, origin),
+            Name::Nearest { endpoints, count } => {
+                // Not rotated: the order is the answer.
+                self.endpoints(message, endpoints.ttl(), 0, endpoints.iter().take(*count));
+            }
+            Name::Empty | Name::Missing => {}
+        }
+        if message.position() == before
+            && !message.is_truncated()
+            && let Some(soa) = origin.soa()
+        {
+            // By it a cache knows how long there is nothing (RFC 2308).
+            self.soa(message, Section::Authority, qname, origin, soa.negative());
+        }
+        match name {
+            Name::Missing => End::Code(Rcode::NxDomain),
+            _ => End::Code(Rcode::NoError),
+        }
+    }
+
+    /// Goes on with the target of an alias that stands at this offset of the message. A target that is not ours is the
+    /// asker's to find.
+    fn follow(&self, message: &mut Message<'_>, target: usize) -> End {
+        let done = End::Code(Rcode::NoError);
+        let Some((qname, _)) = QName::parse(message.written(target)) else { return done };
+        if target > POINTER_MAX || message.is_truncated() {
+            return done;
+        }
+        match self.zone.find(qname.wire(), qname.labels()) {
+            Found::Foreign => done,
+            Found::Own { by: By::Facts, .. } if self.zone.freshness() == Freshness::Loading => {
+                End::Code(Rcode::ServFail)
+            }
+            Found::Own { origin, name, .. } => {
+                message.turn_to(target as u16);
+                self.stands(message, &qname, origin, &name)
+            }
+        }
+    }
+
+    fn apex(&self, message: &mut Message<'_>, qname: &QName, origin: &Origin, fixed: Option<FixedNode<'_>>) {
+        match (self.query.qtype, origin.soa(), origin.name_server()) {
+            (rtype::SOA | rtype::ANY, Some(soa), _) => {
+                self.soa(message, Section::Answer, qname, origin, soa.answer());
+            }
+            (rtype::NS, _, Some(server)) => {
+                let record = Record::<{ RR_HEAD + 255 }>::new(rtype::NS, origin.ttl(), server);
+                let from = message.position();
+                if self.push(message, record.bytes(), Tail::Whole, origin) == Room::Left {
+                    self.targets(message, from, rtype::NS, Repeats::Never);
+                }
+            }
+            _ => {
+                if let Some(node) = fixed {
+                    self.fixed(message, origin, node);
+                }
+            }
         }
     }
 
@@ -195,7 +292,7 @@ impl<'a> Reply<'a> {
             Node::Plain(sets) | Node::App(sets) => {
                 let wanted = sets.iter().find(|set| self.query.qtype == set.rtype || self.query.qtype == rtype::ANY);
                 if let Some(set) = wanted {
-                    self.set(message, origin, &set);
+                    self.set(message, origin, &set, Repeats::Never);
                 }
             }
             Node::Peers(endpoints) => self.peers(message, endpoints),
@@ -204,43 +301,99 @@ impl<'a> Reply<'a> {
         }
     }
 
-    fn set(&self, message: &mut Message<'_>, origin: &Origin, set: &RRset<'_>) {
+    fn set(&self, message: &mut Message<'_>, origin: &Origin, set: &RRset<'_>, repeats: Repeats) {
         let from = message.position();
         for record in set.rotated(self.asked.turn) {
             if self.push(message, record, set.tail, origin) == Room::None {
                 return;
             }
         }
-        if set.rtype == rtype::SRV {
-            self.targets(message, from, origin);
-        }
+        self.targets(message, from, set.rtype, repeats);
     }
 
-    /// The addresses of the SRV records written from `from` on, as far as there is room (RFC 2782).
-    fn targets(&self, message: &mut Message<'_>, from: usize, origin: &Origin) {
+    /// Answers from a file: the set that is asked for, or the alias that stands for all of them. Of an alias, returns where
+    /// its target stands.
+    fn fixed(&self, message: &mut Message<'_>, origin: &Origin, node: FixedNode<'_>) -> Option<usize> {
+        let wanted = node.sets().find(|set| self.query.qtype == set.rtype || self.query.qtype == rtype::ANY);
+        if let Some(set) = wanted {
+            self.set(message, origin, &set, Repeats::Perhaps);
+            return None;
+        }
+        let alias = node.set(rtype::CNAME)?;
+        let target = message.position() + RR_HEAD;
+        self.set(message, origin, &alias, Repeats::Perhaps);
+        (!message.is_truncated()).then_some(target)
+    }
+
+    /// Names who answers for a name that belongs to somebody else (RFC 1034 §4.3.2 step 3b). Whether there is a DS is ours
+    /// to say, at the name where the other zone begins (RFC 4035 §3.1.4.1).
+    fn refer(&self, message: &mut Message<'_>, qname: &QName, node: FixedNode<'_>, at: usize, origin: &Origin) -> End {
+        if at == 0 && self.query.qtype == rtype::DS {
+            match (node.set(rtype::DS), origin.soa()) {
+                (Some(set), _) => self.set(message, origin, &set, Repeats::Perhaps),
+                (None, Some(soa)) => self.soa(message, Section::Authority, qname, origin, soa.negative()),
+                (None, None) => {}
+            }
+            return End::Code(Rcode::NoError);
+        }
+        let (before, from) = (message.subject(), message.position());
+        message.turn_to(before + at as u16);
+        for record in node.set(rtype::NS).iter().flat_map(|set| set.rotated(self.asked.turn)) {
+            if message.push(Section::Authority, record, Tail::Whole, &[]) == Room::None {
+                message.truncate();
+            }
+        }
+        self.targets(message, from, rtype::NS, Repeats::Perhaps);
+        message.turn_to(before);
+        End::Referral
+    }
+
+    /// The addresses of the names that the records written from `from` on point to, as far as there is room (RFC 2782).
+    fn targets(&self, message: &mut Message<'_>, from: usize, rtype: u16, repeats: Repeats) {
+        // What stands before the name in the RDATA.
+        let skip = match rtype {
+            rtype::NS => 0,
+            rtype::MX => 2,
+            rtype::SRV => 6,
+            _ => return,
+        };
         let end = message.position();
         let mut at = from;
         while at < end {
-            let written = message.written(at);
-            let length = usize::from(u16::from_be_bytes([written[RR_LENGTH], written[RR_LENGTH + 1]]));
-            // Priority, weight and port stand before the target.
-            let target = &written[RR_HEAD + 6..RR_HEAD + length];
-            let mut relative = [0; 255];
-            let len = target.len() - origin.wire().len();
-            relative[..len].copy_from_slice(&target[..len]);
-            self.glue(message, at + RR_HEAD + 6, &relative[..len]);
-            at += RR_HEAD + length;
+            let target = at + RR_HEAD + skip;
+            if repeats == Repeats::Never || !repeated(message.written(from), at - from, skip) {
+                self.glue(message, target);
+            }
+            at += record_length(message.written(at));
         }
     }
 
-    /// The addresses of the relative name that stands at offset `at`: whole sets or nothing, and TC stays clear, since
-    /// whoever misses them can ask (RFC 2181 §9).
-    fn glue(&self, message: &mut Message<'_>, at: usize, relative: &[u8]) {
-        let Some(Node::Plain(sets)) = self.zone.node(relative) else { return };
+    /// The addresses of the name that stands at offset `at`, as far as they are ours to tell.
+    fn glue(&self, message: &mut Message<'_>, at: usize) {
+        let Some((qname, _)) = QName::parse(message.written(at)) else { return };
         if at > POINTER_MAX {
             return;
         }
-        for set in sets.iter().filter(|set| matches!(set.rtype, rtype::A | rtype::AAAA)) {
+        match self.zone.find(qname.wire(), qname.labels()) {
+            Found::Own { name: Name::Node(Node::Plain(sets) | Node::App(sets)), .. } => {
+                self.addresses(message, at, sets.iter());
+            }
+            Found::Own { name: Name::Fixed(node) | Name::Apex(Some(node)), .. } => {
+                self.addresses(message, at, node.sets());
+            }
+            Found::Own { name: Name::Cut(..), .. } => {
+                if let Some(node) = self.zone.glue(qname.wire()) {
+                    self.addresses(message, at, node.sets());
+                }
+            }
+            Found::Own { .. } | Found::Foreign => {}
+        }
+    }
+
+    /// Addresses of the name at offset `at`: whole sets or nothing, and TC stays clear, since whoever misses them can ask
+    /// (RFC 2181 §9).
+    fn addresses<'s>(&self, message: &mut Message<'_>, at: usize, sets: impl Iterator<Item = RRset<'s>>) {
+        for set in sets.filter(|set| matches!(set.rtype, rtype::A | rtype::AAAA)) {
             if message.fits(set.wire().len()) == Room::None {
                 return;
             }
@@ -291,19 +444,19 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// SOA in authority, by which a cache knows how long there is nothing (RFC 2308).
-    fn negative(&self, message: &mut Message<'_>, origin: &Origin) {
-        self.soa(message, Section::Authority, origin);
-    }
-
-    fn soa(&self, message: &mut Message<'_>, section: Section, origin: &Origin) {
-        let apex = query::HEADER + self.query.name.wire().len() - origin.wire().len();
-        let apex = (0xc000 | apex as u16).to_be_bytes();
-        let record: Record<{ RR_HEAD + 38 }> =
-            Record::new(rtype::SOA, origin.negative_ttl(), &origin.soa(apex, self.zone.serial()));
-        let record = record.owned_by(apex);
-        if message.push(section, record.bytes(), Tail::Whole, &[]) == Room::None {
+    /// Appends the SOA of the zone that the name is in, with pointers to where the zone's own name stands.
+    fn soa(&self, message: &mut Message<'_>, section: Section, qname: &QName, origin: &Origin, record: &[u8]) {
+        let start = message.position();
+        if message.push(section, record, Tail::Whole, &[]) == Room::None {
             message.truncate();
+            return;
+        }
+        let apex = message.subject() + (qname.wire().len() - origin.wire().len()) as u16;
+        for at in origin.soa().map_or(&[][..], Soa::pointers) {
+            message.point(start + usize::from(*at), apex);
+        }
+        if origin.owner() != Owner::File {
+            message.put(start + record.len() - SOA_SERIAL, self.zone.serial());
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -18,6 +19,8 @@ pub struct Config {
     pub threads: NonZeroUsize,
     /// The zones served; each serves the same names. The first one is what PTR records point into.
     pub zones: Vec<ZoneName>,
+    /// Zone files (RFC 1035 §5). One whose zone is among the zones served is laid over it, any other is a zone of its own.
+    pub files: Vec<PathBuf>,
     /// This node's id, `servers.id`: `local.node`, who is nearest, NSID.
     pub server: String,
     /// The cluster's ranges: addresses outside are not served, and the reverse zones of these are owned. Empty: the
@@ -39,6 +42,7 @@ impl Config {
             listen: Vec::new(),
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             zones: vec![ZoneName::default()],
+            files: Vec::new(),
             server: server.into(),
             ranges: Vec::new(),
             own_addresses: Vec::new(),

@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::feed::Event;
+use crate::files::Files;
 use crate::follow::{FollowError, Follower};
 use crate::server::{Answerer, Bound, Desk, Slow, Worker, bind, serve_tcp, slow};
 use crate::status::{Counters, StatusHandle, Writers};
 use crate::zone::Settings;
+use crate::zonefile::Fault;
 
 /// How long a stop waits for answers that are being written. Whoever takes longer does not read them.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -30,6 +32,7 @@ pub struct Dns {
     desks: Vec<Desk>,
     slow: Option<(Slow, Desk)>,
     follower: Follower,
+    files: Files,
     status: StatusHandle,
 }
 
@@ -39,6 +42,9 @@ pub enum BuildError {
     /// The configuration names no zone.
     #[error("no zone to serve")]
     NoZone,
+    /// A zone file is wrong, and there is nothing else to serve.
+    #[error("{0}")]
+    File(Fault),
     /// The configuration names no address.
     #[error("no address to listen on")]
     NoAddress,
@@ -50,6 +56,9 @@ pub enum BuildError {
         /// What the system says.
         source: io::Error,
     },
+    /// Reading the zone files panicked: a bug.
+    #[error("a zone file could not be read")]
+    Task(#[source] JoinError),
 }
 
 /// Why the part ended by itself. It is to be built anew as a whole.
@@ -84,14 +93,17 @@ impl Dns {
         config: Config,
         feed: impl Stream<Item = Event> + Send + Unpin + 'static,
     ) -> Result<Self, BuildError> {
-        if config.zones.is_empty() {
+        if config.zones.is_empty() && config.files.is_empty() {
             return Err(BuildError::NoZone);
         }
         if config.listen.is_empty() {
             return Err(BuildError::NoAddress);
         }
         let settings = Arc::new(Settings::from(&config));
-        let published = Arc::new(ArcSwap::from_pointee(Follower::nothing(&settings)));
+        let files = Files::new(&config);
+        let (files, fixed) =
+            spawn_blocking(|| files.load()).await.map_err(BuildError::Task)?.map_err(BuildError::File)?;
+        let published = Arc::new(ArcSwap::from_pointee(Follower::nothing(&settings, &fixed.borrow())));
         let mut bound = Vec::new();
         for addr in &config.listen {
             bound.push(bind(*addr, config.threads).map_err(|source| BuildError::Bind { addr: *addr, source })?);
@@ -112,8 +124,9 @@ impl Dns {
         let mut desks: Vec<Desk> = places.iter().enumerate().map(desk).collect();
         let slow = slow.zip(desks.pop());
         let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters);
-        let follower = Follower::new(Box::pin(feed), settings, published);
-        Ok(Self { addrs: bound.iter().map(|bound| bound.addr).collect(), bound, desks, slow, follower, status })
+        let follower = Follower::new(Box::pin(feed), settings, published, fixed);
+        let addrs = bound.iter().map(|bound| bound.addr).collect();
+        Ok(Self { addrs, bound, desks, slow, follower, files, status })
     }
 
     /// The addresses listened on, in the order of the configuration, with the ports that were chosen.
@@ -158,6 +171,8 @@ impl Dns {
                 FollowError::Build => RunError::Zone,
             })
         });
+        let (files, stop_files) = (self.files, stop.clone());
+        tasks.spawn(async move { files.run(stop_files).await.map_err(RunError::Task) });
         let mut result = tasks.join_next().await.map_or(Ok(()), outcome);
         stop.cancel();
         let drained = timeout(DRAIN, async {

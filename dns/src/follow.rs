@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::facts::{Effect, Facts, Freshness};
 use crate::feed::Event;
 use crate::status::Published;
+use crate::zone::fixed::Fixed;
 use crate::zone::{Builder, Settings, Zone};
 
 /// How long events are gathered before a zone is built of them: what one transaction did to several tables arrives
@@ -36,6 +38,8 @@ pub(crate) struct Follower {
     feed: Pin<Box<dyn Stream<Item = Event> + Send>>,
     builder: Builder,
     published: Arc<ArcSwap<Published>>,
+    /// The names of zone files.
+    fixed: watch::Receiver<Fixed>,
     facts: Facts,
     generation: u64,
     /// When the first change came that is not in the zone yet.
@@ -47,14 +51,15 @@ impl Follower {
         feed: Pin<Box<dyn Stream<Item = Event> + Send>>,
         settings: Arc<Settings>,
         published: Arc<ArcSwap<Published>>,
+        fixed: watch::Receiver<Fixed>,
     ) -> Self {
         let builder = Builder::new(settings);
-        Self { feed, builder, published, facts: Facts::default(), generation: 0, pending: None }
+        Self { feed, builder, published, fixed, facts: Facts::default(), generation: 0, pending: None }
     }
 
     /// What is answered before the first zone: nothing is known of any name, and that is said.
-    pub(crate) fn nothing(settings: &Settings) -> Published {
-        let zone = Zone::build(&Facts::default(), settings, 0);
+    pub(crate) fn nothing(settings: &Settings, fixed: &Fixed) -> Published {
+        let zone = Zone::build(&Facts::default(), settings, 0).with_fixed(fixed);
         Published { zone, built: Instant::now(), took: Duration::ZERO, stale_since: None }
     }
 
@@ -64,6 +69,7 @@ impl Follower {
             tokio::select! {
                 // Losing any of these loses nothing: an event is taken from the stream only when its arm runs.
                 () = token.cancelled() => return Ok(()),
+                Ok(()) = self.fixed.changed() => self.lay(),
                 event = self.feed.next() => self.take(event.ok_or(FollowError::Ended)?),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self = self.rebuild().await?,
             }
@@ -102,6 +108,14 @@ impl Follower {
         self.publish(Published { zone, built: old.built, took: old.took, stale_since: None });
     }
 
+    /// Lays the names of zone files over the rows' as they are.
+    fn lay(&mut self) {
+        let fixed = self.fixed.borrow_and_update().clone();
+        let old = self.published.load();
+        let zone = old.zone.clone().with_fixed(&fixed);
+        self.publish(Published { zone, built: old.built, took: old.took, stale_since: None });
+    }
+
     /// Builds on a blocking thread, where the zone before is taken apart as well: both are computing, and other tasks of
     /// this worker have answers to give.
     async fn rebuild(mut self) -> Result<Self, FollowError> {
@@ -110,7 +124,8 @@ impl Follower {
         let built = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
             let changes = self.facts.take_changes();
-            let zone = Zone::next(&mut self.builder, &self.facts, changes, self.generation);
+            let fixed = self.fixed.borrow().clone();
+            let zone = Zone::next(&mut self.builder, &self.facts, changes, self.generation).with_fixed(&fixed);
             let (built, took) = (Instant::now(), begun.elapsed());
             self.publish(Published { zone, built, took, stale_since: None });
             self

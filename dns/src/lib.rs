@@ -22,6 +22,7 @@ pub mod name;
 
 mod facts;
 mod row;
+mod zonefile;
 
 pub mod zone;
 
@@ -29,6 +30,7 @@ pub mod answer;
 mod query;
 
 mod dns;
+mod files;
 mod follow;
 mod server;
 pub mod status;
@@ -37,6 +39,7 @@ pub use config::{Config, Ttl};
 pub use dns::{BuildError, Dns, RunError};
 pub use name::ZoneName;
 pub use status::{Status, StatusHandle};
+pub use zonefile::Fault;
 
 #[cfg(test)]
 mod testing;

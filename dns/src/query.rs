@@ -172,7 +172,7 @@ fn body_of(head: Head, body: &[u8], records: u32, additional: u16) -> Option<Que
 
 impl QName {
     /// Reads a name without compression, which a question has no use for.
-    fn parse(body: &[u8]) -> Option<(Self, &[u8])> {
+    pub(crate) fn parse(body: &[u8]) -> Option<(Self, &[u8])> {
         let mut name = Self { wire: [0; NAME_MAX], len: 0, labels: [0; NAME_MAX / 2], count: 0 };
         loop {
             let length = usize::from(*body.get(name.len)?);

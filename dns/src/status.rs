@@ -1,5 +1,6 @@
 //! What this part shows of itself: plain numbers and texts, of which the binary makes JSON and metrics.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
@@ -9,7 +10,9 @@ use tokio::time::Instant;
 
 use crate::answer::{Rcode, Tally};
 use crate::name::ZoneName;
+use crate::zone::fixed::FileState;
 use crate::zone::{Freshness, Owner, Zone, rtype};
+use crate::zonefile::Fault;
 
 /// The state of the DNS part at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct Status {
     pub zones: Vec<ZoneStatus>,
     /// Names in the reverse zones.
     pub reverse_names: usize,
+    /// The zone files, in the order of the configuration.
+    pub files: Vec<FileStatus>,
     /// Rows, or parts of rows, that are left out, with the reason; the first 100.
     pub problems: Vec<ProblemStatus>,
     /// How many there are.
@@ -51,6 +56,34 @@ pub struct ZoneStatus {
     pub name: String,
     /// How many names it has.
     pub names: usize,
+}
+
+/// One zone file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileStatus {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The zone that is served of it; `None` if there never was a good one.
+    pub zone: Option<ZoneStatus>,
+    /// What is wrong with the file as it is; then what is served is what it was.
+    pub fault: Option<Fault>,
+    /// Records that are left out or served otherwise than they are written; the first 100.
+    pub notes: Vec<Fault>,
+    /// How many there are.
+    pub note_count: usize,
+}
+
+impl From<&FileState> for FileStatus {
+    fn from(state: &FileState) -> Self {
+        let zone = state.zone.as_deref();
+        Self {
+            path: state.path.clone(),
+            zone: zone.map(|zone| ZoneStatus { name: zone.name(), names: zone.names() }),
+            fault: state.fault.clone(),
+            notes: zone.map_or_else(Vec::new, |zone| zone.notes.to_vec()),
+            note_count: zone.map_or(0, |zone| zone.note_count),
+        }
+    }
 }
 
 /// One row, or part of one, that is left out.
@@ -121,6 +154,7 @@ impl StatusHandle {
             build_time: published.took,
             zones: self.zones.iter().map(zone_status).collect(),
             reverse_names: zone.pointers(),
+            files: zone.fixed().files().iter().map(FileStatus::from).collect(),
             problems: problems.iter().map(problem).collect(),
             problem_count,
             queries: self.queries(),
@@ -133,7 +167,7 @@ impl StatusHandle {
 
     fn queries(&self) -> Vec<QueryCount> {
         let mut counts = Vec::new();
-        for slot in 0..self.zones.len() + 2 {
+        for slot in 0..self.zones.len() + 3 {
             for (t, qtype) in QTYPES.iter().map(|(_, name)| *name).chain(["other"]).enumerate() {
                 let line = slot * Counters::PER_SLOT + t;
                 for (r, rcode) in Rcode::ALL.into_iter().enumerate() {
@@ -142,7 +176,8 @@ impl StatusHandle {
                         let zone = match slot.checked_sub(self.zones.len()) {
                             None => self.zones[slot].to_string(),
                             Some(0) => "reverse".to_owned(),
-                            Some(_) => "none".to_owned(),
+                            Some(1) => "none".to_owned(),
+                            Some(_) => "files".to_owned(),
                         };
                         counts.push(QueryCount { zone, qtype, rcode: rcode.name(), count });
                     }
@@ -203,7 +238,7 @@ impl Counters {
         Self {
             zones,
             writers,
-            queries: (0..(zones + 2) * Self::PER_SLOT).map(|_| Line::default()).collect(),
+            queries: (0..(zones + 3) * Self::PER_SLOT).map(|_| Line::default()).collect(),
             dropped: AtomicU64::new(0),
             send_errors: AtomicU64::new(0),
             overflows: AtomicU64::new(0),
@@ -221,6 +256,7 @@ impl Counters {
             Owner::Forward(place) => place,
             Owner::Reverse => self.zones,
             Owner::Nobody => self.zones + 1,
+            Owner::File => self.zones + 2,
         };
         let qtype = QTYPES.iter().position(|(number, _)| *number == tally.qtype).unwrap_or(QTYPES.len());
         &self.queries[slot * Self::PER_SLOT + qtype].0[tally.rcode.index()]

@@ -6,10 +6,12 @@
 //! has nothing there, and `peers`, which depends on who asks.
 //!
 //! A zone is built by `build`, out of the facts alone; it never changes afterwards. The next one shares with it every
-//! shard in which nothing changed.
+//! shard in which nothing changed. `fixed` are the names of zone files, which lie over those of the facts, or are zones of
+//! their own.
 
 mod build;
 mod entry;
+pub(crate) mod fixed;
 mod list;
 mod node;
 mod origin;
@@ -28,9 +30,10 @@ use crate::config::{Config, Ttl};
 pub use crate::facts::Freshness;
 use crate::facts::{Changes, Facts};
 use crate::name::{self, ZoneName};
-pub(crate) use build::{Builder, Problem};
+pub(crate) use build::{Builder, Problem, reverse_zones};
+use fixed::{Fixed, FixedNode, FixedZone, Said};
 pub(crate) use node::{Endpoint, Endpoints, Node, Place};
-pub(crate) use origin::{LOCAL_NODE, Origin, Owner};
+pub(crate) use origin::{Origin, Owner, Soa};
 pub(crate) use records::{IN, RR_HEAD, RR_LENGTH, RRset, TO_QUESTION, Tail, rtype};
 use shard::Shards;
 
@@ -41,6 +44,7 @@ pub(crate) const RRSET_MAX: usize = 100;
 #[derive(Debug, Clone)]
 pub struct Zone {
     contents: Arc<Contents>,
+    fixed: Fixed,
     freshness: Freshness,
 }
 
@@ -72,13 +76,27 @@ pub(crate) enum Found<'a> {
     /// Into no zone of ours.
     Foreign,
     /// Into the zone of this origin.
-    Own { origin: &'a Origin, name: Name<'a> },
+    Own { origin: &'a Origin, name: Name<'a>, by: By },
+}
+
+/// What an answer rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// The rows, which may be on their way or out of date.
+    Facts,
+    /// A zone file alone.
+    File,
 }
 
 #[derive(Debug)]
 pub(crate) enum Name<'a> {
-    Apex,
+    /// The zone's own name, with what a file has there.
+    Apex(Option<FixedNode<'a>>),
     Node(Node<'a>),
+    /// Records of a file.
+    Fixed(FixedNode<'a>),
+    /// In a zone of somebody else, whose name servers these are; its origin begins at this byte of the name.
+    Cut(FixedNode<'a>, usize),
     /// The first `count` of these.
     Nearest {
         endpoints: Endpoints<'a>,
@@ -122,12 +140,23 @@ impl Zone {
 
     /// The zone after these changes: what a full build of the facts would give.
     pub(crate) fn next(builder: &mut Builder, facts: &Facts, changes: Changes, generation: u64) -> Self {
-        Self { contents: Arc::new(builder.contents(facts, changes, generation)), freshness: facts.freshness() }
+        let contents = Arc::new(builder.contents(facts, changes, generation));
+        Self { contents, fixed: Fixed::default(), freshness: facts.freshness() }
+    }
+
+    /// The same, with the names of these files.
+    pub(crate) fn with_fixed(self, fixed: &Fixed) -> Self {
+        Self { fixed: fixed.clone(), ..self }
+    }
+
+    /// The zones of files.
+    pub(crate) fn fixed(&self) -> &Fixed {
+        &self.fixed
     }
 
     /// The same names, believed differently.
     pub(crate) fn with_freshness(&self, freshness: Freshness) -> Self {
-        Self { contents: Arc::clone(&self.contents), freshness }
+        Self { contents: Arc::clone(&self.contents), fixed: self.fixed.clone(), freshness }
     }
 
     /// How far the answers can be believed.
@@ -142,7 +171,7 @@ impl Zone {
         self.contents.generation
     }
 
-    /// The number that the SOA of every zone has.
+    /// The number that the SOA of every zone of rows has.
     pub(crate) fn serial(&self) -> u32 {
         self.contents.generation as u32
     }
@@ -172,27 +201,80 @@ impl Zone {
     /// Finds a name. `qname` is the lower-cased wire form with its closing zero; `labels` are the offsets at which its
     /// labels begin. The longest origin wins, because origins are kept with the longest first.
     pub(crate) fn find(&self, qname: &[u8], labels: &[u8]) -> Found<'_> {
-        let contents = &*self.contents;
         let within = |origin: &Origin| {
             qname.len().checked_sub(origin.wire().len()).filter(|at| {
                 qname.ends_with(origin.wire())
                     && (*at + 1 == qname.len() || labels.iter().any(|label| usize::from(*label) == *at))
             })
         };
-        let found = contents.origins.iter().find_map(|origin| Some((origin, within(origin)?)));
-        let Some((origin, at)) = found else { return Found::Foreign };
-        let name = match origin.owner() {
-            _ if at == 0 => Name::Apex,
-            Owner::Nobody => Name::Missing,
-            Owner::Forward(_) => contents.relative(&qname[..at]),
-            Owner::Reverse => contents.pointers.get(&qname[..qname.len() - 1]).map_or(Name::Missing, Name::Node),
+        let own = self.contents.origins.iter().find_map(|origin| Some((origin, within(origin)?)));
+        let fixed = self.fixed.zones().iter().find_map(|zone| Some((&**zone, within(&zone.origin)?)));
+        let (origin, at, zone) = match (own, fixed) {
+            (None, None) => return Found::Foreign,
+            (Some((origin, at)), None) => (origin, at, None),
+            (Some((origin, at)), Some((_, longer))) if at < longer => (origin, at, None),
+            (Some((origin, at)), Some((zone, same))) if at == same => (origin, at, Some(zone)),
+            (_, Some((zone, at))) => return self.of_file(zone, qname, labels, at),
         };
-        Found::Own { origin, name }
+        let facts = |relative: &[u8]| self.contents.at(origin, relative);
+        let (name, by) = match zone {
+            None if at == 0 => (Name::Apex(None), By::Facts),
+            None => (facts(&qname[..at]), By::Facts),
+            Some(zone) if at == 0 => (Name::Apex(Some(zone.apex())), By::Facts),
+            Some(zone) => {
+                let exists = |relative: &[u8]| {
+                    !matches!(facts(relative), Name::Missing) || self.is_above(&qname[at - relative.len()..])
+                };
+                match zone.say(&qname[..at], below(labels, at), exists) {
+                    Said::Node(node) => (Name::Fixed(node), By::File),
+                    Said::Cut(node, at) => (Name::Cut(node, at), By::File),
+                    Said::Wildcard(node) => (Name::Fixed(node), By::Facts),
+                    Said::Nothing => (facts(&qname[..at]), By::Facts),
+                    Said::Empty => match facts(&qname[..at]) {
+                        Name::Missing => (Name::Empty, By::Facts),
+                        name => (name, By::Facts),
+                    },
+                }
+            }
+        };
+        Found::Own { origin, name: self.unless_above(qname, name), by }
     }
 
-    /// What stands at a relative name: the target of an SRV record.
-    pub(crate) fn node(&self, relative: &[u8]) -> Option<Node<'_>> {
-        self.contents.names.get(relative)
+    /// What stands at a name of a zone that is in a file alone.
+    fn of_file<'a>(&'a self, zone: &'a FixedZone, qname: &[u8], labels: &[u8], at: usize) -> Found<'a> {
+        // Nobody else answers for a zone that has no SOA of its own; the files are checked for it.
+        if zone.origin.soa().is_none() {
+            return Found::Foreign;
+        }
+        let name = match at {
+            0 => Name::Apex(Some(zone.apex())),
+            _ => match zone.say(&qname[..at], below(labels, at), |name| self.is_above(&qname[at - name.len()..])) {
+                Said::Node(node) | Said::Wildcard(node) => Name::Fixed(node),
+                Said::Cut(node, at) => Name::Cut(node, at),
+                Said::Empty => Name::Empty,
+                Said::Nothing => Name::Missing,
+            },
+        };
+        Found::Own { origin: &zone.origin, name: self.unless_above(qname, name), by: By::File }
+    }
+
+    /// A name exists if a zone begins below it (RFC 8020), also where that zone is in a file of its own.
+    fn unless_above<'a>(&self, qname: &[u8], name: Name<'a>) -> Name<'a> {
+        match name {
+            Name::Missing if self.is_above(qname) => Name::Empty,
+            name => name,
+        }
+    }
+
+    /// Whether a zone of a file begins below this name.
+    fn is_above(&self, qname: &[u8]) -> bool {
+        self.fixed.zones().iter().any(|zone| zone.is_below(qname))
+    }
+
+    /// Records that stand at a name in a file, whether it is the zone's own or belongs to somebody else: its addresses go
+    /// with the name servers that are named.
+    pub(crate) fn glue(&self, qname: &[u8]) -> Option<FixedNode<'_>> {
+        self.fixed.zones().iter().find_map(|zone| zone.exactly(qname.strip_suffix(zone.origin())?))
     }
 
     /// Whether a question from this address is one of this host itself.
@@ -201,7 +283,27 @@ impl Zone {
     }
 }
 
+/// The labels that begin before `at`.
+fn below(labels: &[u8], at: usize) -> &[u8] {
+    &labels[..labels.partition_point(|label| usize::from(*label) < at)]
+}
+
 impl Contents {
+    /// What stands at a name relative to an origin, other than the origin itself.
+    fn at(&self, origin: &Origin, relative: &[u8]) -> Name<'_> {
+        match origin.owner() {
+            Owner::File | Owner::Nobody => Name::Missing,
+            Owner::Forward(_) => self.relative(relative),
+            Owner::Reverse => {
+                let mut whole = [0; name::NAME_MAX];
+                let (rest, length) = (origin.wire(), relative.len() + origin.wire().len() - 1);
+                whole[..relative.len()].copy_from_slice(relative);
+                whole[relative.len()..length].copy_from_slice(&rest[..rest.len() - 1]);
+                self.pointers.get(&whole[..length]).map_or(Name::Missing, Name::Node)
+            }
+        }
+    }
+
     fn relative(&self, relative: &[u8]) -> Name<'_> {
         match self.names.get(relative) {
             Some(Node::List(list)) => return Name::Node(Node::Plain(self.lists.get(list, &self.names, self.ttl))),

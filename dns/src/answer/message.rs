@@ -41,6 +41,8 @@ pub(crate) struct Message<'o> {
     limit: usize,
     counts: [u16; 3],
     truncated: u8,
+    /// Offset of the name that records are about: the question's, later that of an alias's target.
+    subject: u16,
 }
 
 impl<'o> Message<'o> {
@@ -50,7 +52,8 @@ impl<'o> Message<'o> {
         out.extend_from_slice(&query.head.id);
         out.extend_from_slice(&[0; HEADER - 2]);
         out.extend_from_slice(query.question);
-        Self { out, limit: size - opt.map_or(0, Opt::len), counts: [0; 3], truncated: 0 }
+        let limit = size - opt.map_or(0, Opt::len);
+        Self { out, limit, counts: [0; 3], truncated: 0, subject: HEADER as u16 }
     }
 
     /// Where the next record begins.
@@ -68,6 +71,16 @@ impl<'o> Message<'o> {
         if self.out.len() + bytes <= self.limit { Room::Left } else { Room::None }
     }
 
+    /// From here on, records are about the name that stands at this offset.
+    pub(crate) fn turn_to(&mut self, subject: u16) {
+        self.subject = subject;
+    }
+
+    /// Offset of the name that records are about.
+    pub(crate) fn subject(&self) -> u16 {
+        self.subject
+    }
+
     /// Appends a record whose owner is a pointer; `origin` completes one that ends in a relative name.
     pub(crate) fn push(&mut self, section: Section, record: &[u8], tail: Tail, origin: &[u8]) -> Room {
         let extra = match tail {
@@ -79,6 +92,9 @@ impl<'o> Message<'o> {
         }
         let start = self.out.len();
         self.out.extend_from_slice(record);
+        if usize::from(self.subject) != HEADER {
+            self.point(start, self.subject);
+        }
         if !extra.is_empty() {
             self.out.extend_from_slice(extra);
             let at = start + RR_LENGTH;
@@ -89,9 +105,14 @@ impl<'o> Message<'o> {
         Room::Left
     }
 
-    /// Replaces the owner of the record at `start` by a pointer to `target`.
-    pub(crate) fn point(&mut self, start: usize, target: u16) {
-        self.out[start..start + 2].copy_from_slice(&(0xc000 | target).to_be_bytes());
+    /// Replaces the two bytes at `at`, such as the owner of a record, by a pointer to `target`.
+    pub(crate) fn point(&mut self, at: usize, target: u16) {
+        self.out[at..at + 2].copy_from_slice(&(0xc000 | target).to_be_bytes());
+    }
+
+    /// Replaces the four bytes at `at` by a number.
+    pub(crate) fn put(&mut self, at: usize, number: u32) {
+        self.out[at..at + 4].copy_from_slice(&number.to_be_bytes());
     }
 
     /// Says that the answer is longer than this.
@@ -205,12 +226,6 @@ impl<const N: usize> Record<N> {
         bytes[10..12].copy_from_slice(&(rdata.len() as u16).to_be_bytes());
         bytes[RR_HEAD..len].copy_from_slice(rdata);
         Self { bytes, len }
-    }
-
-    /// Replaces the owner by another pointer.
-    pub(crate) fn owned_by(mut self, pointer: [u8; 2]) -> Self {
-        self.bytes[..2].copy_from_slice(&pointer);
-        self
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -30,6 +30,7 @@ use crate::feed::Table;
 use crate::row::{Fault, Key};
 use claims::Claims;
 use domain::Domain;
+pub(crate) use domain::reverse_zones;
 use draft::{Draft, View};
 use shared::Shared;
 use unit::{Dirty, Units};

@@ -17,6 +17,7 @@ pub(crate) mod rtype {
     pub(crate) const AAAA: u16 = 28;
     pub(crate) const SRV: u16 = 33;
     pub(crate) const OPT: u16 = 41;
+    pub(crate) const DS: u16 = 43;
     pub(crate) const HTTPS: u16 = 65;
     pub(crate) const TKEY: u16 = 249;
     pub(crate) const TSIG: u16 = 250;
@@ -55,6 +56,11 @@ pub(crate) struct RRset<'a> {
 }
 
 impl<'a> RRset<'a> {
+    /// So many whole records of this type.
+    pub(super) fn new(rtype: u16, count: u16, wire: &'a [u8]) -> Self {
+        Self { rtype, tail: Tail::Whole, count, wire }
+    }
+
     /// The records, beginning with the one that `turn` points at, and all others after it.
     pub(crate) fn rotated(&self, turn: u32) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let index = (turn % u32::from(self.count.max(1))) as usize;
@@ -136,7 +142,7 @@ pub(crate) fn push_set<D: AsRef<[u8]>>(
     let count = match rdata.next() {
         // Most names have one instance: no list to sort.
         None => {
-            push_record(out, rtype, ttl, first.as_ref());
+            push_record(out, rtype, ttl.as_secs(), first.as_ref());
             1
         }
         Some(second) => {
@@ -145,7 +151,7 @@ pub(crate) fn push_set<D: AsRef<[u8]>>(
             all.dedup_by(|a, b| a.as_ref() == b.as_ref());
             all.truncate(RRSET_MAX);
             for data in &all {
-                push_record(out, rtype, ttl, data.as_ref());
+                push_record(out, rtype, ttl.as_secs(), data.as_ref());
             }
             all.len() as u16
         }
@@ -171,12 +177,12 @@ fn records(wire: &[u8]) -> impl Iterator<Item = &[u8]> + use<'_> {
 }
 
 /// Appends one record whose owner is the question.
-fn push_record(wire: &mut Vec<u8>, rtype: u16, ttl: Ttl, rdata: &[u8]) {
+pub(super) fn push_record(wire: &mut Vec<u8>, rtype: u16, ttl: u32, rdata: &[u8]) {
     wire.extend_from_slice(&TO_QUESTION);
     wire.extend_from_slice(&rtype.to_be_bytes());
     wire.extend_from_slice(&IN.to_be_bytes());
-    wire.extend_from_slice(&ttl.as_secs().to_be_bytes());
-    let length = u16::try_from(rdata.len()).expect("RDATA is a name, an address or a list cut at 65,000 bytes");
+    wire.extend_from_slice(&ttl.to_be_bytes());
+    let length = u16::try_from(rdata.len()).expect("RDATA of a file is checked, a list is cut at 65,000 bytes");
     wire.extend_from_slice(&length.to_be_bytes());
     wire.extend_from_slice(rdata);
 }

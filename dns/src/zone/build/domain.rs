@@ -27,10 +27,7 @@ pub(super) struct Domain {
 
 impl Domain {
     pub(super) fn new(settings: &Settings, ranges: Vec<IpNet>) -> Self {
-        let mut zones = BTreeSet::new();
-        for range in ranges.iter().chain([&MANAGEMENT]) {
-            zones.extend(reverse::zones(*range));
-        }
+        let zones = reverse_zones(&ranges);
         let reverse = match settings.zones.first() {
             Some(_) => zones.iter().map(|zone| zone[..zone.len() - 1].into()).collect(),
             None => Vec::new(),
@@ -88,6 +85,11 @@ impl Domain {
     fn zone_of(&self, name: &[u8]) -> Option<&[u8]> {
         self.reverse.iter().map(|zone| &**zone).find(|zone| name.ends_with(zone))
     }
+}
+
+/// The reverse zones of these ranges, and the one that is served whatever the ranges.
+pub(crate) fn reverse_zones(ranges: &[IpNet]) -> BTreeSet<Vec<u8>> {
+    ranges.iter().chain([&MANAGEMENT]).flat_map(|range| reverse::zones(*range)).collect()
 }
 
 fn origins(settings: &Settings, reverse: &BTreeSet<Vec<u8>>) -> Arc<[Origin]> {
