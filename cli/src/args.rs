@@ -1,6 +1,7 @@
 //! The command line, as typed.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 mod backup;
@@ -87,13 +88,15 @@ Examples:
     /// Run the store alone
     #[command(after_help = "Example:\n  kith gossip --config /etc/kith/kith.toml")]
     Gossip(Configured),
-    /// Run the DNS server alone, fed by a store's API
+    /// Run the DNS server alone, fed by a store's API or by zone files
     #[command(after_help = "\
-The store is found at --api, else at the configuration's api.unix.
+The store is found at --api, else at the configuration's api.unix. With --zone-file there is neither store nor
+configuration: the zones of the files are answered, and nothing else.
 
 Examples:
   kith dns --config /etc/kith/kith.toml
-  kith dns --api unix:/run/kith/kith.sock --set dns.listen=127.0.0.1:5353")]
+  kith dns --api unix:/run/kith/kith.sock --set dns.listen=127.0.0.1:5353
+  kith dns --listen 127.0.0.1:5353 --zone-file example.zone")]
     Dns(DnsAlone),
     /// Run a whole cluster on loopback, for a first look
     #[command(after_help = "\
@@ -249,6 +252,22 @@ pub(crate) struct DnsAlone {
     pub(crate) configured: Configured,
     #[command(flatten)]
     pub(crate) store: Store,
+    #[command(flatten)]
+    pub(crate) plain: Plain,
+}
+
+/// A DNS server of zone files alone.
+#[derive(Debug, Args)]
+pub(crate) struct Plain {
+    /// Serve the zone of this file (RFC 1035), which is read again when it changes; repeatable
+    #[arg(long, value_name = "FILE", requires = "listen", conflicts_with_all = ["config", "set", "api", "token_file"])]
+    pub(crate) zone_file: Vec<PathBuf>,
+    /// Where to answer, UDP and TCP, for zone files; repeatable
+    #[arg(long, value_name = "ADDR", requires = "zone_file")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Threads that answer, for zone files; default one for each core
+    #[arg(long, value_name = "N", requires = "zone_file")]
+    pub(crate) threads: Option<NonZeroUsize>,
 }
 
 /// How results are printed.

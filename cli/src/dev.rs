@@ -31,7 +31,7 @@ use crate::args;
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 use crate::parts::Part;
-use crate::parts::dns::DnsPart;
+use crate::parts::dns::{DnsPart, Source};
 use crate::parts::gossip::GossipPart;
 
 /// From built to ready: nodes find each other in a second or two; a busy machine gets its time.
@@ -166,7 +166,7 @@ async fn build(
             own_addresses: vec![loopback],
             ..kith_dns::Config::new(name.as_str())
         },
-        client.clone(),
+        Source::Store(client.clone()),
     );
     let zone = dns.status();
     let parts: Vec<Box<dyn Part>> = vec![Box::new(GossipPart::new(gossip)), Box::new(dns)];

@@ -32,11 +32,11 @@ use clap::Parser;
 use kith_gossip_client::{Client, Endpoint};
 use tokio_util::sync::CancellationToken;
 
-use args::{Cli, Command, Configured, Store};
+use args::{Cli, Command, Configured, DnsAlone, Plain, Store};
 use config::{Config, Purpose};
 use exit::{Exit, Failure};
 use parts::Part;
-use parts::dns::DnsPart;
+use parts::dns::{DnsPart, Source};
 use parts::gossip::GossipPart;
 use stop::Signals;
 
@@ -58,7 +58,11 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> Result<(), Failure> {
     start_log(&cli)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Dns(DnsAlone { plain: Plain { threads: Some(threads), .. }, .. }) = &cli.command {
+        builder.worker_threads(threads.get());
+    }
+    let runtime = builder
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Exit::Software, e).context("cannot start the runtime"))?;
@@ -88,6 +92,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Agent(configured) => node(&configured, Purpose::Agent, None).await,
         Command::Gossip(configured) => node(&configured, Purpose::Gossip, None).await,
+        Command::Dns(alone) if !alone.plain.zone_file.is_empty() => plain(&alone.plain).await,
         Command::Dns(alone) => node(&alone.configured, Purpose::Dns, Some(&alone.store)).await,
         Command::Dev(args) => {
             let (signals, token) = (Signals::catch()?, CancellationToken::new());
@@ -123,11 +128,19 @@ async fn node(configured: &Configured, purpose: Purpose, named: Option<&Store>) 
         parts.push(Box::new(GossipPart::new(parts::gossip::config(&config)?)));
     }
     if purpose == Purpose::Dns || (purpose == Purpose::Agent && config.dns.enabled) {
-        parts.push(Box::new(DnsPart::new(parts::dns::config(&config), client.clone())));
+        parts.push(Box::new(DnsPart::new(parts::dns::config(&config), Source::Store(client.clone()))));
     }
     // Of DNS alone there is one part, whose own status is reported; the store's process speaks of the parts beside it.
     let reported = (purpose != Purpose::Dns).then_some(client);
     let run = async { agent::Agent::build(parts, reported).await?.run(token.clone()).await };
+    signals.during(&token, run).await
+}
+
+/// Answers from zone files alone, until a signal.
+async fn plain(plain: &Plain) -> Result<(), Failure> {
+    let (signals, token) = (Signals::catch()?, CancellationToken::new());
+    let parts: Vec<Box<dyn Part>> = vec![Box::new(DnsPart::new(parts::dns::plain(plain), Source::Files))];
+    let run = async { agent::Agent::build(parts, None).await?.run(token.clone()).await };
     signals.during(&token, run).await
 }
 

@@ -47,7 +47,7 @@ fn help_is_what_it_was() {
     Commands:
       agent        Run this server: the store and DNS, each restarted if it fails
       gossip       Run the store alone
-      dns          Run the DNS server alone, fed by a store's API
+      dns          Run the DNS server alone, fed by a store's API or by zone files
       dev          Run a whole cluster on loopback, for a first look
       init         Found a cluster: its authority, and this server as its first
       invite       Make a token with which one more server joins

@@ -1,16 +1,18 @@
-//! The DNS server as a part: fed from the store's API, and from nothing else.
+//! The DNS server as a part: fed from the store's API, or by zone files alone.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use kith_dns::status::FileStatus;
 use kith_dns::{BuildError, Dns, Status, StatusHandle};
 use kith_gossip_client::Client;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{Built, Part, pin, report};
+use crate::args::Plain;
 use crate::config;
 use crate::exit::{Exit, Failure};
 use crate::feed::Feed;
@@ -18,15 +20,24 @@ use crate::feed::Feed;
 /// The DNS server, buildable again and again.
 pub(crate) struct DnsPart {
     config: kith_dns::Config,
-    client: Client,
+    source: Source,
     /// The status of the server that was built last.
     status: Arc<watch::Sender<Option<StatusHandle>>>,
 }
 
+/// Where names come from, beside zone files.
+#[derive(Clone)]
+pub(crate) enum Source {
+    /// The store behind this client, which is also told how the server is.
+    Store(Client),
+    /// Nowhere else.
+    Files,
+}
+
 impl DnsPart {
-    /// A server with this configuration, fed by the store behind `client`.
-    pub(crate) fn new(config: kith_dns::Config, client: Client) -> DnsPart {
-        DnsPart { config, client, status: Arc::new(watch::Sender::new(None)) }
+    /// A server with this configuration.
+    pub(crate) fn new(config: kith_dns::Config, source: Source) -> DnsPart {
+        DnsPart { config, source, status: Arc::new(watch::Sender::new(None)) }
     }
 
     /// Follows the status of whichever server runs.
@@ -42,16 +53,26 @@ impl Part for DnsPart {
 
     fn build(&mut self) -> BoxFuture<'_, Result<Built, Failure>> {
         async {
-            let dns = Dns::build(self.config.clone(), Feed::new(self.client.clone())).await.map_err(failure)?;
+            let config = self.config.clone();
+            let dns = match &self.source {
+                Source::Store(client) => Dns::build(config, Feed::new(client.clone())).await,
+                Source::Files => Dns::build(config, futures_util::stream::pending()).await,
+            };
+            let dns = dns.map_err(failure)?;
             pin(&mut self.config.listen, dns.addrs());
             let status = dns.status();
             self.status.send_replace(Some(status.clone()));
-            let client = self.client.clone();
+            let source = self.source.clone();
             Ok(Built {
                 listens: dns.addrs().iter().map(|addr| ("dns", addr.to_string())).collect(),
                 run: Box::new(move |token| {
                     let end = token.child_token();
-                    let reports = report(client, "dns", move || describe(&status.get()), end.clone());
+                    let told = end.clone();
+                    let reports = async move {
+                        if let Source::Store(client) = source {
+                            report(client, "dns", move || describe(&status.get()), told).await;
+                        }
+                    };
                     let server = async move {
                         let ended = dns.run(token).await;
                         end.cancel();
@@ -69,6 +90,8 @@ impl Part for DnsPart {
 fn failure(error: BuildError) -> Failure {
     match &error {
         BuildError::NoAddress | BuildError::NoZone => Failure::new(Exit::Config, error),
+        BuildError::File(_) => Failure::new(Exit::Config, error),
+        BuildError::Task(_) => Failure::new(Exit::Software, error),
         BuildError::Bind { source, .. } => {
             let hint = match source.kind() {
                 std::io::ErrorKind::AddrInUse => {
@@ -95,6 +118,7 @@ fn describe(status: &Status) -> Value {
         "build_us": u64::try_from(status.build_time.as_micros()).unwrap_or(u64::MAX),
         "zones": status.zones.iter().map(|zone| json!({ "zone": zone.name, "names": zone.names })).collect::<Vec<_>>(),
         "reverse_names": status.reverse_names,
+        "files": status.files.iter().map(describe_file).collect::<Vec<_>>(),
         "bad_rows": status.problem_count,
         "bad": status.problems.iter().take(SHOWN_PROBLEMS).map(|problem| json!({
             "table": problem.table, "key": problem.key, "reason": problem.reason,
@@ -109,8 +133,32 @@ fn describe(status: &Status) -> Value {
     })
 }
 
+/// One zone file as JSON.
+fn describe_file(file: &FileStatus) -> Value {
+    json!({
+        "file": file.path.display().to_string(),
+        "zone": file.zone.as_ref().map(|zone| &zone.name),
+        "names": file.zone.as_ref().map(|zone| zone.names),
+        "wrong": file.fault.as_ref().map(ToString::to_string),
+        "noted": file.note_count,
+        "notes": file.notes.iter().take(SHOWN_PROBLEMS).map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
 /// Bad rows that are reported one by one; all are counted.
 const SHOWN_PROBLEMS: usize = 20;
+
+/// The configuration of a server of zone files alone.
+pub(crate) fn plain(plain: &Plain) -> kith_dns::Config {
+    let config = kith_dns::Config::new(config::host_name());
+    kith_dns::Config {
+        listen: plain.listen.clone(),
+        threads: plain.threads.unwrap_or(config.threads),
+        zones: Vec::new(),
+        files: plain.zone_file.clone(),
+        ..config
+    }
+}
 
 /// The server's configuration.
 pub(crate) fn config(config: &config::Config) -> kith_dns::Config {
