@@ -1,11 +1,15 @@
-//! `kith-verify [--for SECONDS] [--nodes N] [--seed N] [--json]`: runs a cluster over namespaces, mixes faults by the seed,
-//! and says which promises of the store held, and what the first node used, which is never killed. Exit code 0: all; 1: not all, 2: wrong usage or no privilege. Not shipped.
+//! `kith-verify [--for SECONDS] [--nodes N] [--seed N] [--remember SECONDS] [--json]`: runs a cluster over namespaces, mixes
+//! faults by the seed, and says which promises of the store held, and what the first node used, which is never killed. Exit
+//! code 0: all; 1: not all, 2: wrong usage or no privilege. Not shipped.
+//!
+//! What is written is deleted again, and deletions are remembered for a week: what the stores hold grows with what was
+//! written. With `--remember` they are forgotten sooner, and what grows then is a leak.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kith_tests::lab::Fleet;
+use kith_tests::lab::{Fleet, Node};
 use kith_tests::verify::{EVERY, Nemesis, Report, Usage, Verification};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -20,6 +24,8 @@ struct Arguments {
     seconds: u64,
     nodes: u8,
     seed: u64,
+    /// How many seconds deletions are remembered.
+    remember: Option<u64>,
     output: Output,
 }
 
@@ -30,13 +36,14 @@ enum Output {
 
 impl Arguments {
     fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
-        let mut arguments =
-            Arguments { seconds: 60, nodes: 5, seed: u64::from(std::process::id()), output: Output::Text };
+        let seed = u64::from(std::process::id());
+        let mut arguments = Arguments { seconds: 60, nodes: 5, seed, remember: None, output: Output::Text };
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--for" => arguments.seconds = words.next()?.parse().ok()?,
                 "--nodes" => arguments.nodes = words.next()?.parse().ok().filter(|nodes| (2..=20).contains(nodes))?,
                 "--seed" => arguments.seed = words.next()?.parse().ok()?,
+                "--remember" => arguments.remember = Some(words.next()?.parse().ok()?),
                 "--json" => arguments.output = Output::Json,
                 _ => return None,
             }
@@ -48,11 +55,16 @@ impl Arguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let Some(arguments) = Arguments::parse(std::env::args().skip(1)) else {
-        eprintln!("usage: kith-verify [--for SECONDS] [--nodes 2..20] [--seed N] [--json]");
+        eprintln!("usage: kith-verify [--for SECONDS] [--nodes 2..20] [--seed N] [--remember SECONDS] [--json]");
         return ExitCode::from(2);
     };
     eprintln!("seed {}", arguments.seed);
-    let Some(mut fleet) = Fleet::start("kith-verify", arguments.nodes, |_| {}).await else {
+    let shorter = |node: &mut Node| {
+        if let Some(seconds) = arguments.remember {
+            node.set(format!("gossip.remember_deletions_ms={}", 1_000 * seconds));
+        }
+    };
+    let Some(mut fleet) = Fleet::start("kith-verify", arguments.nodes, shorter).await else {
         return ExitCode::from(2);
     };
     let verification = Verification::begin(&fleet, PACE);
