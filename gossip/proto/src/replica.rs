@@ -218,7 +218,7 @@ impl Replica {
         self.clocks.latest(self.held, now)
     }
 
-    /// The sites whose versions are refused at present, because they are from the future.
+    /// The sites whose versions are refused at present, because they are from the future: once for each peer that sends them.
     pub fn refused(&self) -> impl Iterator<Item = (SiteId, &Refusal)> {
         self.refusals.iter()
     }
@@ -376,7 +376,7 @@ impl Replica {
                 continue;
             }
             let (site, number) = (version.site, version.version);
-            if self.refusals.holds_back(site, number) || clocks::newest(&version) > latest {
+            if self.refusals.holds_back(from, site, number) || clocks::newest(&version) > latest {
                 let stamp = Stamp { hlc: clocks::newest(&version), ..version.stamp(0) };
                 self.refuse(from, stamp, now, out);
                 continue;
@@ -420,7 +420,7 @@ impl Replica {
             let ahead = member.ahead_with().into_iter().flat_map(Vector::iter);
             let lacking = ahead.filter(|&(site, head)| {
                 let ours = self.handed.heads().head(site);
-                head > ours && !self.refusals.holds_back(site, ours + 1)
+                head > ours && !self.refusals.holds_back(&node, site, ours + 1)
             });
             let wanted = lacking.map(|(site, _)| (site, self.handed.heads().head(site) + 1)).collect();
             let ask = self.tree.ask(&wanted, now);

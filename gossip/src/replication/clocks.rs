@@ -37,15 +37,13 @@ impl<S: Storage> Replication<S> {
 pub struct ClockStatus {
     /// How far this node's clock is ahead of its peers', if so far that it stamps by theirs.
     pub ahead: Option<Duration>,
-    /// The sites whose versions are refused for their stamps.
-    pub refused: BTreeMap<SiteId, RefusedSite>,
+    /// The sites whose versions are refused for their stamps, and who sends these: the site's own node or another.
+    pub refused: BTreeMap<(SiteId, NodeId), RefusedSite>,
 }
 
 /// A site whose versions are refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedSite {
-    /// Who sent them.
-    pub node: NodeId,
     /// The first of them.
     pub version: u64,
     /// How far their stamps are ahead of the clocks here.
@@ -57,7 +55,7 @@ impl ClockStatus {
         let believed = replica.latest(now).ms().saturating_sub(FUTURE_MS);
         let refused = replica.refused().map(|(site, refusal)| {
             let ahead = Duration::from_millis(refusal.hlc.ms().saturating_sub(believed));
-            (site, RefusedSite { node: refusal.node.clone(), version: refusal.version, ahead })
+            ((site, refusal.node.clone()), RefusedSite { version: refusal.version, ahead })
         });
         Self { ahead: replica.clocks().ahead(), refused: refused.collect() }
     }
@@ -75,8 +73,8 @@ impl ClockStatus {
             (Some(_), None) => tracing::info!("this node's clock is in step with its peers' again"),
             (None, None) | (Some(_), Some(_)) => {}
         }
-        for (site, RefusedSite { node, version, ahead }) in &self.refused {
-            if !before.refused.contains_key(site) {
+        for (key @ (site, node), RefusedSite { version, ahead }) in &self.refused {
+            if !before.refused.contains_key(key) {
                 let ahead_s = ahead.as_secs();
                 tracing::warn!(
                     peer = %node, %site, version, ahead_s,
@@ -84,8 +82,8 @@ impl ClockStatus {
                 );
             }
         }
-        for (site, RefusedSite { node, .. }) in &before.refused {
-            if !self.refused.contains_key(site) {
+        for key @ (site, node) in before.refused.keys() {
+            if !self.refused.contains_key(key) {
                 tracing::info!(peer = %node, %site, "versions of a site are not refused for their stamps any more");
             }
         }
@@ -97,7 +95,7 @@ impl ClockStatus {
             let seconds = ahead.as_secs();
             format!("this server's clock is {seconds} s ahead of the others', or theirs are behind: set it; until then it stamps by theirs")
         });
-        let refused = self.refused.values().map(|RefusedSite { node, ahead, .. }| {
+        let refused = self.refused.iter().map(|((_, node), RefusedSite { ahead, .. })| {
             let seconds = ahead.as_secs();
             format!(
                 "what comes from {node} is stamped {seconds} s ahead of the clocks here and is not taken: set its clock"

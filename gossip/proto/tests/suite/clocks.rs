@@ -255,6 +255,20 @@ fn a_version_from_the_future_is_refused_with_all_that_follows_and_nobody_else_wa
 }
 
 #[test]
+fn what_a_peer_forges_of_another_site_keeps_nobody_from_hearing_the_site_itself() {
+    let mut bench = Bench::new(&[("a", NOON), ("b", NOON)]);
+    let out = bench.pushes("b", &[version(1, 1, NOON + DAY), version(2, 1, NOON)]);
+    assert_eq!(handed(&out), [(2, 1)], "its own are sound");
+    assert_eq!(handed(&bench.pushes("a", &[version(1, 1, NOON), version(1, 2, NOON)])), [(1, 1), (1, 2)]);
+    // It is the forger who is named, and who is not heard on that site.
+    assert_eq!(handed(&bench.pushes("b", &[version(1, 3, NOON)])), []);
+    assert_eq!(bench.refused(), [(1, "b".to_owned(), 1)]);
+    bench.give(Input::Stored(heads(&[(1, 2)])));
+    assert_eq!(bench.refused(), []);
+    assert_eq!(handed(&bench.pushes("b", &[version(1, 3, NOON)])), [(1, 3)]);
+}
+
+#[test]
 fn an_update_of_a_row_from_the_future_is_from_the_future() {
     let mut bench = Bench::new(&[("a", NOON), ("b", NOON)]);
     bench.pushes("b", &[version(2, 1, NOON)]);

@@ -103,8 +103,8 @@ async fn g4_what_was_written_ahead_of_all_clocks_is_refused_until_it_is_stamped_
     a.linked_to(&[&c]).await;
     c.linked_to(&[&a]).await;
     a.stands("a refuses what c wrote", |status| {
-        let refused = status.clocks.refused.get(&SiteId::new([3; 16]));
-        refused.is_some_and(|site| site.node.as_str() == "node-3" && site.version == 1 && is_a_day(site.ahead))
+        let key = (SiteId::new([3; 16]), "node-3".parse().unwrap());
+        status.clocks.refused.get(&key).is_some_and(|site| site.version == 1 && is_a_day(site.ahead))
     })
     .await;
     let pushed = c.store.commit();
