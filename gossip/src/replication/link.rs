@@ -138,16 +138,19 @@ impl<S: Storage> Links<S> {
             return Err(FrameError::Forked);
         }
         let hello = heard(node, frame)?;
-        match self.store.meet(hello.past).await.map_err(|error| FrameError::Store(Box::new(error)))? {
+        match self.store.meet(node, hello.past).await.map_err(|error| FrameError::Store(Box::new(error)))? {
             Met::Itself => Ok(hello),
             Met::Forked(boot) => {
                 self.net.counters().forks_met.inc();
                 tracing::debug!(peer = %node, site = %hello.past.site, "another store has written this peer's site");
-                send.write_chunk(frames::encode(&Frame::Forked(hello.past.site, boot))?).await?;
-                // Fails only for a stream that is already closed; the peer reads what was sent before the end of it.
-                drop(send.finish());
-                drop(timeout(HELLO, send.stopped()).await);
-                Err(FrameError::Forked)
+                tell_forked(send, hello.past.site, boot).await
+            }
+            Met::OfAnother(boot) => {
+                self.net.counters().forks_met.inc();
+                if self.net.trouble_is_due(node) {
+                    tracing::warn!(peer = %node, site = %hello.past.site, "a peer gives itself the site of another node");
+                }
+                tell_forked(send, hello.past.site, boot).await
             }
             Met::Ours => {
                 self.forked(node, hello.past.site, hello.past.start.boot).await;
@@ -219,6 +222,15 @@ fn heard(node: &NodeId, frame: Option<Frame>) -> Result<Hello, FrameError> {
         Some(_) => Err(FrameError::Unexpected("a frame before its hello")),
         None => Err(FrameError::Unexpected("an end before its hello")),
     }
+}
+
+/// Says that the peer's site is another store's, or another node's, and that it has to draw one.
+async fn tell_forked(send: &mut SendStream, site: SiteId, boot: u64) -> Result<Hello, FrameError> {
+    send.write_chunk(frames::encode(&Frame::Forked(site, boot))?).await?;
+    // Fails only for a stream that is already closed; the peer reads what was sent before the end of it.
+    drop(send.finish());
+    drop(timeout(HELLO, send.stopped()).await);
+    Err(FrameError::Forked)
 }
 
 /// Versions come on theirs; heads, and what goes beside them, on ours; frames of a later release may come anywhere.

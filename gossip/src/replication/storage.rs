@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kith_gossip_proto::agreement::Fingerprint;
 use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::frame::{Answered, PulledRow};
-use kith_gossip_proto::{Day, Hlc, Past, Purged, Vector, Version};
+use kith_gossip_proto::{Day, Hlc, NodeId, Past, Purged, Vector, Version};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
@@ -39,8 +39,8 @@ pub(crate) trait Storage: Clone + Send + Sync + 'static {
     /// Which store this is, as hellos say it.
     fn past(&self) -> Past;
 
-    /// What a peer's store is to this one.
-    fn meet(&self, past: Past) -> impl Future<Output = Result<Met, QueryError>> + Send;
+    /// What the store of that node is to this one.
+    fn meet(&self, node: &NodeId, past: Past) -> impl Future<Output = Result<Met, QueryError>> + Send;
 
     /// Gives up the site but for what this start began with, or does not believe that it must.
     fn begin_again(&self, boot: u64) -> impl Future<Output = Result<Option<Renounced>, ApplyError>> + Send;
@@ -125,8 +125,8 @@ impl Storage for Store {
         Self::past(self)
     }
 
-    fn meet(&self, past: Past) -> impl Future<Output = Result<Met, QueryError>> + Send {
-        Self::meet(self, past)
+    fn meet(&self, node: &NodeId, past: Past) -> impl Future<Output = Result<Met, QueryError>> + Send {
+        Self::meet(self, node, past)
     }
 
     fn begin_again(&self, boot: u64) -> impl Future<Output = Result<Option<Renounced>, ApplyError>> + Send {

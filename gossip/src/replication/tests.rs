@@ -153,7 +153,7 @@ impl Storage for MemoryStore {
         Past { site: state.site, start: Start { boot: state.boot, nonce: 0 }, head: 0, first: None }
     }
 
-    async fn meet(&self, _: Past) -> Result<Met, QueryError> {
+    async fn meet(&self, _: &NodeId, _: Past) -> Result<Met, QueryError> {
         Ok(Met::Itself)
     }
 

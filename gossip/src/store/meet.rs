@@ -1,7 +1,7 @@
 //! Meeting other sites: whether a peer's store is the one that wrote its site before, as far as this one knows; and what
 //! becomes of a store that is told it is not.
 
-use kith_gossip_proto::{Hlc, Meeting, Past, SiteId, Start};
+use kith_gossip_proto::{Hlc, Meeting, NodeId, Past, SiteId, Start};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
@@ -32,6 +32,8 @@ pub enum Met {
     Itself,
     /// Not, or not alone, that store. The greatest count of starts that is known of it.
     Forked(u64),
+    /// A store of another node than the one that this site was first met of; its own count of starts.
+    OfAnother(u64),
     /// It has our own site, and a later start: it is for us to give way.
     Ours,
 }
@@ -46,18 +48,22 @@ impl Store {
         Past { site: state.site, start, head: state.own.head, first: Some(first) }
     }
 
-    /// What a peer's store is to us by what it says of its past. The start of one that is itself is remembered.
-    pub async fn meet(&self, past: Past) -> Result<Met, QueryError> {
+    /// What the store of `node` is to us by what it says of its past. The start of one that is itself is remembered, and of
+    /// which node it is: whatever another one says of that site, it cannot shut out the node that has it.
+    pub async fn meet(&self, node: &NodeId, past: Past) -> Result<Met, QueryError> {
         let ours = self.past();
         if past.site == ours.site {
             let later = (past.start.boot, past.start.nonce) > (ours.start.boot, ours.start.nonce);
             return Ok(if later { Met::Ours } else { Met::Forked(ours.start.boot) });
         }
-        let seen = self.read(move |conn| look(conn, &past).map_err(|error| trouble(&error))).await??;
+        let by = node.clone();
+        let seen = self.read(move |conn| look(conn, &by, &past).map_err(|error| trouble(&error))).await??;
         if let Seen::First = seen {
-            let (site, start) = (past.site, past.start);
+            let (node, site, start) = (node.clone(), past.site, past.start);
             let (reply, answer) = oneshot::channel();
-            self.send(Command::Remember { site, start, reply }).await.map_err(|Closed| QueryError::ShuttingDown)?;
+            self.send(Command::Remember { node, site, start, reply })
+                .await
+                .map_err(|Closed| QueryError::ShuttingDown)?;
             // With a full disk it is met for the first time again and again.
             if let Err(error) = answer.await.unwrap_or(Err(ExecuteError::ShuttingDown)) {
                 tracing::debug!(%error, "the start of a peer is not remembered");
@@ -66,6 +72,7 @@ impl Store {
         Ok(match seen {
             Seen::Again | Seen::First => Met::Itself,
             Seen::Forked(boot) => Met::Forked(boot),
+            Seen::OfAnother => Met::OfAnother(past.start.boot),
         })
     }
 
@@ -88,9 +95,17 @@ enum Seen {
     /// For the first time.
     First,
     Forked(u64),
+    OfAnother,
 }
 
-fn look(conn: &Connection, past: &Past) -> rusqlite::Result<Seen> {
+fn look(conn: &Connection, node: &NodeId, past: &Past) -> rusqlite::Result<Seen> {
+    let of: Option<String> = conn
+        .prepare_cached("SELECT node FROM __kith_met WHERE site = ?1")?
+        .query_row([past.site.as_bytes()], |row| row.get(0))
+        .optional()?;
+    if of.is_some_and(|of| of != node.as_str()) {
+        return Ok(Seen::OfAnother);
+    }
     let known: Option<(u32, i64, i64)> = conn
         .prepare_cached("SELECT ord, boot, nonce FROM __kith_site WHERE id = ?1")?
         .query_row([past.site.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
@@ -125,9 +140,9 @@ fn holds_more(conn: &Connection, ord: u32, past: &Past) -> rusqlite::Result<bool
 
 impl Core {
     /// Remembers the start of a peer's store.
-    pub(crate) fn remember(&mut self, site: SiteId, start: Start) -> Result<(), ExecuteError> {
+    pub(crate) fn remember(&mut self, node: &NodeId, site: SiteId, start: Start) -> Result<(), ExecuteError> {
         let before = self.ledger.clone();
-        let done = self.remembered(site, start);
+        let done = self.remembered(node, site, start);
         if done.is_err() {
             self.roll_back();
             self.ledger = before;
@@ -135,13 +150,18 @@ impl Core {
         Ok(done?)
     }
 
-    fn remembered(&mut self, site: SiteId, start: Start) -> rusqlite::Result<()> {
+    fn remembered(&mut self, node: &NodeId, site: SiteId, start: Start) -> rusqlite::Result<()> {
         run(&self.conn, "/*kith*/ BEGIN IMMEDIATE")?;
         let ord = self.ledger.sites.number(site);
         self.ledger.save(&self.conn)?;
         self.conn
             .prepare_cached("/*kith*/ UPDATE __kith_site SET boot = ?2, nonce = ?3 WHERE ord = ?1")?
             .execute(params![ord, signed(start.boot), signed(start.nonce)])?;
+        self.conn
+            .prepare_cached(
+                "/*kith*/ INSERT INTO __kith_met (site, node) VALUES (?1, ?2) ON CONFLICT (site) DO NOTHING",
+            )?
+            .execute(params![site.as_bytes(), node.as_str()])?;
         run(&self.conn, "/*kith*/ COMMIT")
     }
 

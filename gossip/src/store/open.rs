@@ -254,7 +254,7 @@ pub(crate) fn set_durability(conn: &Connection, durability: Durability) -> rusql
 /// `__kith_unknown` a column's name is a text, and the empty blob stands for the row's own state. `digest` is of live rows,
 /// `__kith_day` has that of tombstones. `commits` says which commit a reader's snapshot is of. `__kith_purged`, `purged_cl`
 /// and `purged_day` are what is left of purged tombstones; `__kith_known` and `listened` say for how many milliseconds nodes
-/// were not heard, and this one has listened.
+/// were not heard, and this one has listened; `__kith_met` of which node each site was first met.
 const LAYOUT: &str = "
     CREATE TABLE IF NOT EXISTS __kith_meta (
         one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, self INTEGER NOT NULL,
@@ -265,6 +265,7 @@ const LAYOUT: &str = "
     CREATE TABLE IF NOT EXISTS __kith_day (day INTEGER NOT NULL PRIMARY KEY, sum BLOB NOT NULL);
     CREATE TABLE IF NOT EXISTS __kith_purged (site BLOB NOT NULL PRIMARY KEY, ver INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS __kith_known (node TEXT NOT NULL PRIMARY KEY, unheard INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS __kith_met (site BLOB NOT NULL PRIMARY KEY, node TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS __kith_site (
         ord INTEGER NOT NULL PRIMARY KEY, id BLOB NOT NULL UNIQUE, head INTEGER NOT NULL, hlc INTEGER NOT NULL,
         state INTEGER NOT NULL, seal INTEGER, boot INTEGER NOT NULL DEFAULT 0, nonce INTEGER NOT NULL DEFAULT 0);

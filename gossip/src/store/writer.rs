@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use kith_gossip_proto::{Hlc, SiteId, Stamp, Start, Vector};
+use kith_gossip_proto::{Hlc, NodeId, SiteId, Stamp, Start, Vector};
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::Null;
@@ -77,6 +77,7 @@ pub(crate) enum Command {
     },
     /// Remember which start of a peer's store was met.
     Remember {
+        node: NodeId,
         site: SiteId,
         start: Start,
         reply: oneshot::Sender<Result<(), ExecuteError>>,
@@ -228,7 +229,7 @@ impl Core {
                     drop(reply.send(done.map_err(ApplyError::from)));
                 }
                 Command::Repair { cure, reply } => drop(reply.send(self.repair(*cure).map_err(Into::into))),
-                Command::Remember { site, start, reply } => drop(reply.send(self.remember(site, start))),
+                Command::Remember { node, site, start, reply } => drop(reply.send(self.remember(&node, site, start))),
                 Command::BeginAgain { site, boot, reply } => {
                     let done = self.still(site).and_then(|()| self.begin_again(boot));
                     drop(reply.send(done.map_err(ApplyError::from)));

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kith_gossip::store::{Durability, Met, Store, StoreConfig};
-use kith_gossip_proto::{Value, Vector};
+use kith_gossip_proto::{NodeId, Past, Start, Value, Vector};
 use tempfile::TempDir;
 
 use crate::rig::{Rig, collect, config, state};
@@ -38,8 +38,12 @@ async fn pull(to: &Rig, from: &Rig) {
     to.store.join(rows, heads).await.unwrap();
 }
 
+fn node(name: &str) -> NodeId {
+    name.parse().unwrap()
+}
+
 async fn meet(rig: &Rig, peer: &Rig) -> Met {
-    rig.store.meet(peer.store.past()).await.unwrap()
+    rig.store.meet(&node("peer"), peer.store.past()).await.unwrap()
 }
 
 #[tokio::test]
@@ -171,10 +175,24 @@ async fn of_two_stores_of_one_site_the_earlier_start_gives_way() {
     let (past, boot) = (first.past(), first.boot());
     first.close().await;
     let second = open();
-    assert_eq!(second.meet(past).await.unwrap(), Met::Forked(boot + 1));
+    assert_eq!(second.meet(&node("peer"), past).await.unwrap(), Met::Forked(boot + 1));
     let later = second.past();
     second.close().await;
     image.put_back(rig.dir.path());
     let first = open();
-    assert_eq!(first.meet(later).await.unwrap(), Met::Ours);
+    assert_eq!(first.meet(&node("peer"), later).await.unwrap(), Met::Ours);
+}
+
+#[tokio::test]
+async fn g16_a_node_cannot_give_itself_the_site_of_another() {
+    let (rig, peer) = (Rig::new(SCHEMA), Rig::new(SCHEMA));
+    let past = peer.store.past();
+    assert_eq!(rig.store.meet(&node("peer"), past).await.unwrap(), Met::Itself);
+    // By whatever it says of its starts, and also after a restart.
+    let later = Past { start: Start { boot: past.start.boot + 1_000, nonce: 7 }, ..past };
+    let rig = rig.reopen(SCHEMA).await;
+    for claim in [past, later] {
+        assert_eq!(rig.store.meet(&node("other"), claim).await.unwrap(), Met::OfAnother(claim.start.boot));
+    }
+    assert_eq!(rig.store.meet(&node("peer"), past).await.unwrap(), Met::Itself, "whose it is goes on");
 }
