@@ -179,6 +179,14 @@ Examples:
   kith resolve _http._tcp.casa-api.internal SRV --server 127.0.0.1:5302
   kith resolve -x 10.210.129.10")]
     Resolve(Resolve),
+    /// Explain a name: each instance, in or out of the answer, and by which rule
+    #[command(after_help = "\
+By the rows and members that the node at --api has, as its DNS server would answer.
+
+Examples:
+  kith why casa-api.internal
+  kith why fra.casa-api.internal --json")]
+    Why(Why),
     /// The configuration: what is in force, what is wrong
     #[command(after_help = "\
 Examples:
@@ -353,6 +361,17 @@ pub(crate) struct Resolve {
     pub(crate) server: Option<String>,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// A name to explain.
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// The name, whole
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) store: Store,
 }
 
 /// A cluster to play with.

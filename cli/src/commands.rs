@@ -13,6 +13,7 @@ mod status;
 mod table;
 mod value;
 mod watch;
+mod why;
 
 pub(crate) use backup::{backup, restore, store};
 pub(crate) use config::{load, run as config};
@@ -25,3 +26,4 @@ pub(crate) use schema::run as schema;
 pub(crate) use server::run as server;
 pub(crate) use status::run as status;
 pub(crate) use watch::run as watch;
+pub(crate) use why::run as why;

@@ -195,7 +195,7 @@ impl Join {
 }
 
 /// The cells of a row, from the API's values to the feed's: the one place where the one becomes the other.
-fn decode(cells: Vec<Value>) -> Vec<Cell> {
+pub(crate) fn decode(cells: Vec<Value>) -> Vec<Cell> {
     let cell = |value| match value {
         Value::Null => Cell::Null,
         Value::Integer(number) => Cell::Integer(number),
@@ -209,19 +209,25 @@ fn decode(cells: Vec<Value>) -> Vec<Cell> {
 /// A member as DNS knows it. That the stream of members is lost is no event: the last states hold, and the tables, which
 /// come from the same store, say that it is away.
 fn member(event: MemberEvent) -> Option<feed::Event> {
-    let MemberEvent::Member(Member { server, boot_id, state, heard_ms_ago, rtt_us, .. }) = event else { return None };
+    let MemberEvent::Member(member) = event else { return None };
+    Some(feed::Event::Member(heard(member)))
+}
+
+/// A member, from the API's form to the feed's.
+pub(crate) fn heard(member: Member) -> feed::Member {
+    let Member { server, boot_id, state, heard_ms_ago, rtt_us, .. } = member;
     let state = match state {
         MemberState::Up => feed::MemberState::Up,
         MemberState::Silent => feed::MemberState::Silent,
         MemberState::Removed => feed::MemberState::Removed,
     };
-    Some(feed::Event::Member(feed::Member {
+    feed::Member {
         server,
         state,
         boot_id: boot_id.unwrap_or_default(),
         heard: heard_ms_ago.map(Duration::from_millis),
         rtt: rtt_us.map(Duration::from_micros),
-    }))
+    }
 }
 
 #[cfg(test)]

@@ -108,6 +108,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Watch(args) => commands::watch(&args.store.client()?, &args).await,
         Command::Members(args) => commands::members(&args.store.client()?, &args).await,
         Command::Resolve(args) => commands::resolve(&args).await,
+        Command::Why(args) => commands::why(&args.store.client()?, &args).await,
         Command::Config(args) => commands::config(&args.action),
         Command::Schema(args) => commands::schema(&args.action).await,
         Command::Backup(args) => commands::backup(&args).await,

@@ -230,7 +230,7 @@ impl<'a> Reply<'a> {
             Name::Cut(node, at) => return self.refer(message, qname, *node, *at, origin),
             Name::Nearest { endpoints, count } => {
                 // Not rotated: the order is the answer.
-                self.endpoints(message, endpoints.ttl(), 0, endpoints.iter().take(*count));
+                self.endpoints(message, endpoints.ttl(), 0, endpoints.nearest(*count));
             }
             Name::Empty | Name::Missing => {}
         }
@@ -413,7 +413,14 @@ impl<'a> Reply<'a> {
         let is = |one: &Endpoint| one.v4.map(IpAddr::V4) == Some(source) || one.v6.map(IpAddr::V6) == Some(source);
         let known = endpoints.iter().any(|one| is(&one));
         let here = !known && self.zone.is_here(source);
-        let own = move |one: &Endpoint| is(one) || (here && one.place == Place::Here);
+        let own = move |one: &Endpoint| {
+            is(one)
+                || match one.place {
+                    Place::Here => here,
+                    Place::Elsewhere => false,
+                    Place::Again => !here,
+                }
+        };
         self.endpoints(message, endpoints.ttl(), self.asked.turn, endpoints.iter().filter(|one| !own(one)));
     }
 

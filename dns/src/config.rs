@@ -32,6 +32,9 @@ pub struct Config {
     pub ttl: Ttl,
     /// How long a negative answer may be kept; values over 5 s are taken as 5 s.
     pub negative_ttl: Ttl,
+    /// The file of the last zone, which is answered, marked stale, from a start until the store is followed. `None`: a
+    /// start without the store answers nothing.
+    pub state: Option<PathBuf>,
 }
 
 impl Config {
@@ -48,6 +51,7 @@ impl Config {
             own_addresses: Vec::new(),
             ttl: Ttl::DEFAULT,
             negative_ttl: Ttl::DEFAULT,
+            state: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,10 @@ use crate::config::Config;
 use crate::feed::Event;
 use crate::files::Files;
 use crate::follow::{FollowError, Follower};
+use crate::keep::{self, Keeper};
 use crate::server::{Answerer, Bound, Desk, Slow, Worker, bind, serve_tcp, slow};
 use crate::status::{Counters, StatusHandle, Writers};
-use crate::zone::Settings;
+use crate::zone::{Saved, Settings};
 use crate::zonefile::Fault;
 
 /// How long a stop waits for answers that are being written. Whoever takes longer does not read them.
@@ -33,6 +35,7 @@ pub struct Dns {
     slow: Option<(Slow, Desk)>,
     follower: Follower,
     files: Files,
+    keeper: Option<Keeper>,
     status: StatusHandle,
 }
 
@@ -56,8 +59,8 @@ pub enum BuildError {
         /// What the system says.
         source: io::Error,
     },
-    /// Reading the zone files panicked: a bug.
-    #[error("a zone file could not be read")]
+    /// Reading the zone files or the last zone panicked: a bug.
+    #[error("a zone could not be read")]
     Task(#[source] JoinError),
 }
 
@@ -103,7 +106,13 @@ impl Dns {
         let files = Files::new(&config);
         let (files, fixed) =
             spawn_blocking(|| files.load()).await.map_err(BuildError::Task)?.map_err(BuildError::File)?;
-        let published = Arc::new(ArcSwap::from_pointee(Follower::nothing(&settings, &fixed.borrow())));
+        let saved = saved(config.state.clone(), &settings).await.map_err(BuildError::Task)?;
+        let first = match &saved {
+            Some(saved) => Follower::last(saved, &fixed.borrow()),
+            None => Follower::nothing(&settings, &fixed.borrow()),
+        };
+        let published = Arc::new(ArcSwap::from_pointee(first));
+        let keeper = config.state.map(|path| Keeper::new(path, Arc::clone(&settings), Arc::clone(&published)));
         let mut bound = Vec::new();
         for addr in &config.listen {
             bound.push(bind(*addr, config.threads).map_err(|source| BuildError::Bind { addr: *addr, source })?);
@@ -124,9 +133,10 @@ impl Dns {
         let mut desks: Vec<Desk> = places.iter().enumerate().map(desk).collect();
         let slow = slow.zip(desks.pop());
         let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters);
-        let follower = Follower::new(Box::pin(feed), settings, published, fixed);
+        let remembered = saved.map(|saved| saved.members).unwrap_or_default();
+        let follower = Follower::new(Box::pin(feed), settings, published, (fixed, remembered));
         let addrs = bound.iter().map(|bound| bound.addr).collect();
-        Ok(Self { addrs, bound, desks, slow, follower, files, status })
+        Ok(Self { addrs, bound, desks, slow, follower, files, keeper, status })
     }
 
     /// The addresses listened on, in the order of the configuration, with the ports that were chosen.
@@ -173,6 +183,10 @@ impl Dns {
         });
         let (files, stop_files) = (self.files, stop.clone());
         tasks.spawn(async move { files.run(stop_files).await.map_err(RunError::Task) });
+        if let Some(keeper) = self.keeper {
+            let stop = stop.clone();
+            tasks.spawn(async move { keeper.run(stop).await.map_err(RunError::Task) });
+        }
         let mut result = tasks.join_next().await.map_or(Ok(()), outcome);
         stop.cancel();
         let drained = timeout(DRAIN, async {
@@ -194,6 +208,13 @@ fn places(addrs: usize, threads: NonZeroUsize) -> Vec<(Option<usize>, Writers)> 
     let workers = |addr: usize| (addr * threads.get()..(addr + 1) * threads.get()).map(|n| (Some(n), Writers::One));
     let of_addr = |addr| std::iter::once((None, Writers::Many)).chain(workers(addr));
     (0..addrs).flat_map(of_addr).chain([(None, Writers::Many)]).collect()
+}
+
+/// The last zone from disk, if there is one of use.
+async fn saved(path: Option<PathBuf>, settings: &Arc<Settings>) -> Result<Option<Saved>, JoinError> {
+    let Some(path) = path else { return Ok(None) };
+    let settings = Arc::clone(settings);
+    spawn_blocking(move || keep::load(&path, &settings)).await
 }
 
 fn outcome(ended: Result<Result<(), RunError>, JoinError>) -> Result<(), RunError> {

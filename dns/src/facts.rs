@@ -150,6 +150,23 @@ impl Facts {
         }
     }
 
+    /// Whether a server is up under another boot than its row names.
+    pub(crate) fn has_rebooted(&self, server: &str) -> bool {
+        self.members.get(server).is_some_and(|member| member.state == MemberState::Up)
+            && self.standing(server) == Standing::Silent
+    }
+
+    /// What was last heard of servers, in the order of their ids.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// Facts of which nothing is known yet but how servers were before this start: who was silent is until it is heard.
+    pub(crate) fn remembering(members: Vec<Member>) -> Self {
+        let members = members.into_iter().map(|member| (Arc::from(member.server.as_str()), member)).collect();
+        Self { members, changes: Changes::everything(), ..Self::default() }
+    }
+
     /// Round trip to a server, if known.
     pub(crate) fn rtt(&self, server: &str) -> Option<Duration> {
         self.members.get(server).and_then(|member| member.rtt)

@@ -1,7 +1,7 @@
 //! The one writer of the zone: follows the feed, and swaps a new zone in after every change that shows.
 //!
 //! The first zone appears when all tables are `Synced`, so that a name is never denied because its row was still on
-//! the way. A lost feed changes nothing but the mark.
+//! the way; until then it is the last one before the start, if that is on disk. A lost feed changes nothing but the mark.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::facts::{Effect, Facts, Freshness};
-use crate::feed::Event;
+use crate::feed::{Event, Member};
 use crate::status::Published;
 use crate::zone::fixed::Fixed;
-use crate::zone::{Builder, Settings, Zone};
+use crate::zone::{Builder, Saved, Settings, Zone};
 
 /// How long events are gathered before a zone is built of them: what one transaction did to several tables arrives
 /// within it, and a lone change is answered 1 ms later than it could be.
@@ -51,16 +51,25 @@ impl Follower {
         feed: Pin<Box<dyn Stream<Item = Event> + Send>>,
         settings: Arc<Settings>,
         published: Arc<ArcSwap<Published>>,
-        fixed: watch::Receiver<Fixed>,
+        (fixed, remembered): (watch::Receiver<Fixed>, Vec<Member>),
     ) -> Self {
         let builder = Builder::new(settings);
-        Self { feed, builder, published, fixed, facts: Facts::default(), generation: 0, pending: None }
+        // The next zone's number is greater than that of the one on disk, if there is one.
+        let generation = published.load().zone.generation();
+        let facts = Facts::remembering(remembered);
+        Self { feed, builder, published, fixed, facts, generation, pending: None }
     }
 
     /// What is answered before the first zone: nothing is known of any name, and that is said.
     pub(crate) fn nothing(settings: &Settings, fixed: &Fixed) -> Published {
         let zone = Zone::build(&Facts::default(), settings, 0).with_fixed(fixed);
         Published { zone, built: Instant::now(), took: Duration::ZERO, stale_since: None }
+    }
+
+    /// What is answered before the first zone when there is one on disk.
+    pub(crate) fn last(saved: &Saved, fixed: &Fixed) -> Published {
+        let (zone, stale_since) = (saved.zone.clone().with_fixed(fixed), Some(saved.written));
+        Published { zone, built: Instant::now(), took: Duration::ZERO, stale_since }
     }
 
     pub(crate) async fn run(mut self, token: CancellationToken) -> Result<(), FollowError> {
@@ -101,7 +110,7 @@ impl Follower {
     fn refresh(&mut self) {
         let freshness = self.facts.freshness();
         let old = self.published.load();
-        if old.zone.generation() == 0 || old.zone.freshness() == freshness {
+        if freshness == Freshness::Loading || old.zone.freshness() == freshness {
             return;
         }
         let zone = old.zone.with_freshness(freshness);

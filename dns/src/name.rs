@@ -135,6 +135,18 @@ pub(crate) fn text(relative: &[u8]) -> String {
     out
 }
 
+/// Whether these bytes are a relative name that fits below every origin, wherever they were read from.
+pub(crate) fn is_relative(name: &[u8]) -> bool {
+    let mut rest = name;
+    while let Some((label, parent)) = split_first(rest) {
+        if label.is_empty() || label.len() > LABEL_MAX {
+            return false;
+        }
+        rest = parent;
+    }
+    rest.is_empty() && !name.is_empty() && name.len() < NAME_MAX
+}
+
 /// Splits the first label off a relative name.
 pub(crate) fn split_first(relative: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, rest) = relative.split_first()?;

@@ -198,6 +198,18 @@ pub(crate) enum Health {
     Healthy,
 }
 
+impl Health {
+    /// As the schema has it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Health::Unhealthy => "unhealthy",
+            Health::Unknown => "unknown",
+            Health::Degraded => "degraded",
+            Health::Healthy => "healthy",
+        }
+    }
+}
+
 /// A named port, for SRV.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Port {

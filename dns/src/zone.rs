@@ -17,6 +17,7 @@ mod node;
 mod origin;
 mod records;
 mod reverse;
+mod saved;
 mod select;
 mod shard;
 
@@ -29,12 +30,14 @@ use ipnet::IpNet;
 use crate::config::{Config, Ttl};
 pub use crate::facts::Freshness;
 use crate::facts::{Changes, Facts};
+use crate::feed::Member;
 use crate::name::{self, ZoneName};
 pub(crate) use build::{Builder, Problem, reverse_zones};
 use fixed::{Fixed, FixedNode, FixedZone, Said};
 pub(crate) use node::{Endpoint, Endpoints, Node, Place};
 pub(crate) use origin::{Origin, Owner, Soa};
 pub(crate) use records::{IN, RR_HEAD, RR_LENGTH, RRset, TO_QUESTION, Tail, rtype};
+pub(crate) use saved::Saved;
 use shard::Shards;
 
 /// Most records in one RRset. More help nobody: a client tries a few, and a longer answer only costs TCP.
@@ -54,6 +57,8 @@ struct Contents {
     server: Box<str>,
     /// Counts the zones since the start; its low 32 bits are the SOA's serial number.
     generation: u64,
+    /// Of the cluster, as the zone was built with them.
+    ranges: Arc<[IpNet]>,
     origins: Arc<[Origin]>,
     /// Of the lists of everything.
     ttl: Ttl,
@@ -66,6 +71,8 @@ struct Contents {
     regions: Arc<BTreeSet<Box<[u8]>>>,
     /// Addresses by which this server itself may ask: its mesh addresses.
     here: Arc<BTreeSet<IpAddr>>,
+    /// What was heard of servers, for the next start.
+    members: Arc<[Member]>,
     problems: Arc<[Problem]>,
     problem_count: usize,
 }
@@ -321,6 +328,11 @@ impl Contents {
             Some(Node::App(_) | Node::Plain(_) | Node::Peers(_) | Node::List(_)) | None => Name::Missing,
         }
     }
+}
+
+/// Explains a name.
+pub(crate) fn explain(facts: &Facts, settings: &Arc<Settings>, name: &str) -> crate::explain::Explanation {
+    build::explain(facts, settings, name)
 }
 
 /// The N of a label `topN`: 1 to 100, without a leading zero.

@@ -62,7 +62,7 @@ impl Part for DnsPart {
             pin(&mut self.config.listen, dns.addrs());
             let status = dns.status();
             self.status.send_replace(Some(status.clone()));
-            let source = self.source.clone();
+            let (source, settings) = (self.source.clone(), settings(&self.config));
             Ok(Built {
                 listens: dns.addrs().iter().map(|addr| ("dns", addr.to_string())).collect(),
                 run: Box::new(move |token| {
@@ -70,7 +70,7 @@ impl Part for DnsPart {
                     let told = end.clone();
                     let reports = async move {
                         if let Source::Store(client) = source {
-                            report(client, "dns", move || describe(&status.get()), told).await;
+                            report(client, "dns", move || describe(&status.get(), &settings), told).await;
                         }
                     };
                     let server = async move {
@@ -108,9 +108,10 @@ fn failure(error: BuildError) -> Failure {
 }
 
 /// The status as JSON.
-fn describe(status: &Status) -> Value {
+fn describe(status: &Status, settings: &Value) -> Value {
     let stale = status.stale_since.and_then(|since| SystemTime::now().duration_since(since).ok());
     json!({
+        "settings": settings,
         "freshness": format!("{:?}", status.freshness).to_lowercase(),
         "stale_for_s": stale.map(|age| age.as_secs()),
         "generation": status.generation,
@@ -145,6 +146,16 @@ fn describe_file(file: &FileStatus) -> Value {
     })
 }
 
+/// What its names depend on besides rows, for `kith why`: texts, so that `kith status` has them in one line.
+fn settings(config: &kith_dns::Config) -> Value {
+    let join = |texts: Vec<String>| texts.join(" ");
+    json!({
+        "zones": join(config.zones.iter().map(ToString::to_string).collect()),
+        "ranges": join(config.ranges.iter().map(ToString::to_string).collect()),
+        "own_addresses": join(config.own_addresses.iter().map(ToString::to_string).collect()),
+    })
+}
+
 /// Bad rows that are reported one by one; all are counted.
 const SHOWN_PROBLEMS: usize = 20;
 
@@ -171,6 +182,7 @@ pub(crate) fn config(config: &config::Config) -> kith_dns::Config {
         ranges: dns.ranges.clone(),
         own_addresses: dns.own_addresses.clone(),
         ttl: dns.ttl,
+        state: Some(config.node.data_dir.join("dns-zone")),
         ..defaults
     }
 }

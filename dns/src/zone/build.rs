@@ -12,6 +12,7 @@ mod app;
 mod claims;
 mod domain;
 mod draft;
+mod explain;
 mod group;
 mod scope;
 mod server;
@@ -26,12 +27,13 @@ use super::entry::{Entries, Entry};
 use super::shard::{Places, ShardId, Shards};
 use super::{Contents, Settings};
 use crate::facts::{Changes, Facts};
-use crate::feed::Table;
+use crate::feed::{Member, Table};
 use crate::row::{Fault, Key};
 use claims::Claims;
-use domain::Domain;
+pub(super) use domain::Domain;
 pub(crate) use domain::reverse_zones;
 use draft::{Draft, View};
+pub(super) use explain::explain;
 use shared::Shared;
 use unit::{Dirty, Units};
 
@@ -65,6 +67,7 @@ pub(crate) struct Builder {
     shared_pointers: Shared,
     regions: Arc<BTreeSet<Box<[u8]>>>,
     here: Arc<BTreeSet<IpAddr>>,
+    members: Arc<[Member]>,
     problems: Arc<[Problem]>,
     problem_count: usize,
 }
@@ -86,6 +89,7 @@ impl Builder {
             shared_pointers: Shared::default(),
             regions: Arc::default(),
             here: Arc::default(),
+            members: Arc::new([]),
             problems: Arc::new([]),
             problem_count: 0,
         }
@@ -116,11 +120,13 @@ impl Builder {
             server: self.settings.server.as_str().into(),
             ttl: self.settings.ttl,
             generation,
+            ranges: self.domain.ranges().into(),
             origins: self.domain.origins(),
             names: self.names.clone(),
             pointers: self.pointers.clone(),
             regions: Arc::clone(&self.regions),
             here: Arc::clone(&self.here),
+            members: Arc::clone(&self.members),
             problems: Arc::clone(&self.problems),
             problem_count: self.problem_count,
             lists: super::list::Lists::default(),

@@ -7,6 +7,7 @@
 
 use super::node::{Endpoints, Listed, Node};
 use super::records::Sets;
+use crate::name;
 
 /// Who put an entry there: a number that the builder gives out.
 pub(crate) type UnitId = u32;
@@ -81,6 +82,16 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// Whether this can be an entry of ours, wherever it was read from: answering relies on its form.
+    fn is_sound(&self) -> bool {
+        name::is_relative(self.name)
+            && match self.node() {
+                Some(Node::Plain(sets) | Node::App(sets)) => sets.is_sound(),
+                Some(Node::Peers(_) | Node::Nearest(_) | Node::List(_)) => true,
+                None => self.kind == Kind::Claim,
+            }
+    }
+
     /// Whether this one comes before another of the same name. Only pointers can share a name, several units having one
     /// address: rank, start and target are compared, in this order, as bytes.
     pub(crate) fn beats(&self, other: &Entry<'_>) -> bool {
@@ -109,6 +120,18 @@ impl Entries {
         write(&mut self.bytes);
         let len = u32::try_from(self.bytes.len() - start).expect("an entry holds a few RRsets of at most 64 KiB");
         self.bytes[start + 4..start + 8].copy_from_slice(&len.to_ne_bytes());
+    }
+
+    /// Entries one behind the other; `None` unless all of them are sound.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let mut starts = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            let entry = Entry::read(&bytes[at..]).filter(Entry::is_sound)?;
+            starts.push(at);
+            at += entry.bytes.len();
+        }
+        Some(Self { bytes: bytes.to_vec(), starts })
     }
 
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = Entry<'_>> {

@@ -59,7 +59,7 @@ fn instances(names: &Shards) -> List {
             let (label, region) = entry.split_once(' ').unwrap_or((entry, ""));
             let vm = name::relative(&[label, "vm", app]).ok().and_then(|name| names.get(&name));
             let Some(Node::Plain(sets)) = vm else { continue };
-            if let Some(ip) = sets.iter().find_map(|set| set.address()) {
+            if let Some(ip) = sets.iter().find_map(|set| set.addresses().next()) {
                 list.push(format_args!("instance={label},app={app},ip={ip},region={region}"));
             }
         }

@@ -44,17 +44,21 @@ pub(crate) struct Endpoint {
     pub(crate) place: Place,
 }
 
-/// Whether an instance runs on the answering server.
+/// Whether an instance runs on the answering server. Equal records count once (RFC 2181 §5): of an address that is here
+/// and elsewhere the second stands for itself only where the first is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
     Here,
     Elsewhere,
+    /// Elsewhere, with an address that one that is here has as well.
+    Again,
 }
 
 /// Marks in the first byte of an endpoint: what follows, and where it is.
 const HAS_V4: u8 = 1;
 const HAS_V6: u8 = 2;
 const IS_HERE: u8 = 4;
+const IS_AGAIN: u8 = 8;
 
 impl<'a> Endpoints<'a> {
     /// Reads endpoints out of an entry, as [`push_endpoints`] wrote them.
@@ -68,6 +72,11 @@ impl<'a> Endpoints<'a> {
     /// How long the answer may be kept.
     pub(crate) fn ttl(&self) -> Ttl {
         Ttl::from_secs(i64::from(self.ttl)).unwrap_or(Ttl::DEFAULT)
+    }
+
+    /// The first so many, each address once.
+    pub(crate) fn nearest(&self, count: usize) -> impl Iterator<Item = Endpoint> + Clone + use<'a> {
+        self.iter().filter(|one| one.place != Place::Again).take(count)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Endpoint> + Clone + use<'a> {
@@ -84,7 +93,11 @@ impl<'a> Endpoints<'a> {
                 (v6, tail) = (Some(Ipv6Addr::from(*octets)), after);
             }
             rest = tail;
-            let place = if marks & IS_HERE != 0 { Place::Here } else { Place::Elsewhere };
+            let place = match (marks & IS_HERE, marks & IS_AGAIN) {
+                (0, 0) => Place::Elsewhere,
+                (0, _) => Place::Again,
+                (_, _) => Place::Here,
+            };
             Some(Endpoint { v4, v6, place })
         })
     }
@@ -94,12 +107,13 @@ impl<'a> Endpoints<'a> {
 pub(crate) fn push_endpoints(out: &mut Vec<u8>, ttl: Ttl, list: &[Endpoint]) {
     out.extend_from_slice(&ttl.as_secs().to_ne_bytes());
     for one in list {
-        let here = match one.place {
+        let place = match one.place {
             Place::Here => IS_HERE,
             Place::Elsewhere => 0,
+            Place::Again => IS_AGAIN,
         };
         let (v4, v6) = (one.v4.map_or(0, |_| HAS_V4), one.v6.map_or(0, |_| HAS_V6));
-        out.push(v4 | v6 | here);
+        out.push(v4 | v6 | place);
         out.extend(one.v4.iter().flat_map(Ipv4Addr::octets));
         out.extend(one.v6.iter().flat_map(Ipv6Addr::octets));
     }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::RRSET_MAX;
 use crate::config::Ttl;
+use crate::name;
 
 /// Record types (RFC 1035 §3.2.2 and the registry) that mean something here.
 pub(crate) mod rtype {
@@ -74,14 +75,31 @@ impl<'a> RRset<'a> {
         records(after).chain(records(before))
     }
 
-    /// The first address of an A or AAAA set.
-    pub(crate) fn address(&self) -> Option<IpAddr> {
-        let rdata = self.wire.get(RR_HEAD..)?;
-        match self.rtype {
-            rtype::A => rdata.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
-            rtype::AAAA => rdata.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
+    /// The addresses of an A or AAAA set.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<'a> {
+        let rtype = self.rtype;
+        records(self.wire).filter_map(move |record| match rtype {
+            rtype::A => record[RR_HEAD..].first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+            rtype::AAAA => record[RR_HEAD..].first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
             _ => None,
-        }
+        })
+    }
+
+    /// Whether the answerer can rely on the form of it, wherever it was read from.
+    fn is_sound(&self) -> bool {
+        let (mut count, mut length) = (0, 0);
+        let sound = records(self.wire).all(|record| {
+            count += 1;
+            length += record.len();
+            match self.rtype {
+                rtype::A => record.len() == RR_HEAD + 4,
+                rtype::AAAA => record.len() == RR_HEAD + 16,
+                // Priority, weight and port stand before the target.
+                rtype::SRV => self.tail == Tail::Origin && record.get(RR_HEAD + 6..).is_some_and(name::is_relative),
+                _ => true,
+            }
+        });
+        sound && count == usize::from(self.count) && length == self.wire.len()
     }
 
     /// All records, in their order.
@@ -101,6 +119,16 @@ impl<'a> Sets<'a> {
     /// Reads sets out of an entry.
     pub(crate) fn read(bytes: &'a [u8]) -> Self {
         Self(bytes)
+    }
+
+    /// Whether these are sets, whole, wherever they were read from.
+    pub(crate) fn is_sound(&self) -> bool {
+        let mut length = 0;
+        let sound = self.iter().all(|set| {
+            length += SET_HEAD + set.wire.len();
+            set.is_sound()
+        });
+        sound && length == self.0.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = RRset<'a>> + use<'a> {

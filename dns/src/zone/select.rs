@@ -1,5 +1,6 @@
 //! Which instances answer a name: the rules, in their order, over the candidates of that name.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::facts::Standing;
@@ -57,6 +58,58 @@ pub(crate) fn select<'c, 'a>(
     });
     chosen.dedup_by(|later, first| (later.server, later.slot) == (first.server, first.slot));
     chosen
+}
+
+/// Why an instance answers, or does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict<'a> {
+    /// In: of the best class, and the newest of its slot.
+    Best,
+    /// In: nobody is fit to answer.
+    FailOpen,
+    Draining,
+    ServerDraining,
+    ServerRemoved,
+    ServerSilent,
+    Unhealthy,
+    /// Others are of this class.
+    Worse(Health),
+    /// This one is newer in the same slot.
+    Older(&'a str),
+}
+
+/// What [`select`] does with each candidate, and why.
+pub(crate) fn judge<'c, 'a>(
+    candidates: &[&'c Candidate<'a>],
+    fallback: Fallback,
+) -> Vec<(&'c Candidate<'a>, Verdict<'c>)> {
+    let chosen = select(candidates.iter().copied(), fallback);
+    let best = candidates.iter().filter(|one| serves(one)).map(|one| one.health).max();
+    let keys: HashSet<&str> = chosen.iter().map(|one| one.key).collect();
+    let verdict = |one: &'c Candidate<'a>| match (keys.contains(one.key), best) {
+        (true, Some(_)) => Verdict::Best,
+        (true, None) => Verdict::FailOpen,
+        (false, _) => why_not(one, best, &chosen),
+    };
+    candidates.iter().map(|one| (*one, verdict(one))).collect()
+}
+
+fn why_not<'c>(one: &Candidate<'_>, best: Option<Health>, chosen: &[&'c Candidate<'_>]) -> Verdict<'c> {
+    match (one.serving, one.standing) {
+        (Serving::Draining, _) => return Verdict::Draining,
+        (Serving::Yes, Standing::Draining) => return Verdict::ServerDraining,
+        (Serving::Yes, Standing::Removed) => return Verdict::ServerRemoved,
+        (Serving::Yes, Standing::Silent) => return Verdict::ServerSilent,
+        (Serving::Yes, Standing::Serving) => {}
+    }
+    let newer = chosen.iter().find(|held| (held.server, held.slot) == (one.server, one.slot));
+    match (one.health, best, newer) {
+        (Health::Unhealthy, _, _) => Verdict::Unhealthy,
+        (health, Some(best), _) if health < best => Verdict::Worse(best),
+        (_, _, Some(newer)) => Verdict::Older(newer.key),
+        // All that serve, are of the best class and alone in their slot are chosen.
+        (_, _, None) => Verdict::Unhealthy,
+    }
 }
 
 /// Whether one instance, asked for by its own id, answers: what [`select`] makes of it alone.

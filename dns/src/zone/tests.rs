@@ -341,6 +341,21 @@ fn instances_that_share_an_address_are_one_record() {
     assert_eq!(addresses(&zone, "top2.nearest.of.casa-api.internal"), "10.210.128.1 10.210.128.2 fd00:210::2");
 }
 
+#[test]
+fn an_address_that_is_here_and_elsewhere_is_one_record_and_a_peer() {
+    let zone = zone([
+        service("casa", "api"),
+        container("aa", "casa/api", "10.210.128.1").set("instance_id", "one"),
+        container("ab", "casa/api", "10.210.128.1").set("server_id", "s2").set("ip6", "fd00:210::2"),
+    ]);
+    for name in ["top9.nearest.of.casa-api.internal", "peers.casa-api.internal"] {
+        assert_eq!(addresses(&zone, name), "10.210.128.1 fd00:210::2", "{name}");
+    }
+    let wire = query("peers.casa-api.internal", "A").to_vec().unwrap();
+    let answer = ask_as(&zone, &wire, Transport::Udp, "127.0.0.1", 0);
+    assert_eq!(answer.answers.len(), 1, "the one that is elsewhere has it too");
+}
+
 fn cells(row: Row) -> Vec<crate::feed::Cell> {
     match row.upsert() {
         Event::Upsert { cells, .. } => cells,
@@ -401,7 +416,12 @@ fn of_two_rows_whose_names_differ_only_in_case_the_smaller_counts_and_the_other_
         node("n2", "10.210.9.4"),
         node("n3", "10.210.9.5").set("removed_at", 5),
         node("N3", "10.210.9.6"),
+        nats("L1", "nats", "10.210.9.7").set("role", "leaf"),
+        nats("l1", "nats", "10.210.9.8").set("role", "leaf"),
     ]);
+    for name in ["l1.vm.nats.internal", "nats.internal"] {
+        assert_eq!(addresses(&zone, name), "10.210.9.7", "{name}");
+    }
     assert_eq!(ask(&zone, &query("casa-api.internal", "A")).answers[0].ttl, 30);
     assert_eq!(addresses(&zone, "n1.node.internal"), "10.210.9.1");
     assert_eq!(addresses(&zone, "n2.node.internal"), "10.210.9.4", "a removed server keeps no name from another");
@@ -409,9 +429,10 @@ fn of_two_rows_whose_names_differ_only_in_case_the_smaller_counts_and_the_other_
     let ptr = text(&ask(&zone, &query("2.9.210.10.in-addr.arpa", "PTR")));
     assert!(!ptr.contains("n1.node"), "{ptr}");
     insta::assert_snapshot!(problems(&zone), @r#"
-    2
+    3
     servers n1: name n1.node is taken by N1
     services casa/api: name casa-api is taken by Casa/api
+    nats_servers l1: name l1.vm.nats is taken by L1
     "#);
 }
 

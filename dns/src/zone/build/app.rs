@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::claims::Claims;
@@ -296,17 +296,49 @@ impl<'a> Draft<'a> {
         let near = |one: &Candidate<'a>| facts::place(one.server, self.view.facts.rtt(one.server));
         let mut order: Vec<_> = live.iter().map(|one| (one, near(one))).collect();
         order.sort_by_key(|(one, near)| (one.server != here, *near, one.key));
-        // Instances can share an address, and equal records count once (RFC 2181 §5). What is here and what is elsewhere
-        // stay apart, since `peers` leaves out the one and keeps the other.
-        let (mut seen4, mut seen6) = (BTreeSet::new(), BTreeSet::new());
-        let endpoints = order.into_iter().filter_map(|(one, _)| {
+        let mut endpoints = Vec::new();
+        let (mut seen4, mut seen6) = (Seen::default(), Seen::default());
+        for (one, _) in order {
             let place = if one.server == here { Place::Here } else { Place::Elsewhere };
-            let v4 = one.v4.filter(|address| seen4.insert((*address, place)));
-            let v6 = one.v6.filter(|address| seen6.insert((*address, place)));
-            (v4.is_some() || v6.is_some()).then_some(Endpoint { v4, v6, place })
-        });
-        // One more than an RRset holds: the asker's own is left out of `peers`.
-        endpoints.take(RRSET_MAX + 1).collect()
+            let (v4, again4) = seen4.split(one.v4, place);
+            let (v6, again6) = seen6.split(one.v6, place);
+            endpoints.extend(endpoint(v4, v6, place));
+            endpoints.extend(endpoint(again4, again6, Place::Again));
+            // One more than an RRset holds: the asker's own is left out of `peers`.
+            if endpoints.len() > RRSET_MAX {
+                break;
+            }
+        }
+        endpoints
+    }
+}
+
+fn endpoint(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>, place: Place) -> Option<Endpoint> {
+    (v4.is_some() || v6.is_some()).then_some(Endpoint { v4, v6, place })
+}
+
+/// The addresses that endpoints have so far.
+struct Seen<A> {
+    here: BTreeSet<A>,
+    elsewhere: BTreeSet<A>,
+}
+
+impl<A> Default for Seen<A> {
+    fn default() -> Self {
+        Self { here: BTreeSet::new(), elsewhere: BTreeSet::new() }
+    }
+}
+
+impl<A: Ord + Copy> Seen<A> {
+    /// An address that is new, or one that is new elsewhere only; neither, if it was there before.
+    fn split(&mut self, address: Option<A>, place: Place) -> (Option<A>, Option<A>) {
+        let Some(address) = address else { return (None, None) };
+        let seen = if place == Place::Here { &mut self.here } else { &mut self.elsewhere };
+        if !seen.insert(address) {
+            return (None, None);
+        }
+        let again = place != Place::Here && self.here.contains(&address);
+        if again { (None, Some(address)) } else { (Some(address), None) }
     }
 }
 

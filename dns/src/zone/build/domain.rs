@@ -15,7 +15,7 @@ const MANAGEMENT: IpNet = IpNet::V6(ipnet::Ipv6Net::new_assert(Ipv6Addr::new(0xf
 
 /// What follows from the settings and the cluster's ranges alone.
 #[derive(Debug)]
-pub(super) struct Domain {
+pub(in crate::zone) struct Domain {
     ranges: Vec<IpNet>,
     own_addresses: Vec<IpNet>,
     origins: Arc<[Origin]>,
@@ -26,7 +26,7 @@ pub(super) struct Domain {
 }
 
 impl Domain {
-    pub(super) fn new(settings: &Settings, ranges: Vec<IpNet>) -> Self {
+    pub(in crate::zone) fn new(settings: &Settings, ranges: Vec<IpNet>) -> Self {
         let zones = reverse_zones(&ranges);
         let reverse = match settings.zones.first() {
             Some(_) => zones.iter().map(|zone| zone[..zone.len() - 1].into()).collect(),
@@ -42,11 +42,11 @@ impl Domain {
         }
     }
 
-    pub(super) fn ranges(&self) -> &[IpNet] {
+    pub(in crate::zone) fn ranges(&self) -> &[IpNet] {
         &self.ranges
     }
 
-    pub(super) fn origins(&self) -> Arc<[Origin]> {
+    pub(in crate::zone) fn origins(&self) -> Arc<[Origin]> {
         Arc::clone(&self.origins)
     }
 

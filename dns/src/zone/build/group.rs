@@ -1,5 +1,6 @@
 //! Rows as candidates: the containers of a group, the servers of a cluster.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -75,7 +76,15 @@ impl<'a> View<'a> {
         let mut rows: Vec<_> = nats.index().cluster(cluster).iter().filter_map(|id| nats.rows().at(*id)).collect();
         rows.sort_unstable_by_key(|(key, _)| *key);
         let mut checked = Checked { candidates: Vec::new(), faults: Vec::new() };
+        let mut labels: BTreeMap<&str, &Key> = BTreeMap::new();
         for (key, row) in rows {
+            // Of names that differ only in case the first in key order counts.
+            let first = *labels.entry(&row.label).or_insert(key);
+            if first != key {
+                let (name, by) = (format!("{}.vm.{cluster}", row.label), crate::row::quote(first.as_str()));
+                checked.faults.push((key, Fault::Taken { name, by }));
+                continue;
+            }
             let host = self.host(&row.server);
             match self.inside(host.as_ref(), row.v4.map(IpAddr::V4), row.v6.map(IpAddr::V6)) {
                 Err(fault) => checked.faults.push((key, fault)),

@@ -20,6 +20,7 @@ impl Builder {
             }
             self.regions = Arc::new(regions);
             self.here = Arc::new(self.here(facts));
+            self.members = facts.members().cloned().collect();
         }
         if changes.everything {
             scope.everything();

@@ -19,7 +19,7 @@ impl<'a> View<'a> {
 
     /// Who has `{label}.node`: of ids that differ only in case the first in key order, but none that is removed before
     /// one that is not.
-    fn holder(&self, label: &Arc<str>) -> Option<&'a Server> {
+    pub(super) fn holder(&self, label: &Arc<str>) -> Option<&'a Server> {
         let servers = &self.facts.servers;
         let rows = servers.index().label(label).iter().filter_map(|id| servers.rows().at(*id));
         let first = |(key, row): &(&'a Key, &'a Server)| (row.belonging == Belonging::Removed, *key);

@@ -8,9 +8,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::config::Config;
+use crate::explain::Fate;
 use crate::facts::{Effect, Facts};
 use crate::feed::{Cell, Event, Member, MemberState, Table};
-use crate::testing::{Row, ask, config, container, metadata, nats, query, server, service, snapshot};
+use crate::testing::{Row, addresses, ask, config, container, metadata, nats, query, server, service, snapshot};
 use crate::zone::shard::Shards;
 use crate::zone::{Builder, Settings, Zone};
 
@@ -189,6 +190,83 @@ proptest! {
             (last, was) = (next, is);
         }
     }
+}
+
+/// Every name of one of these forms that a zone has.
+fn forms(zone: &Zone) -> Vec<String> {
+    let names = zone.contents.names.iter().filter(|entry| entry.node().is_some());
+    let names = names.map(|entry| format!("{}.internal", crate::name::text(entry.name)));
+    let below = |name: &String| name.starts_with("nearest.").then(|| format!("top100.{name}"));
+    let all: Vec<String> = names.collect();
+    all.iter().filter_map(below).chain(all.clone()).collect()
+}
+
+proptest! {
+    #[test]
+    fn what_is_explained_is_what_is_answered(
+        rows in proptest::collection::vec(row(), 0..25),
+        members in proptest::collection::vec(member_event(), 0..3),
+    ) {
+        let settings = settings(&["10.210.0.0/16", "fd00:210::/32"]);
+        let mut facts = Facts::default();
+        for event in snapshot(rows).into_iter().chain(members) {
+            facts.apply(event);
+        }
+        let zone = Zone::build(&facts, &settings, 1);
+        for name in forms(&zone).into_iter().chain(["nope.internal".into(), "example.com".into()]) {
+            let told = crate::zone::explain(&facts, &settings, &name);
+            let answered = addresses(&zone, &name);
+            let mut found: Vec<String> = told.addresses.iter().map(ToString::to_string).collect();
+            found.sort();
+            found.dedup();
+            match told.rcode {
+                "NOERROR" if found.is_empty() => prop_assert_eq!(&answered, "-", "{}", name),
+                "NOERROR" => prop_assert_eq!(&answered, &found.join(" "), "{}", name),
+                "NXDOMAIN" => prop_assert_eq!(&answered, "Non-Existent Domain", "{}", name),
+                _ => prop_assert_eq!(&answered, "Query Refused", "{}", name),
+            }
+            let is_in = told.instances.iter().filter(|one| one.fate == Fate::In);
+            let mut of_instances: Vec<String> =
+                is_in.flat_map(|one| &one.addresses).map(ToString::to_string).collect();
+            of_instances.sort();
+            of_instances.dedup();
+            // Names of servers, lists and ports have no addresses of instances.
+            if !found.is_empty() && !told.means.starts_with("server") {
+                prop_assert_eq!(of_instances, found, "{} {:?}", name, told);
+            }
+        }
+    }
+}
+
+#[test]
+fn each_instance_of_a_name_is_told_with_its_rule() {
+    let rows = [
+        server("s1"),
+        server("s2").set("draining", 1),
+        service("casa", "api"),
+        container("aa", "casa/api", "10.210.0.1").set("instance_id", "one").set("started_at", 2),
+        container("ab", "casa/api", "10.210.0.2").set("instance_id", "one").set("started_at", 1),
+        container("ac", "casa/api", "10.210.0.3").set("server_id", "s2"),
+        container("ad", "casa/api", "10.210.0.4").set("server_id", "s3"),
+        container("ae", "casa/api", "8.8.8.8"),
+        container("af", "casa/api", "10.210.0.6").set("health_status", "degraded"),
+        nats("n1", "casa-api", "10.210.0.7").set("role", "leaf"),
+    ];
+    let silent = Event::Member(Member { state: MemberState::Silent, ..crate::testing::member("s3", MemberState::Up) });
+    let config = config();
+    let told = crate::explain(&config, snapshot(rows).into_iter().chain([silent]), "Casa-API.internal.");
+    let lines = told.instances.iter().map(|one| format!("{} {:?}: {}", &one.id[..4], one.fate, one.rule));
+    let lines: Vec<String> = lines.chain(told.notes).collect();
+    insta::assert_snapshot!(format!("{} = {}, {}\n{}", told.name, told.means, told.rcode, lines.join("\n")), @r"
+    casa-api.internal = service casa/api, NOERROR
+    aaaa In: healthy, the best there is, and the newest of its slot
+    abab Out: aaaaaaaaaaaa is newer in the same slot
+    acac Out: its server s2 is draining
+    adad Out: its server s3 is silent
+    aeae Out: its row is left out: 8.8.8.8 is outside the cluster's ranges
+    afaf Out: it is degraded, and others are healthy
+    nats_servers casa-api: name casa-api is taken by casa/api
+    ");
 }
 
 #[test]

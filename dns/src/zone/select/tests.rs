@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Candidate, answers_alone, select};
+use super::{Candidate, Verdict, answers_alone, judge, select};
 use crate::facts::Standing;
 use crate::row::{Fallback, Health, Serving};
 
@@ -76,6 +76,32 @@ fn draining_silent_and_removed_are_out_and_fail_open_brings_back_only_the_silent
     assert_eq!(chosen(&dead, Fallback::All), "a d");
 }
 
+#[test]
+fn each_candidate_hears_by_which_rule_it_is_in_or_out() {
+    let slot = |key, slot, started_at| Candidate { slot: Some(slot), started_at, ..candidate(key) };
+    let on = |key, standing| Candidate { standing, ..candidate(key) };
+    let all = [
+        slot("a", "one", 2),
+        slot("b", "one", 1),
+        Candidate { health: Health::Degraded, ..candidate("c") },
+        Candidate { health: Health::Unhealthy, ..candidate("d") },
+        Candidate { serving: Serving::Draining, ..candidate("e") },
+        on("f", Standing::Draining),
+        on("g", Standing::Removed),
+        on("h", Standing::Silent),
+    ];
+    let judged = |from: usize, fallback| {
+        let candidates: Vec<&Candidate<'_>> = all[from..].iter().collect();
+        judge(&candidates, fallback).into_iter().map(|(_, verdict)| verdict).collect::<Vec<_>>()
+    };
+    let out = [Verdict::Draining, Verdict::ServerDraining, Verdict::ServerRemoved, Verdict::ServerSilent];
+    assert_eq!(judged(4, Fallback::Empty), out);
+    let first = [Verdict::Best, Verdict::Older("a"), Verdict::Worse(Health::Healthy), Verdict::Unhealthy];
+    assert_eq!(judged(0, Fallback::All), [&first[..], &out].concat());
+    let open = [Verdict::FailOpen, out[0], out[1], out[2], Verdict::FailOpen];
+    assert_eq!(judged(3, Fallback::All), open);
+}
+
 /// The rules once more, as slowly and plainly as they are said: an instance answers unless a rule puts it out.
 fn answers(one: &Candidate<'_>, all: &[Candidate<'_>], fallback: Fallback) -> bool {
     let may = |c: &Candidate<'_>| {
@@ -122,6 +148,10 @@ proptest! {
         found.sort_unstable();
         let wanted: Vec<&str> = all.iter().filter(|one| answers(one, &all, fallback)).map(|one| one.key).collect();
         prop_assert_eq!(found, wanted);
+        for (one, verdict) in judge(&all.iter().collect::<Vec<_>>(), fallback) {
+            let is_in = matches!(verdict, Verdict::Best | Verdict::FailOpen);
+            prop_assert_eq!(is_in, answers(one, &all, fallback), "{:?}", verdict);
+        }
         for one in &all {
             let alone = !select(std::iter::once(one), fallback).is_empty();
             prop_assert_eq!(answers_alone(one, fallback), alone);
