@@ -57,6 +57,8 @@ pub struct Node {
     folder: PathBuf,
     process: Option<Process>,
     api: Api,
+    /// What of `kith` it runs: all parts, or one alone.
+    parts: &'static str,
     /// Where it runs, if not on this host's own network.
     namespace: Option<String>,
     /// Values of its configuration that are given at its start.
@@ -108,6 +110,7 @@ impl Lab {
             folder,
             process: None,
             api: Api::new(at.api),
+            parts: "agent",
             namespace: None,
             settings: Vec::new(),
             environment: Vec::new(),
@@ -161,6 +164,7 @@ impl Lab {
             folder,
             process: None,
             api: Api::new(at.api),
+            parts: "agent",
             namespace: None,
             settings: Vec::new(),
             environment: Vec::new(),
@@ -205,6 +209,26 @@ impl Addresses {
 }
 
 impl Node {
+    /// The same node in two processes, its store and its DNS; of a node that does not run.
+    ///
+    /// # Panics
+    /// If it runs.
+    #[must_use]
+    pub fn split(self) -> [Node; 2] {
+        assert!(self.process.is_none(), "{} runs already", self.name);
+        ["gossip", "dns"].map(|parts| Node {
+            name: format!("{} ({parts})", self.name),
+            at: self.at,
+            folder: self.folder.clone(),
+            process: None,
+            api: self.api.clone(),
+            parts,
+            namespace: self.namespace.clone(),
+            settings: self.settings.clone(),
+            environment: self.environment.clone(),
+        })
+    }
+
     /// Starts it, and waits until it says that it is ready.
     ///
     /// # Panics
@@ -232,7 +256,7 @@ impl Node {
                 inside
             }
         };
-        command.args(["agent", "--config"]).arg(self.folder.join("kith.toml"));
+        command.args([self.parts, "--config"]).arg(self.folder.join("kith.toml"));
         command.stdin(Stdio::null()).stdout(out).stderr(log);
         command.args(self.settings.iter().flat_map(|setting| ["--set", setting]));
         clear_environment(&mut command);
