@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use kith_dns::forward::{Forwarding, Rebind, Upstream, Upstreams};
 use kith_dns::{Ttl, ZoneName};
 use kith_gossip::identity::Subnets;
 use kith_gossip::replication::WINDOW;
@@ -25,8 +26,8 @@ use problem::Origin;
 pub(crate) use problem::Problems;
 use raw::RawConfig;
 use reader::{Reader, Shown, render, render_json};
+use value::{CacheBytes, Foreign, Listen, Range, Split, Switch, Text, Threads};
 pub(crate) use value::{ClusterId, Durability, Region, Seed};
-use value::{Listen, Range, Switch, Text, Threads};
 
 /// Where the file is looked for when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/kith/kith.toml";
@@ -105,6 +106,7 @@ pub(crate) struct Dns {
     pub(crate) ttl: Ttl,
     pub(crate) ranges: Vec<IpNet>,
     pub(crate) own_addresses: Vec<IpNet>,
+    pub(crate) forward: Forwarding,
 }
 
 /// What the configuration is read for: a part that is not to run need not be complete.
@@ -355,7 +357,38 @@ impl Dns {
                 .into_iter()
                 .map(|Range(net)| net)
                 .collect(),
+            forward: forwarding(reader),
         }
+    }
+}
+
+fn forwarding(reader: &mut Reader<'_>) -> Forwarding {
+    let listed = reader.list(("dns", "upstreams"), vec![Foreign::System]);
+    let count = listed.len();
+    let servers: Vec<Upstream> = listed
+        .into_iter()
+        .filter_map(|one| match one {
+            Foreign::System => None,
+            Foreign::Upstream(upstream) => Some(upstream),
+        })
+        .collect();
+    if !servers.is_empty() && servers.len() < count {
+        reader.problem(("dns", "upstreams"), "system and others together", "name the servers, or \"system\" alone");
+    }
+    let (upstreams, below) = match (count, servers.is_empty()) {
+        (0, _) => (Upstreams::None, Vec::new()),
+        (_, true) => (Upstreams::System, Forwarding::system().domains),
+        (_, false) => (Upstreams::These(servers), Forwarding::system().domains),
+    };
+    let trusted = reader.optional(("dns", "upstream_ca")).map(|Text(path)| PathBuf::from(path));
+    // Those that are configured come first: of two with one name the first counts.
+    let split = reader.list(("dns", "forward"), Vec::new()).into_iter().map(|Split(domain)| domain);
+    Forwarding {
+        upstreams,
+        domains: split.chain(below).collect(),
+        rebind: reader.or(("dns", "rebind_protection"), Rebind::Cluster),
+        cache_bytes: reader.or(("dns", "cache_bytes"), CacheBytes(Forwarding::CACHE_BYTES)).0,
+        trusted,
     }
 }
 

@@ -3,7 +3,7 @@
 //! The rules that resolvers in containers need are these: the same rcode for every type of a name, SOA on every
 //! negative, the question copied byte by byte, never silent to a sane query, never longer than the transport takes.
 
-mod message;
+pub(crate) mod message;
 
 use std::net::IpAddr;
 
@@ -51,6 +51,17 @@ pub struct Asked<'a> {
     pub source: IpAddr,
     /// Any number that differs from query to query: which record comes first.
     pub turn: u32,
+}
+
+impl Asked<'_> {
+    /// Most bytes of the reply to `query`, which is this one parsed.
+    pub(crate) fn size(&self, query: &Query<'_>) -> usize {
+        match (self.transport, &query.edns) {
+            (Transport::Tcp, _) => TCP_MAX,
+            (Transport::Udp, None) => usize::from(UDP_MAX),
+            (Transport::Udp, Some(Edns { payload, .. })) => usize::from((*payload).clamp(UDP_MAX, PAYLOAD)),
+        }
+    }
 }
 
 /// What became of a query.
@@ -506,11 +517,7 @@ impl<'a> Reply<'a> {
 
     /// Most bytes of this reply.
     fn size(&self) -> usize {
-        match (self.asked.transport, &self.query.edns) {
-            (Transport::Tcp, _) => TCP_MAX,
-            (Transport::Udp, None) => usize::from(UDP_MAX),
-            (Transport::Udp, Some(Edns { payload, .. })) => usize::from((*payload).clamp(UDP_MAX, PAYLOAD)),
-        }
+        self.asked.size(self.query)
     }
 }
 

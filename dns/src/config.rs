@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
+use crate::forward::Forwarding;
 use crate::name::ZoneName;
 
 /// What a DNS server of ours needs to know. [`Config::new`] has the defaults.
@@ -35,6 +36,8 @@ pub struct Config {
     /// The file of the last zone, which is answered, marked stale, from a start until the store is followed. `None`: a
     /// start without the store answers nothing.
     pub state: Option<PathBuf>,
+    /// Where names go that are in no zone of ours. By default they are refused.
+    pub forward: Forwarding,
 }
 
 impl Config {
@@ -52,6 +55,7 @@ impl Config {
             ttl: Ttl::DEFAULT,
             negative_ttl: Ttl::DEFAULT,
             state: None,
+            forward: Forwarding::refused(),
         }
     }
 }

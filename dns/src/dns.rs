@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::feed::Event;
 use crate::files::Files;
 use crate::follow::{FollowError, Follower};
+use crate::forward::{Engine, Forwarder, Table};
 use crate::keep::{self, Keeper};
 use crate::server::{Answerer, Bound, Desk, Slow, Worker, bind, serve_tcp, slow};
 use crate::status::{Counters, StatusHandle, Writers};
@@ -33,6 +34,8 @@ pub struct Dns {
     /// By address: that of the streams, then one for each worker.
     desks: Vec<Desk>,
     slow: Option<(Slow, Desk)>,
+    /// What fetches ahead, and a table of answers for each worker.
+    forwarding: Option<(Engine, Vec<Table>)>,
     follower: Follower,
     files: Files,
     keeper: Option<Keeper>,
@@ -112,14 +115,15 @@ impl Dns {
             None => Follower::nothing(&settings, &fixed.borrow()),
         };
         let published = Arc::new(ArcSwap::from_pointee(first));
-        let keeper = config.state.map(|path| Keeper::new(path, Arc::clone(&settings), Arc::clone(&published)));
+        let keeper = config.state.clone().map(|path| Keeper::new(path, Arc::clone(&settings), Arc::clone(&published)));
         let mut bound = Vec::new();
         for addr in &config.listen {
             bound.push(bind(*addr, config.threads).map_err(|source| BuildError::Bind { addr: *addr, source })?);
         }
-        // What answers names that are not ours; nothing does.
-        let answerer: Option<Answerer> = None;
-        let (queue, slow) = answerer.map(slow).unzip();
+        let addrs: Vec<SocketAddr> = bound.iter().map(|bound| bound.addr).collect();
+        let workers = bound.len() * config.threads.get();
+        let (forwarder, forwarding) = Forwarder::new(&config, Arc::clone(&settings.routes), &addrs, workers).unzip();
+        let (queue, slow) = forwarder.clone().map(|forwarder| slow(answerer(forwarder))).unzip();
         let places = places(bound.len(), config.threads);
         let counters = places.iter().map(|(_, writers)| Counters::new(config.zones.len(), *writers));
         let counters: Arc<[Counters]> = counters.collect();
@@ -132,11 +136,10 @@ impl Dns {
         };
         let mut desks: Vec<Desk> = places.iter().enumerate().map(desk).collect();
         let slow = slow.zip(desks.pop());
-        let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters);
+        let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters, forwarder);
         let remembered = saved.map(|saved| saved.members).unwrap_or_default();
         let follower = Follower::new(Box::pin(feed), settings, published, (fixed, remembered));
-        let addrs = bound.iter().map(|bound| bound.addr).collect();
-        Ok(Self { addrs, bound, desks, slow, follower, files, keeper, status })
+        Ok(Self { addrs, bound, desks, slow, forwarding, follower, files, keeper, status })
     }
 
     /// The addresses listened on, in the order of the configuration, with the ports that were chosen.
@@ -160,19 +163,28 @@ impl Dns {
         let stop = token.child_token();
         let mut tasks = JoinSet::new();
         let mut desks = self.desks.into_iter();
+        let (engine, tables) = self.forwarding.unzip();
+        let mut tables = tables.into_iter().flatten();
         for Bound { addr, udp, tcp } in self.bound {
             let failed = move |source| RunError::Listener { addr, source };
             let mut desk = || desks.next().expect("build made one for each listener");
             let (desk_tcp, stop_tcp) = (desk(), stop.clone());
             tasks.spawn(async move { serve_tcp(tcp, desk_tcp, stop_tcp).await.map_err(failed) });
             for socket in udp {
-                let (worker, stop_udp) = (Worker::start(socket, desk()), stop.clone());
+                let (worker, stop_udp) = (Worker::start(socket, desk(), tables.next()), stop.clone());
                 tasks.spawn(async move { worker.map_err(failed)?.run(stop_udp).await.map_err(failed) });
             }
         }
         if let Some((slow, desk)) = self.slow {
             let stop_slow = stop.clone();
             tasks.spawn(async move { slow.run(desk, stop_slow).await.map_err(RunError::Task) });
+        }
+        if let Some(engine) = engine {
+            let stop_engine = stop.clone();
+            tasks.spawn(async move {
+                engine.run(stop_engine).await;
+                Ok(())
+            });
         }
         let (follower, stop_follower) = (self.follower, stop.clone());
         tasks.spawn(async move {
@@ -200,6 +212,18 @@ impl Dns {
         tasks.shutdown().await;
         result
     }
+}
+
+/// What answers on the slow path: whoever forwards.
+fn answerer(forwarder: Forwarder) -> Answerer {
+    Answerer::new(move |question| {
+        let forwarder = forwarder.clone();
+        async move {
+            let mut reply = Vec::with_capacity(512);
+            let tally = forwarder.answer(&question.asked(), question.worker(), &mut reply).await?;
+            Some((reply, tally))
+        }
+    })
 }
 
 /// Who answers, in the order of the desks: for each address the streams, then its workers, of which each knows its

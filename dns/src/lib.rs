@@ -10,8 +10,9 @@
 //! tables and says which of them are loading, current or lost. [`zone`] turns facts into an immutable [`zone::Zone`]:
 //! a pure function, so every naming and selection rule is tested without a socket. [`answer`] turns a query and a zone
 //! into bytes: pure as well, never panicking, never longer than the transport allows. `follow` is the one writer that
-//! swaps zones, `keep` has the last one on disk for the next start; `server` is the thin shell of sockets; [`status`] is
-//! what all of it shows, and [`explain`] tells why a name answers what it does.
+//! swaps zones, `keep` has the last one on disk for the next start; [`forward`] asks others about what is not ours;
+//! `server` is the thin shell of sockets; [`status`] is what all of it shows, and [`explain`] tells why a name answers
+//! what it does.
 //!
 //! Invariants: an answer takes no lock and asks nobody; absence of news removes nothing (a lost feed freezes the zone
 //! and marks it stale); a bad row is left out, counted and named, and never stops the rest; own zones are never
@@ -31,6 +32,7 @@ pub mod answer;
 mod query;
 
 pub mod explain;
+pub mod forward;
 
 mod dns;
 mod files;
@@ -45,6 +47,10 @@ pub use explain::{Explanation, explain};
 pub use name::ZoneName;
 pub use status::{Status, StatusHandle};
 pub use zonefile::Fault;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 #[cfg(test)]
 mod testing;

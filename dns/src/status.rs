@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use crate::answer::{Rcode, Tally};
+use crate::forward::{ForwardStatus, Forwarder};
 use crate::name::ZoneName;
 use crate::zone::fixed::FileState;
 use crate::zone::{Freshness, Owner, Zone, rtype};
@@ -47,6 +48,8 @@ pub struct Status {
     pub overflows: u64,
     /// TCP connections closed at once, because there were too many.
     pub connections_refused: u64,
+    /// Forwarding; `None` where nothing is forwarded.
+    pub forward: Option<ForwardStatus>,
 }
 
 /// One zone.
@@ -116,6 +119,7 @@ pub struct StatusHandle {
     zones: Arc<[ZoneName]>,
     published: Arc<ArcSwap<Published>>,
     counters: Arc<[Counters]>,
+    forwarder: Option<Forwarder>,
 }
 
 /// The zone being answered from, with what status says of it.
@@ -128,8 +132,13 @@ pub(crate) struct Published {
 }
 
 impl StatusHandle {
-    pub(crate) fn new(zones: &[ZoneName], published: Arc<ArcSwap<Published>>, counters: Arc<[Counters]>) -> Self {
-        Self { zones: zones.into(), published, counters }
+    pub(crate) fn new(
+        zones: &[ZoneName],
+        published: Arc<ArcSwap<Published>>,
+        counters: Arc<[Counters]>,
+        forwarder: Option<Forwarder>,
+    ) -> Self {
+        Self { zones: zones.into(), published, counters, forwarder }
     }
 
     /// The status at this moment.
@@ -162,6 +171,7 @@ impl StatusHandle {
             send_errors: sum(|counters| &counters.send_errors),
             overflows: sum(|counters| &counters.overflows),
             connections_refused: sum(|counters| &counters.connections_refused),
+            forward: self.forwarder.as_ref().map(Forwarder::status),
         }
     }
 

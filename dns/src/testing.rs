@@ -125,6 +125,18 @@ pub(crate) fn query(name: &str, rtype: &str) -> Message {
     message
 }
 
+/// A name on the wire, and where its labels begin.
+pub(crate) fn wire(name: &str) -> (Vec<u8>, Vec<u8>) {
+    let (mut wire, mut labels) = (Vec::new(), Vec::new());
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        labels.push(wire.len() as u8);
+        wire.push(label.len() as u8);
+        wire.extend_from_slice(label.as_bytes());
+    }
+    wire.push(0);
+    (wire, labels)
+}
+
 pub(crate) const ELSEWHERE: &str = "10.210.200.9";
 
 /// Asks over TCP from elsewhere in the cluster.

@@ -31,6 +31,7 @@ use crate::config::{Config, Ttl};
 pub use crate::facts::Freshness;
 use crate::facts::{Changes, Facts};
 use crate::feed::Member;
+use crate::forward::Routes;
 use crate::name::{self, ZoneName};
 pub(crate) use build::{Builder, Problem, reverse_zones};
 use fixed::{Fixed, FixedNode, FixedZone, Said};
@@ -49,6 +50,8 @@ pub struct Zone {
     contents: Arc<Contents>,
     fixed: Fixed,
     freshness: Freshness,
+    /// Domains that are asked elsewhere although they are below an origin.
+    routes: Arc<Routes>,
 }
 
 #[derive(Debug)]
@@ -123,6 +126,7 @@ pub(crate) struct Settings {
     pub(crate) own_addresses: Vec<IpNet>,
     pub(crate) ttl: Ttl,
     pub(crate) negative_ttl: Ttl,
+    pub(crate) routes: Arc<Routes>,
 }
 
 impl From<&Config> for Settings {
@@ -135,6 +139,7 @@ impl From<&Config> for Settings {
             ttl: config.ttl,
             // 5 s is the most a negative answer may live: a name is asked for the moment before it appears.
             negative_ttl: config.negative_ttl.min(Ttl::DEFAULT),
+            routes: Arc::new(Routes::new(config.forward.domains.iter().map(|domain| &domain.suffix))),
         }
     }
 }
@@ -148,7 +153,7 @@ impl Zone {
     /// The zone after these changes: what a full build of the facts would give.
     pub(crate) fn next(builder: &mut Builder, facts: &Facts, changes: Changes, generation: u64) -> Self {
         let contents = Arc::new(builder.contents(facts, changes, generation));
-        Self { contents, fixed: Fixed::default(), freshness: facts.freshness() }
+        Self { contents, fixed: Fixed::default(), freshness: facts.freshness(), routes: builder.routes() }
     }
 
     /// The same, with the names of these files.
@@ -163,7 +168,7 @@ impl Zone {
 
     /// The same names, believed differently.
     pub(crate) fn with_freshness(&self, freshness: Freshness) -> Self {
-        Self { contents: Arc::clone(&self.contents), fixed: self.fixed.clone(), freshness }
+        Self { freshness, ..self.clone() }
     }
 
     /// How far the answers can be believed.
@@ -216,6 +221,10 @@ impl Zone {
         };
         let own = self.contents.origins.iter().find_map(|origin| Some((origin, within(origin)?)));
         let fixed = self.fixed.zones().iter().find_map(|zone| Some((&**zone, within(&zone.origin)?)));
+        let longest = own.iter().map(|(_, at)| *at).chain(fixed.iter().map(|(_, at)| *at)).min();
+        if longest.is_some_and(|at| self.routes.takes(qname, labels, qname.len() - at)) {
+            return Found::Foreign;
+        }
         let (origin, at, zone) = match (own, fixed) {
             (None, None) => return Found::Foreign,
             (Some((origin, at)), None) => (origin, at, None),

@@ -6,8 +6,12 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 
 static TARGET: LazyLock<fn(&[u8])> = LazyLock::new(|| {
-    let targets =
-        [kith_gossip_proto::fuzzing::TARGETS, kith_gossip::fuzzing::TARGETS, kith_gossip_client::fuzzing::TARGETS];
+    let targets = [
+        kith_dns::fuzzing::TARGETS,
+        kith_gossip_proto::fuzzing::TARGETS,
+        kith_gossip::fuzzing::TARGETS,
+        kith_gossip_client::fuzzing::TARGETS,
+    ];
     let wanted = std::env::var("KITH_FUZZ").unwrap_or_default();
     let all = || targets.into_iter().flatten();
     let names = || all().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");

@@ -41,7 +41,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 27] = [
+pub(crate) const KEYS: [Key; 32] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -69,6 +69,11 @@ pub(crate) const KEYS: [Key; 27] = [
     key("dns", "ttl", Kind::Text),
     key("dns", "ranges", Kind::Texts),
     key("dns", "own_addresses", Kind::Texts),
+    key("dns", "upstreams", Kind::Texts),
+    key("dns", "upstream_ca", Kind::Text),
+    key("dns", "forward", Kind::Texts),
+    key("dns", "rebind_protection", Kind::Text),
+    key("dns", "cache_bytes", Kind::Text),
 ];
 
 impl Key {

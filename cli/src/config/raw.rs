@@ -108,7 +108,11 @@ impl RawConfig {
                 unknown(section, name.get_ref(), &origin, problems);
                 continue;
             };
-            match pieces(file, key.kind, value) {
+            let read = match (section, key.name, value.get_ref()) {
+                ("dns", "forward", DeValue::Table(domains)) => forwards(file, domains, problems),
+                _ => pieces(file, key.kind, value),
+            };
+            match read {
                 Some(pieces) => self.set(key, Setting { origin, pieces }),
                 // What stands in a line that does not parse is the parser's guess.
                 None if problems.are_at(&origin) => {}
@@ -133,6 +137,33 @@ impl RawConfig {
     fn set(&mut self, key: &'static Key, setting: Setting) {
         self.settings.insert((key.section, key.name), setting);
     }
+}
+
+/// The domains of `[dns.forward."corp.example"] servers = […]`, each as one text, `corp.example=ADDR+ADDR`, as the
+/// environment and `--set` have it (where commas separate the domains).
+fn forwards(file: &File, domains: &DeTable<'_>, problems: &mut Problems) -> Option<Vec<(String, Origin)>> {
+    let mut texts = Vec::new();
+    for (domain, value) in domains {
+        let origin = file.at(domain.span().start);
+        let DeValue::Table(keys) = value.get_ref() else { return None };
+        let mut servers = Vec::new();
+        for (name, value) in keys {
+            match (name.get_ref().as_ref(), pieces(file, Kind::Texts, value)) {
+                ("servers", Some(pieces)) => servers.extend(pieces.into_iter().map(|(text, _)| text)),
+                _ => problems.add(
+                    &file.at(name.span().start),
+                    format!(
+                        "dns.forward.{}.{}: only servers, a list of texts, is known",
+                        domain.get_ref(),
+                        name.get_ref()
+                    ),
+                    None,
+                ),
+            }
+        }
+        texts.push((format!("{}={}", domain.get_ref(), servers.join("+")), origin));
+    }
+    Some(texts)
 }
 
 /// The texts of a value, if it is of the kind.

@@ -62,6 +62,11 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     ttl = "9"                              # --set
     ranges = ["10.210.0.0/16"]             # default
     own_addresses = []                     # default
+    upstreams = ["system"]                 # default
+    # upstream_ca =                        # default
+    forward = []                           # default
+    rebind_protection = "cluster"          # default
+    cache_bytes = "33554432"               # default
     "#);
 }
 
@@ -163,4 +168,31 @@ fn a_socket_path_that_the_system_cannot_take_is_refused() {
     let long = format!("api.unix=/{}", "x".repeat(107));
     let said = build("", &[], &[&long], Purpose::Dns).unwrap_err();
     assert!(said.contains("at most 107 bytes"), "{said}");
+}
+
+#[test]
+fn a_domain_is_forwarded_by_a_table_or_by_one_text() {
+    let text = "[dns]\nupstreams = [\"tls://9.9.9.9#dns.quad9.net\", \"192.0.2.1:5353\"]\n\
+                [dns.forward.\"corp.example\"]\nservers = [\"10.0.0.53\", \"10.0.1.53:5353\"]\n";
+    let config = build(&format!("{IDENTITY}\n{text}"), &[], &[], Purpose::Dns).unwrap();
+    let shown = |config: &Config| config.show_json()["dns"]["forward"]["value"].clone();
+    assert_eq!(shown(&config), serde_json::json!(["corp.example=10.0.0.53+10.0.1.53:5353"]));
+    let domains: Vec<String> = config.dns.forward.domains.iter().map(|domain| domain.suffix.to_string()).collect();
+    let below = ["corp.example", "google.internal", "ec2.internal", "compute.internal", "docker.internal"];
+    assert_eq!(domains, below);
+    assert_eq!(config.dns.forward.domains[0].servers.len(), 2);
+    let again = build(&config.show(), &[], &[], Purpose::Dns).unwrap();
+    assert_eq!(again.dns.forward, config.dns.forward);
+    let refused = build("dns.upstreams = []", &[], &[], Purpose::Dns).unwrap();
+    assert!(refused.dns.forward.is_refused());
+}
+
+#[test]
+fn what_is_no_upstream_is_said_with_its_line() {
+    let text = "[dns]\nupstreams = [\"system\", \"9.9.9.9\"]\ncache_bytes = 5\nrebind_protection = \"some\"\n\
+                [dns.forward.\"corp.example\"]\nservers = [\"corp\"]\nserver = \"10.0.0.53\"\n";
+    let problems = build(text, &[], &[], Purpose::Dns).unwrap_err().to_string();
+    for wanted in ["system and others together", "65536", "cluster", "corp.example=corp", "only servers"] {
+        assert!(problems.contains(wanted), "{wanted} is not in: {problems}");
+    }
 }

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use kith_dns::forward::{Domain, Upstream};
 
 /// A text that is not empty.
 pub(super) struct Text(pub(super) String);
@@ -87,6 +88,74 @@ impl FromStr for Range {
 }
 
 impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Who is asked about names that are not ours.
+pub(super) enum Foreign {
+    /// The system's servers.
+    System,
+    /// This one.
+    Upstream(Upstream),
+}
+
+impl FromStr for Foreign {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Foreign, &'static str> {
+        match text {
+            "system" => Ok(Foreign::System),
+            _ => text.parse().map(Foreign::Upstream).map_err(|_| "not system, ADDR, ADDR:PORT or tls://ADDR#NAME"),
+        }
+    }
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Foreign::System => f.write_str("system"),
+            Foreign::Upstream(upstream) => upstream.fmt(f),
+        }
+    }
+}
+
+/// A domain that is asked elsewhere, `SUFFIX=SERVER+SERVER`.
+#[derive(Debug, Clone)]
+pub(crate) struct Split(pub(crate) Domain);
+
+impl FromStr for Split {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Split, &'static str> {
+        let (suffix, servers) = text.split_once('=').ok_or("not SUFFIX=ADDR, as corp.example=10.0.0.53")?;
+        let suffix = suffix.parse().map_err(|_| "not a domain before the =")?;
+        let servers = servers.split('+').map(str::parse).collect::<Result<Vec<_>, _>>();
+        Ok(Split(Domain { suffix, servers: servers.map_err(|_| "not ADDR, ADDR:PORT or tls://ADDR#NAME")? }))
+    }
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let servers: Vec<String> = self.0.servers.iter().map(ToString::to_string).collect();
+        write!(f, "{}={}", self.0.suffix, servers.join("+"))
+    }
+}
+
+/// A number of bytes for kept answers.
+pub(super) struct CacheBytes(pub(super) usize);
+
+impl FromStr for CacheBytes {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<CacheBytes, &'static str> {
+        let bytes = text.parse().ok().filter(|bytes| (1 << 16..=1 << 36).contains(bytes));
+        bytes.map(CacheBytes).ok_or("not a number of bytes from 65536 to 68719476736")
+    }
+}
+
+impl fmt::Display for CacheBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -1,10 +1,12 @@
 //! The DNS server as a part: fed from the store's API, or by zone files alone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use kith_dns::forward::ForwardStatus;
 use kith_dns::status::FileStatus;
 use kith_dns::{BuildError, Dns, Status, StatusHandle};
 use kith_gossip_client::Client;
@@ -131,6 +133,29 @@ fn describe(status: &Status, settings: &Value) -> Value {
         "send_errors": status.send_errors,
         "overflows": status.overflows,
         "connections_refused": status.connections_refused,
+        "forward": status.forward.as_ref().map(forward),
+    })
+}
+
+fn forward(forward: &ForwardStatus) -> Value {
+    json!({
+        "upstreams": forward.upstreams.iter().map(|upstream| json!({
+            "upstream": upstream.name,
+            "working": upstream.working,
+            "results": upstream.results.iter().copied().collect::<BTreeMap<_, _>>(),
+        })).collect::<Vec<_>>(),
+        "cache": {
+            "hits": forward.hits,
+            "misses": forward.misses,
+            "entries": forward.entries,
+            "bytes": forward.bytes,
+            "stale_served": forward.stale,
+            "prefetches": forward.prefetches,
+        },
+        "turned_away": forward.turned_away,
+        "refused": forward.refused,
+        "loops": forward.loops,
+        "rebind_dropped": forward.rebind_dropped,
     })
 }
 
@@ -183,6 +208,7 @@ pub(crate) fn config(config: &config::Config) -> kith_dns::Config {
         own_addresses: dns.own_addresses.clone(),
         ttl: dns.ttl,
         state: Some(config.node.data_dir.join("dns-zone")),
+        forward: dns.forward.clone(),
         ..defaults
     }
 }

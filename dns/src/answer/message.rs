@@ -16,6 +16,8 @@ const OPT_HEAD: usize = 11;
 pub(crate) enum Ede {
     StaleAnswer = 3,
     NotReady = 14,
+    Blocked = 15,
+    Prohibited = 18,
     StaleNxDomain = 19,
     NetworkError = 23,
 }
@@ -159,6 +161,40 @@ pub(crate) fn bare(out: &mut Vec<u8>, head: Head, rcode: Rcode) {
     out.extend_from_slice(&[0; 8]);
 }
 
+/// Whether a reply has all that belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Whole,
+    Cut,
+}
+
+/// Completes a forwarded reply, of which `out` has everything between the header and OPT; `counts` are its records in
+/// the answer and in the authority section. RA is set: it was recursed for.
+pub(crate) fn forwarded(
+    out: &mut Vec<u8>,
+    head: Head,
+    rcode: Rcode,
+    extent: Extent,
+    counts: [u16; 2],
+    opt: Option<&Opt<'_>>,
+) {
+    let cut = match extent {
+        Extent::Whole => 0,
+        Extent::Cut => 0x02,
+    };
+    out[..2].copy_from_slice(&head.id);
+    out[2] = 0x80 | head.copied | cut;
+    out[3] = 0x80 | head.checking_disabled | (rcode as u16 & 15) as u8;
+    let [answers, authorities] = counts;
+    let additionals = u16::from(opt.is_some());
+    for (at, count) in [(4, 1), (6, answers), (8, authorities), (10, additionals)] {
+        out[at..at + 2].copy_from_slice(&u16::to_be_bytes(count));
+    }
+    if let Some(opt) = opt {
+        opt.write(out, rcode);
+    }
+}
+
 /// The OPT record of a reply.
 pub(crate) struct Opt<'a> {
     dnssec_ok: u16,
@@ -176,7 +212,7 @@ impl<'a> Opt<'a> {
         Self { dnssec_ok: edns.dnssec_ok, nsid, ede }
     }
 
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         OPT_HEAD + self.rdata_len()
     }
 

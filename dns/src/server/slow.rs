@@ -49,13 +49,11 @@ impl Question {
     }
 
     /// As it was asked.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for who answers on the slow path; nobody does yet"))]
     pub(crate) fn asked(&self) -> Asked<'_> {
         Asked { query: &self.query, transport: self.transport, source: self.source, turn: self.turn }
     }
 
     /// The worker that it came to.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for who answers on the slow path; nobody does yet"))]
     pub(crate) fn worker(&self) -> Option<usize> {
         self.worker
     }
@@ -72,7 +70,6 @@ type Answering = dyn Fn(Question) -> Pin<Box<dyn Future<Output = Replied> + Send
 
 impl Answerer {
     /// One that answers by this function.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for who answers on the slow path; nobody does yet"))]
     pub(crate) fn new<F: Future<Output = Replied> + Send + 'static>(
         answer: impl Fn(Question) -> F + Send + Sync + 'static,
     ) -> Self {

@@ -13,6 +13,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
@@ -23,6 +24,7 @@ use super::batch::{Batch, Door, Packet};
 use super::slow::ReplyTo;
 use super::{Desk, Reply};
 use crate::answer::{Asked, Transport};
+use crate::forward::Table;
 
 /// Receive errors in a row after which the socket is given up, so that the part is restarted with a fresh one.
 const ERRORS_MAX: u32 = 100;
@@ -36,17 +38,18 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread for this socket, which must be a blocking one.
-    pub(crate) fn start(socket: UdpSocket, desk: Desk) -> io::Result<Self> {
+    /// Starts the thread for this socket, which must be a blocking one. `table` has the answers to names that are not
+    /// ours which it need not hand over.
+    pub(crate) fn start(socket: UdpSocket, desk: Desk, mut table: Option<Table>) -> io::Result<Self> {
         let door = door(&socket)?;
         let socket = Arc::new(socket);
         let stopping = Arc::new(AtomicBool::new(false));
         let (tell, ended) = oneshot::channel();
         let (for_thread, stop) = (Arc::clone(&socket), Arc::clone(&stopping));
         let thread = Builder::new().name("dns".to_owned()).spawn(move || {
-            let result = work(&for_thread, door, &desk, &stop);
+            let result = work(&for_thread, door, &desk, table.as_mut(), &stop);
             // Before anybody hears of the end: the port is then free.
-            drop((for_thread, desk));
+            drop((for_thread, desk, table));
             // Nobody listens when the part was dropped rather than stopped.
             tell.send(result).ok();
         })?;
@@ -101,7 +104,13 @@ fn door(socket: &UdpSocket) -> io::Result<Door> {
     Ok(Door::All)
 }
 
-fn work(socket: &Arc<UdpSocket>, door: Door, desk: &Desk, stopping: &AtomicBool) -> io::Result<()> {
+fn work(
+    socket: &Arc<UdpSocket>,
+    door: Door,
+    desk: &Desk,
+    mut table: Option<&mut Table>,
+    stopping: &AtomicBool,
+) -> io::Result<()> {
     let mut batch = Batch::new(door);
     let mut turn = rand::random::<u32>();
     let mut errors = 0;
@@ -122,6 +131,9 @@ fn work(socket: &Arc<UdpSocket>, door: Door, desk: &Desk, stopping: &AtomicBool)
         {
             // Given back before the next wait, which may be long: an old zone is not to be kept by who sleeps.
             let published = desk.published();
+            if let Some(table) = &mut table {
+                table.fill(Instant::now());
+            }
             batch.answer_each(|packet, out| {
                 turn = turn.wrapping_add(1);
                 // Nobody can receive at port 0: a forged source.
@@ -132,6 +144,10 @@ fn work(socket: &Arc<UdpSocket>, door: Door, desk: &Desk, stopping: &AtomicBool)
                 let asked = Asked { query, transport: Transport::Udp, source: source.ip(), turn };
                 match desk.answer(&published, &asked, out) {
                     Reply::Later => {
+                        if let Some(tally) = table.as_mut().and_then(|table| table.answer(&asked, out)) {
+                            desk.counters().count(&tally);
+                            return Reply::Send;
+                        }
                         let reply_to = ReplyTo::Datagram { socket: Arc::clone(socket), to: source, from: sent_to };
                         desk.hand_over(&published, &asked, reply_to, out)
                     }

@@ -28,6 +28,7 @@ use super::shard::{Places, ShardId, Shards};
 use super::{Contents, Settings};
 use crate::facts::{Changes, Facts};
 use crate::feed::{Member, Table};
+use crate::forward::Routes;
 use crate::row::{Fault, Key};
 use claims::Claims;
 pub(super) use domain::Domain;
@@ -76,6 +77,11 @@ impl Builder {
     pub(crate) fn new(settings: Arc<Settings>) -> Self {
         let domain = Domain::new(&settings, settings.ranges.clone());
         Self::within(settings, domain)
+    }
+
+    /// The domains below our origins that are not ours.
+    pub(crate) fn routes(&self) -> Arc<Routes> {
+        Arc::clone(&self.settings.routes)
     }
 
     fn within(settings: Arc<Settings>, domain: Domain) -> Self {

@@ -155,7 +155,12 @@ impl About {
         };
         let written = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.written_s));
         Saved {
-            zone: Zone { contents: Arc::new(contents), fixed: Fixed::default(), freshness: Freshness::Stale },
+            zone: Zone {
+                contents: Arc::new(contents),
+                fixed: Fixed::default(),
+                freshness: Freshness::Stale,
+                routes: Arc::clone(&settings.routes),
+            },
             members,
             written: written.unwrap_or(SystemTime::UNIX_EPOCH),
         }

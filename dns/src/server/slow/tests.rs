@@ -60,7 +60,7 @@ impl Running {
         let Bound { addr, udp, tcp } = bind(listen.parse().unwrap(), 1.try_into().unwrap()).unwrap();
         let (token, mut tasks) = (CancellationToken::new(), JoinSet::new());
         for socket in udp {
-            let (worker, stop) = (Worker::start(socket, desk(0)).unwrap(), token.clone());
+            let (worker, stop) = (Worker::start(socket, desk(0), None).unwrap(), token.clone());
             tasks.spawn(async move { worker.run(stop).await.unwrap() });
         }
         let (for_tcp, stop) = (desk(1), token.clone());

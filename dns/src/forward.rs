@@ -1,0 +1,355 @@
+//! Names that are not ours: asked for elsewhere, checked, kept, and given to whoever may ask.
+//!
+//! ```text
+//! question ─► route ─► kept answer? ─► seat ─► flight (one for each question) ─► group of upstreams ─► exchange
+//!              pure       cache: pure                                                                     │
+//! reply  ◄──────────────── entry ◄─────────────────────────────────────── clean, rebind: pure ◄───────────┘
+//! ```
+//!
+//! A worker looks into its own [`Table`] first; what is not there comes here, the slow path, where all answers are kept
+//! behind a lock that no worker takes.
+//!
+//! hickory-proto judges every answer before it is kept. hickory-resolver does not do the asking: its pool makes errors
+//! of NXDOMAIN and NODATA, which lose the aliases before them; its sockets are not connected, so that an upstream that is
+//! gone is noticed by silence only; 0x20 does not reach questions that carry DO or CD; and it counts nothing by
+//! upstream. What is here instead is one exchange over a datagram, a stream or TLS.
+//!
+//! Invariants: one question is asked once at a time, however many wait for it, so that a question of ours that comes
+//! back to us waits for itself and asks nobody; nothing here delays an answer from a zone of ours; after 2 s there is an
+//! answer, if only SERVFAIL.
+
+mod cache;
+mod clean;
+mod count;
+mod engine;
+mod entry;
+mod exchange;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+mod group;
+mod rebind;
+mod resolv;
+mod route;
+mod seats;
+mod servers;
+mod settings;
+mod special;
+mod table;
+mod wire;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::answer::message::{Authority, Ede, Message, Opt};
+use crate::answer::{Asked, Tally};
+use crate::config::Config;
+use crate::query::{self, Query, Rcode};
+use crate::zone::Owner;
+use cache::{Cache, Key};
+use count::{Counts, TableCounts, count};
+pub use count::{ForwardStatus, UpstreamStatus};
+pub(crate) use engine::Engine;
+use entry::{Age, Entry};
+use exchange::{Question, Trust};
+use group::Group;
+use rebind::Guard;
+use route::Route;
+pub(crate) use route::Routes;
+use seats::{Seat, Seats};
+use servers::{Own, Servers};
+pub use settings::{By, Domain, Forwarding, Rebind, RebindError, Upstream, UpstreamError, Upstreams};
+use special::Special;
+pub(crate) use table::Table;
+use table::{AHEAD_MAX, FILL_MAX, Fill};
+
+/// Letters that a question needs to be known again by their case: fewer are the same by chance too often.
+const LETTERS_MIN: usize = 12;
+
+/// Forwards; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Forwarder(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    server: Arc<str>,
+    routes: Arc<Routes>,
+    /// By place in the routes.
+    domains: Vec<Option<Servers>>,
+    default: Servers,
+    own: Own,
+    /// Whom anything is forwarded for.
+    clients: Arc<Guard>,
+    guard: Arc<Guard>,
+    /// What does not deny anything.
+    open: Arc<Guard>,
+    cache: Mutex<Cache>,
+    flights: Mutex<HashMap<Arc<[u8]>, Flight>>,
+    seats: Mutex<Seats>,
+    fills: Vec<mpsc::Sender<Fill>>,
+    counts: Counts,
+    tables: Vec<Arc<TableCounts>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// A question that is being asked.
+#[derive(Debug, Clone)]
+struct Flight {
+    question: Arc<Question>,
+    landed: watch::Receiver<Option<Arc<Entry>>>,
+}
+
+/// Where a question goes, and what its answer may not point at.
+struct Course {
+    group: Arc<Group>,
+    guard: Arc<Guard>,
+}
+
+/// A seat taken, given back when dropped.
+struct Seated<'a> {
+    seats: &'a Mutex<Seats>,
+    source: IpAddr,
+}
+
+impl Drop for Seated<'_> {
+    fn drop(&mut self) {
+        lock(self.seats).leave(self.source);
+    }
+}
+
+impl Forwarder {
+    /// A forwarder for a server that listens on these addresses, with a table for each of so many workers. `None` where
+    /// nothing is to be forwarded.
+    pub(crate) fn new(
+        config: &Config,
+        routes: Arc<Routes>,
+        listen: &[std::net::SocketAddr],
+        workers: usize,
+    ) -> Option<(Self, (Engine, Vec<Table>))> {
+        let forward = &config.forward;
+        if forward.is_refused() {
+            return None;
+        }
+        let own = Own::new(listen, Trust::new(forward.trusted.clone()));
+        let servers = |domain: &Domain| (!domain.servers.is_empty()).then(|| Servers::these(&domain.servers, &own));
+        let (ahead_in, ahead) = mpsc::channel(AHEAD_MAX);
+        let (fills_in, fills): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(FILL_MAX)).unzip();
+        let tables: Vec<Arc<TableCounts>> = (0..workers).map(|_| Arc::default()).collect();
+        // Half for all answers, half for what the workers have at hand of them.
+        let half = forward.cache_bytes / 2;
+        let shared = Shared {
+            server: config.server.as_str().into(),
+            routes,
+            domains: forward.domains.iter().map(servers).collect(),
+            default: Servers::new(&forward.upstreams, &own),
+            own,
+            clients: Arc::new(Guard::private(&config.ranges)),
+            guard: Arc::new(match forward.rebind {
+                Rebind::Cluster => Guard::cluster(&config.ranges),
+                Rebind::Private => Guard::private(&config.ranges),
+            }),
+            open: Arc::default(),
+            cache: Mutex::new(Cache::new(half)),
+            flights: Mutex::default(),
+            seats: Mutex::default(),
+            fills: fills_in,
+            counts: Counts::default(),
+            tables: tables.clone(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        let table = |(fills, counts)| Table {
+            server: Arc::clone(&shared.server),
+            clients: Arc::clone(&shared.clients),
+            cache: Cache::new(half / workers.max(1)),
+            now: Instant::now(),
+            fills,
+            ahead: ahead_in.clone(),
+            counts,
+        };
+        let tables = fills.into_iter().zip(tables).map(table).collect();
+        let forwarder = Self(Arc::new(shared));
+        Some((forwarder.clone(), (Engine::new(forwarder, ahead), tables)))
+    }
+
+    /// Answers a question about a name that is not ours into `out`. `worker` is the one whose table is to have the
+    /// answer. `None`: nothing is to be sent.
+    pub(crate) async fn answer(&self, asked: &Asked<'_>, worker: Option<usize>, out: &mut Vec<u8>) -> Option<Tally> {
+        let query = query::parse(asked.query).ok()?;
+        let rcode = self.reply(asked, &query, worker, out).await;
+        Some(Tally { owner: Owner::Nobody, qtype: query.qtype, rcode })
+    }
+
+    async fn reply(&self, asked: &Asked<'_>, query: &Query<'_>, worker: Option<usize>, out: &mut Vec<u8>) -> Rcode {
+        let shared = &*self.0;
+        let source = asked.source.to_canonical();
+        if !shared.clients.has(source) {
+            count(&shared.counts.refused);
+            return self.say(asked, query, Rcode::Refused, Some(Ede::Prohibited), out);
+        }
+        let course = match shared.course(query) {
+            Ok(Some(course)) => course,
+            Ok(None) => return self.say(asked, query, Rcode::Refused, None, out),
+            Err(special) => {
+                let opt = query.edns.as_ref().map(|edns| Opt::of(edns, &shared.server, None));
+                return special.answer(query, asked.size(query), opt.as_ref(), out);
+            }
+        };
+        let key = Key::of(query);
+        let now = Instant::now();
+        let kept = lock(&shared.cache).fresh(key.bytes(), now).map(|(entry, age)| (Arc::clone(entry), age));
+        if let Some((entry, age)) = kept {
+            count(&shared.counts.hits);
+            if age == Age::Nearing {
+                self.ahead(&key, query, course);
+            }
+            return self.give(&entry, asked, query, (&key, worker), out);
+        }
+        // Who does not want recursion wants what is kept (RFC 1034 §4.3.1).
+        if query.head.copied & 1 == 0 {
+            return self.say(asked, query, Rcode::Refused, None, out);
+        }
+        let seated = match lock(&shared.seats).enter(source) {
+            Seat::Taken => Seated { seats: &shared.seats, source },
+            Seat::None => {
+                count(&shared.counts.turned_away);
+                return self.say(asked, query, Rcode::ServFail, Some(Ede::NetworkError), out);
+            }
+        };
+        count(&shared.counts.misses);
+        let mut flight = self.board(&key, query, course);
+        if flight.is_echo(query) {
+            count(&shared.counts.loops);
+            return self.say(asked, query, Rcode::ServFail, Some(Ede::NetworkError), out);
+        }
+        let landed = flight.landed.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone());
+        drop(seated);
+        match landed {
+            Some(entry) => self.give(&entry, asked, query, (&key, worker), out),
+            // The part is being stopped.
+            None => self.say(asked, query, Rcode::ServFail, None, out),
+        }
+    }
+
+    /// Gives an answer, also to the worker that passed on the question.
+    fn give(
+        &self,
+        entry: &Arc<Entry>,
+        asked: &Asked<'_>,
+        query: &Query<'_>,
+        (key, worker): (&Key, Option<usize>),
+        out: &mut Vec<u8>,
+    ) -> Rcode {
+        if entry.is_stale() {
+            count(&self.0.counts.stale);
+        }
+        if let Some(fill) = worker.and_then(|worker| self.0.fills.get(worker))
+            && entry.is_lasting()
+        {
+            // A full queue costs the next one this way again.
+            fill.try_send((key.bytes().into(), Arc::clone(entry))).ok();
+        }
+        entry.write(query, asked.size(query), &self.0.server, Instant::now(), out);
+        entry.rcode()
+    }
+
+    /// A reply without records.
+    fn say(&self, asked: &Asked<'_>, query: &Query<'_>, rcode: Rcode, ede: Option<Ede>, out: &mut Vec<u8>) -> Rcode {
+        let opt = query.edns.as_ref().map(|edns| Opt::of(edns, &self.0.server, ede));
+        let message = Message::new(out, query, asked.size(query), opt.as_ref());
+        message.finish(query.head, rcode, Authority::None, opt.as_ref());
+        rcode
+    }
+
+    /// Asks a question whose answer is in use and about to expire, for nobody in particular.
+    fn ahead(&self, key: &Key, query: &Query<'_>, course: Course) {
+        count(&self.0.counts.prefetches);
+        self.board(key, query, course);
+    }
+
+    /// The flight that asks this question: the one that is on its way, or a new one.
+    fn board(&self, key: &Key, query: &Query<'_>, course: Course) -> Flight {
+        let mut flights = lock(&self.0.flights);
+        if let Some(flight) = flights.get(key.bytes()) {
+            return flight.clone();
+        }
+        let question = Arc::new(Question::new(query));
+        let (land, landed) = watch::channel(None);
+        let key: Arc<[u8]> = key.bytes().into();
+        let flight = Flight { question: Arc::clone(&question), landed };
+        flights.insert(Arc::clone(&key), flight.clone());
+        let forwarder = self.clone();
+        self.0.tasks.spawn(async move {
+            let asking = course.group.resolve(&question, &course.guard);
+            let result = tokio::select! {
+                // Cancel-safe: nobody waits any more.
+                () = forwarder.0.stop.cancelled() => return,
+                result = asking => result,
+            };
+            let entry = forwarder.keep(&key, result);
+            lock(&forwarder.0.flights).remove(&key);
+            // Those who asked may have gone.
+            land.send(Some(entry)).ok();
+        });
+        flight
+    }
+
+    /// Keeps what came of asking, and says what is to be answered.
+    fn keep(&self, key: &Arc<[u8]>, result: Result<(Entry, usize), Option<Ede>>) -> Arc<Entry> {
+        let now = Instant::now();
+        let mut cache = lock(&self.0.cache);
+        let entry = match result {
+            Ok((entry, denied)) => {
+                self.0.counts.rebind_dropped.fetch_add(denied as u64, Ordering::Relaxed);
+                Arc::new(entry.born(now))
+            }
+            Err(ede) => {
+                let before = cache.get(key).cloned();
+                match before {
+                    // It was asked ahead of time: what is kept is still good.
+                    Some(before) if before.age(now) != Age::Expired => return before,
+                    before => Arc::new(Entry::failed(before.as_ref(), ede, now)),
+                }
+            }
+        };
+        if entry.is_lasting() {
+            cache.insert(key, Arc::clone(&entry));
+        }
+        entry
+    }
+}
+
+impl Shared {
+    /// Where a question goes; `None` if nobody is asked about such names.
+    fn course(&self, query: &Query<'_>) -> Result<Option<Course>, Special> {
+        let (servers, guard) = match self.routes.route(query.name.wire(), query.name.labels(), None) {
+            Route::Special(special) => return Err(special),
+            Route::Domain(place) => (self.domains[place].as_ref().unwrap_or(&self.default), &self.open),
+            Route::Upstreams | Route::Own => (&self.default, &self.guard),
+        };
+        let group = servers.group(&self.own);
+        Ok(group.map(|group| Course { group, guard: Arc::clone(guard) }))
+    }
+}
+
+impl Flight {
+    /// Whether a question is our own, come back to us: it has its letters in the case that was chosen at random.
+    fn is_echo(&self, query: &Query<'_>) -> bool {
+        let name = &self.question.bytes[..self.question.bytes.len() - 4];
+        let letters = || name.iter().filter(|byte| byte.is_ascii_alphabetic());
+        let upper = letters().filter(|letter| letter.is_ascii_uppercase()).count();
+        let all = letters().count();
+        all >= LETTERS_MIN && upper > 0 && upper < all && *self.question.bytes == *query.question
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
