@@ -12,9 +12,10 @@ pub(crate) use backup::{Backup, Restore, StoreAction, StoreArgs};
 pub(crate) use enrol::{Init, Invite, Join, Place};
 pub(crate) use server::{Server, ServerAction};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use kith_gossip_client::Endpoint;
 
+use crate::config::Split;
 use crate::log::Format;
 
 /// Where the API is when nobody says otherwise.
@@ -90,13 +91,14 @@ Examples:
     Gossip(Configured),
     /// Run the DNS server alone, fed by a store's API or by zone files
     #[command(after_help = "\
-The store is found at --api, else at the configuration's api.unix. With --zone-file there is neither store nor
-configuration: the zones of the files are answered, and nothing else.
+The store is found at --api, else at the configuration's api.unix. With --zone-file or --forward there is neither
+store nor configuration: the zones of the files and the names of those servers are answered, and nothing else.
 
 Examples:
   kith dns --config /etc/kith/kith.toml
   kith dns --api unix:/run/kith/kith.sock --set dns.listen=127.0.0.1:5353
-  kith dns --listen 127.0.0.1:5353 --zone-file example.zone")]
+  kith dns --listen 127.0.0.1:5353 --zone-file example.zone
+  kith dns --listen 127.0.0.1:5353 --forward corp.example=10.0.0.53")]
     Dns(DnsAlone),
     /// Run a whole cluster on loopback, for a first look
     #[command(after_help = "\
@@ -264,18 +266,29 @@ pub(crate) struct DnsAlone {
     pub(crate) plain: Plain,
 }
 
-/// A DNS server of zone files alone.
+/// A DNS server of zone files and of other servers' names, alone.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("plain").multiple(true).args(["zone_file", "forward"])))]
 pub(crate) struct Plain {
     /// Serve the zone of this file (RFC 1035), which is read again when it changes; repeatable
     #[arg(long, value_name = "FILE", requires = "listen", conflicts_with_all = ["config", "set", "api", "token_file"])]
     pub(crate) zone_file: Vec<PathBuf>,
-    /// Where to answer, UDP and TCP, for zone files; repeatable
-    #[arg(long, value_name = "ADDR", requires = "zone_file")]
+    /// Ask these servers for names below this suffix, and keep their answers; repeatable
+    #[arg(long, value_name = "SUFFIX=ADDR", requires = "listen", conflicts_with_all = ["config", "set", "api", "token_file"])]
+    pub(crate) forward: Vec<Split>,
+    /// Where to answer, UDP and TCP, for zone files and --forward; repeatable
+    #[arg(long, value_name = "ADDR", requires = "plain")]
     pub(crate) listen: Vec<SocketAddr>,
-    /// Threads that answer, for zone files; default one for each core
-    #[arg(long, value_name = "N", requires = "zone_file")]
+    /// Threads that answer, for zone files and --forward; default one for each core
+    #[arg(long, value_name = "N", requires = "plain")]
     pub(crate) threads: Option<NonZeroUsize>,
+}
+
+impl Plain {
+    /// Whether there is neither store nor configuration.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        !self.zone_file.is_empty() || !self.forward.is_empty()
+    }
 }
 
 /// How results are printed.

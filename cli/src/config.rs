@@ -26,8 +26,8 @@ use problem::Origin;
 pub(crate) use problem::Problems;
 use raw::RawConfig;
 use reader::{Reader, Shown, render, render_json};
-use value::{CacheBytes, Foreign, Listen, Range, Split, Switch, Text, Threads};
-pub(crate) use value::{ClusterId, Durability, Region, Seed};
+use value::{CacheBytes, Foreign, Listen, Range, Switch, Text, Threads};
+pub(crate) use value::{ClusterId, Durability, Region, Seed, Split};
 
 /// Where the file is looked for when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/kith/kith.toml";

@@ -92,7 +92,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Agent(configured) => node(&configured, Purpose::Agent, None).await,
         Command::Gossip(configured) => node(&configured, Purpose::Gossip, None).await,
-        Command::Dns(alone) if !alone.plain.zone_file.is_empty() => plain(&alone.plain).await,
+        Command::Dns(alone) if alone.plain.is_asked_for() => plain(&alone.plain).await,
         Command::Dns(alone) => node(&alone.configured, Purpose::Dns, Some(&alone.store)).await,
         Command::Dev(args) => {
             let (signals, token) = (Signals::catch()?, CancellationToken::new());

@@ -47,10 +47,13 @@ struct Server {
 
 impl Server {
     fn start(files: &[&Path]) -> Server {
+        let files: Vec<&str> = files.iter().map(|file| file.to_str().expect("UTF-8")).collect();
+        Server::with(&files.iter().flat_map(|file| ["--zone-file", file]).collect::<Vec<_>>())
+    }
+
+    fn with(args: &[&str]) -> Server {
         let mut command = kith(&["dns", "--listen", "127.0.0.1:0", "--threads", "1", "--log-format", "json"]);
-        for file in files {
-            command.arg("--zone-file").arg(file);
-        }
+        command.args(args);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("kith can be started");
         let mut log = BufReader::new(child.stderr.take().expect("it is piped"));
         let addr = line(&mut log, "listening")["addr"].as_str().expect("an address").to_owned();
@@ -121,6 +124,15 @@ fn zones_of_files_are_answered_and_followed_and_a_wrong_file_changes_nothing() {
     folder.write("hosts", "n A 192.0.2.5\n");
     server.answers("n.z", "192.0.2.5");
     server.answers("n.y", "198.51.100.2");
+}
+
+#[test]
+fn names_below_a_suffix_are_asked_of_its_server_and_others_of_nobody() {
+    let folder = Folder::new();
+    let server = Server::start(&[&folder.write("z", ZONE)]);
+    let forwarder = Server::with(&["--forward", &format!("z={}", server.addr)]);
+    forwarder.answers("n.z", "192.0.2.2");
+    assert_eq!(forwarder.ask("n.x")["rcode"], "REFUSED");
 }
 
 #[test]

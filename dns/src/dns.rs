@@ -99,7 +99,7 @@ impl Dns {
         config: Config,
         feed: impl Stream<Item = Event> + Send + Unpin + 'static,
     ) -> Result<Self, BuildError> {
-        if config.zones.is_empty() && config.files.is_empty() {
+        if config.zones.is_empty() && config.files.is_empty() && config.forward.is_refused() {
             return Err(BuildError::NoZone);
         }
         if config.listen.is_empty() {

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use kith_dns::forward::ForwardStatus;
+use kith_dns::forward::{ForwardStatus, Forwarding};
 use kith_dns::status::FileStatus;
 use kith_dns::{BuildError, Dns, Status, StatusHandle};
 use kith_gossip_client::Client;
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::{Built, Part, pin, report};
 use crate::args::Plain;
-use crate::config;
+use crate::config::{self, Split};
 use crate::exit::{Exit, Failure};
 use crate::feed::Feed;
 
@@ -184,7 +184,7 @@ fn settings(config: &kith_dns::Config) -> Value {
 /// Bad rows that are reported one by one; all are counted.
 const SHOWN_PROBLEMS: usize = 20;
 
-/// The configuration of a server of zone files alone.
+/// The configuration of a server without a store.
 pub(crate) fn plain(plain: &Plain) -> kith_dns::Config {
     let config = kith_dns::Config::new(config::host_name());
     kith_dns::Config {
@@ -192,6 +192,10 @@ pub(crate) fn plain(plain: &Plain) -> kith_dns::Config {
         threads: plain.threads.unwrap_or(config.threads),
         zones: Vec::new(),
         files: plain.zone_file.clone(),
+        forward: Forwarding {
+            domains: plain.forward.iter().map(|Split(domain)| domain.clone()).collect(),
+            ..Forwarding::refused()
+        },
         ..config
     }
 }
