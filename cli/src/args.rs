@@ -13,6 +13,7 @@ pub(crate) use enrol::{Init, Invite, Join, Place};
 pub(crate) use server::{Server, ServerAction};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use ipnet::IpNet;
 use kith_gossip_client::Endpoint;
 
 use crate::config::Split;
@@ -279,6 +280,9 @@ pub(crate) struct Plain {
     /// Where to answer, UDP and TCP, for zone files and --forward; repeatable
     #[arg(long, value_name = "ADDR", requires = "plain")]
     pub(crate) listen: Vec<SocketAddr>,
+    /// Who may ask; default who is near; repeatable
+    #[arg(long, value_name = "NET", requires = "plain")]
+    pub(crate) allow: Vec<IpNet>,
     /// Threads that answer, for zone files and --forward; default one for each core
     #[arg(long, value_name = "N", requires = "plain")]
     pub(crate) threads: Option<NonZeroUsize>,

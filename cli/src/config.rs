@@ -11,7 +11,7 @@ mod reader;
 mod value;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use problem::Origin;
 pub(crate) use problem::Problems;
 use raw::RawConfig;
 use reader::{Reader, Shown, render, render_json};
-use value::{CacheBytes, Foreign, Listen, Range, Switch, Text, Threads};
+use value::{CacheBytes, Foreign, Listen, Range, Rate, Switch, Text, Threads};
 pub(crate) use value::{ClusterId, Durability, Region, Seed, Split};
 
 /// Where the file is looked for when none is named.
@@ -102,6 +102,10 @@ pub(crate) struct Dns {
     pub(crate) listen: Vec<SocketAddr>,
     /// Workers for each address; as many as there are cores, if none are named.
     pub(crate) threads: Option<NonZeroUsize>,
+    /// Networks that may ask; those that are near, if none are named.
+    pub(crate) allow: Vec<IpNet>,
+    /// Answers a second for each network that is not private.
+    pub(crate) rate: Option<NonZeroU32>,
     pub(crate) zones: Vec<ZoneName>,
     pub(crate) ttl: Ttl,
     pub(crate) ranges: Vec<IpNet>,
@@ -349,6 +353,8 @@ impl Dns {
             enabled,
             listen: listen.into_iter().map(|Listen(addr)| addr).collect(),
             threads: reader.optional(("dns", "threads")).map(|Threads(number)| number),
+            allow: reader.list(("dns", "allow"), Vec::new()).into_iter().map(|Range(net)| net).collect(),
+            rate: NonZeroU32::new(reader.or(("dns", "rrl_rate"), Rate(kith_dns::config::RATE)).0),
             zones,
             ttl: reader.or(("dns", "ttl"), Ttl::DEFAULT),
             ranges: ranges.into_iter().map(|Range(net)| net).collect(),

@@ -8,6 +8,8 @@ pub(crate) mod message;
 use std::net::IpAddr;
 
 use crate::config::Ttl;
+pub use crate::cookie::Cookies;
+pub(crate) use crate::cookie::Proof;
 use crate::query::{self, Edns, QName, Query, Reject};
 use crate::zone::fixed::FixedNode;
 use crate::zone::{
@@ -51,6 +53,8 @@ pub struct Asked<'a> {
     pub source: IpAddr,
     /// Any number that differs from query to query: which record comes first.
     pub turn: u32,
+    /// What cookies are made and checked by.
+    pub cookies: Cookies,
 }
 
 impl Asked<'_> {
@@ -144,6 +148,23 @@ fn repeated(records: &[u8], at: usize, skip: usize) -> bool {
         before += record_length(&records[before..]);
     }
     false
+}
+
+/// Says nothing but that the answer is to be asked for by TCP; `None` if it is no query.
+pub(crate) fn cut(zone: &Zone, asked: &Asked<'_>, out: &mut Vec<u8>) -> Option<Tally> {
+    let query = query::parse(asked.query).ok()?;
+    let reply = Reply { zone, asked, query: &query };
+    let opt = reply.opt(None);
+    let mut message = Message::new(out, &query, reply.size(), opt.as_ref());
+    message.truncate();
+    message.finish(query.head, Rcode::NoError, Authority::None, opt.as_ref());
+    Some(Tally { owner: Owner::Nobody, qtype: query.qtype, rcode: Rcode::NoError })
+}
+
+/// Whether who asks has proved by a cookie to be where it asks from.
+pub(crate) fn proof(asked: &Asked<'_>) -> Proof {
+    let edns = query::parse(asked.query).ok().and_then(|query| query.edns);
+    edns.map_or(Proof::Nothing, |edns| asked.cookies.reply(edns.cookie, asked.source).1)
 }
 
 /// One reply being made.
@@ -512,7 +533,9 @@ impl<'a> Reply<'a> {
     }
 
     fn opt(&self, ede: Option<Ede>) -> Option<Opt<'a>> {
-        self.query.edns.as_ref().map(|edns| Opt::of(edns, self.zone.server(), ede))
+        let edns = self.query.edns.as_ref()?;
+        let (cookie, _) = self.asked.cookies.reply(edns.cookie, self.asked.source);
+        Some(Opt::of(edns, self.zone.server(), ede).with(cookie))
     }
 
     /// Most bytes of this reply.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -18,6 +18,12 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Workers for each address: threads with a socket of their own. By default one for each core.
     pub threads: NonZeroUsize,
+    /// Networks that may ask. Empty: this host, the cluster's ranges, networks of bridges, and private networks that an
+    /// interface of this host is in. Whoever else asks is not heard.
+    pub allow: Vec<IpNet>,
+    /// Answers a second by UDP for each /24 (/56) that is not private, so that nobody is flooded with answers to
+    /// questions that others ask in its name; `None`: without a bound.
+    pub rate: Option<NonZeroU32>,
     /// The zones served; each serves the same names. The first one is what PTR records point into.
     pub zones: Vec<ZoneName>,
     /// Zone files (RFC 1035 §5). One whose zone is among the zones served is laid over it, any other is a zone of its own.
@@ -40,6 +46,10 @@ pub struct Config {
     pub forward: Forwarding,
 }
 
+/// Answers a second for a network, unless told otherwise. A resolver for a whole office asks for less, since it keeps
+/// what it was told; as a share of an attack it is nothing.
+pub const RATE: u32 = 200;
+
 impl Config {
     /// The defaults, for this node id.
     #[must_use]
@@ -47,6 +57,8 @@ impl Config {
         Self {
             listen: Vec::new(),
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            allow: Vec::new(),
+            rate: NonZeroU32::new(RATE),
             zones: vec![ZoneName::default()],
             files: Vec::new(),
             server: server.into(),

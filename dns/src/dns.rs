@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +18,8 @@ use crate::files::Files;
 use crate::follow::{FollowError, Follower};
 use crate::forward::{Engine, Forwarder, Table};
 use crate::keep::{self, Keeper};
-use crate::server::{Answerer, Bound, Desk, Slow, Worker, bind, serve_tcp, slow};
-use crate::status::{Counters, StatusHandle, Writers};
+use crate::server::{Answerer, Bound, Desk, Desks, NetworkWatch, Slow, Worker, bind, serve_tcp, slow};
+use crate::status::StatusHandle;
 use crate::zone::{Saved, Settings};
 use crate::zonefile::Fault;
 
@@ -33,6 +32,7 @@ pub struct Dns {
     bound: Vec<Bound>,
     /// By address: that of the streams, then one for each worker.
     desks: Vec<Desk>,
+    watch: Option<NetworkWatch>,
     slow: Option<(Slow, Desk)>,
     /// What fetches ahead, and a table of answers for each worker.
     forwarding: Option<(Engine, Vec<Table>)>,
@@ -84,6 +84,9 @@ pub enum RunError {
         /// What the system says.
         source: io::Error,
     },
+    /// The kernel stopped telling of networks.
+    #[error("following the networks of this host failed")]
+    Networks(#[source] io::Error),
     /// A task panicked: a bug.
     #[error("a task of the DNS part failed")]
     Task(#[source] JoinError),
@@ -124,22 +127,12 @@ impl Dns {
         let workers = bound.len() * config.threads.get();
         let (forwarder, forwarding) = Forwarder::new(&config, Arc::clone(&settings.routes), &addrs, workers).unzip();
         let (queue, slow) = forwarder.clone().map(|forwarder| slow(answerer(forwarder))).unzip();
-        let places = places(bound.len(), config.threads);
-        let counters = places.iter().map(|(_, writers)| Counters::new(config.zones.len(), *writers));
-        let counters: Arc<[Counters]> = counters.collect();
-        let desk = |(mine, (worker, _)): (usize, &(Option<usize>, Writers))| Desk {
-            published: Arc::clone(&published),
-            all: Arc::clone(&counters),
-            mine,
-            worker: *worker,
-            slow: queue.clone(),
-        };
-        let mut desks: Vec<Desk> = places.iter().enumerate().map(desk).collect();
-        let slow = slow.zip(desks.pop());
+        let Desks { listeners, last, counters, watch } = Desks::new(&config, &published, queue.as_ref());
+        let slow = slow.map(|slow| (slow, last));
         let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters, forwarder);
         let remembered = saved.map(|saved| saved.members).unwrap_or_default();
         let follower = Follower::new(Box::pin(feed), settings, published, (fixed, remembered));
-        Ok(Self { addrs, bound, desks, slow, forwarding, follower, files, keeper, status })
+        Ok(Self { addrs, bound, desks: listeners, watch, slow, forwarding, follower, files, keeper, status })
     }
 
     /// The addresses listened on, in the order of the configuration, with the ports that were chosen.
@@ -174,6 +167,10 @@ impl Dns {
                 let (worker, stop_udp) = (Worker::start(socket, desk(), tables.next()), stop.clone());
                 tasks.spawn(async move { worker.map_err(failed)?.run(stop_udp).await.map_err(failed) });
             }
+        }
+        if let Some(watch) = self.watch {
+            let stop_watch = stop.clone();
+            tasks.spawn(async move { watch.run(stop_watch).await.map_err(RunError::Networks) });
         }
         if let Some((slow, desk)) = self.slow {
             let stop_slow = stop.clone();
@@ -224,14 +221,6 @@ fn answerer(forwarder: Forwarder) -> Answerer {
             Some((reply, tally))
         }
     })
-}
-
-/// Who answers, in the order of the desks: for each address the streams, then its workers, of which each knows its
-/// place among all workers; at last the slow path.
-fn places(addrs: usize, threads: NonZeroUsize) -> Vec<(Option<usize>, Writers)> {
-    let workers = |addr: usize| (addr * threads.get()..(addr + 1) * threads.get()).map(|n| (Some(n), Writers::One));
-    let of_addr = |addr| std::iter::once((None, Writers::Many)).chain(workers(addr));
-    (0..addrs).flat_map(of_addr).chain([(None, Writers::Many)]).collect()
 }
 
 /// The last zone from disk, if there is one of use.

@@ -29,6 +29,7 @@ mod zonefile;
 pub mod zone;
 
 pub mod answer;
+mod cookie;
 mod query;
 
 pub mod explain;

@@ -1,5 +1,6 @@
 //! Queries, parsed: only what an answer needs, without allocating, from any bytes.
 
+use crate::cookie::Cookie;
 use crate::name::{LABEL_MAX, NAME_MAX};
 use crate::zone::rtype;
 
@@ -7,6 +8,8 @@ use crate::zone::rtype;
 pub(crate) const HEADER: usize = 12;
 /// EDNS option NSID (RFC 5001).
 pub(crate) const OPTION_NSID: u16 = 3;
+/// EDNS option COOKIE (RFC 7873).
+pub(crate) const OPTION_COOKIE: u16 = 10;
 /// EDNS option "extended error" (RFC 8914).
 pub(crate) const OPTION_EDE: u16 = 15;
 /// The DO bit of EDNS flags (RFC 3225).
@@ -106,6 +109,7 @@ pub(crate) struct Edns {
     /// The DO bit, in place.
     pub(crate) dnssec_ok: u16,
     pub(crate) nsid: Nsid,
+    pub(crate) cookie: Cookie,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,16 +253,20 @@ impl<'a> Record<'a> {
 impl Edns {
     fn parse(record: &Record<'_>) -> Option<Self> {
         let mut nsid = Nsid::NotAsked;
+        let mut cookie = Cookie::None;
         let mut rest = record.rdata;
         while !rest.is_empty() {
             let (head, tail) = rest.split_at_checked(4)?;
-            let (_, tail) = tail.split_at_checked(usize::from(u16::from_be_bytes([head[2], head[3]])))?;
-            if u16::from_be_bytes([head[0], head[1]]) == OPTION_NSID {
-                nsid = Nsid::Asked;
+            let (option, tail) = tail.split_at_checked(usize::from(u16::from_be_bytes([head[2], head[3]])))?;
+            match u16::from_be_bytes([head[0], head[1]]) {
+                OPTION_NSID => nsid = Nsid::Asked,
+                // Of several the first counts (RFC 7873 §5.2).
+                OPTION_COOKIE if cookie == Cookie::None => cookie = Cookie::parse(option)?,
+                _ => {}
             }
             rest = tail;
         }
         let flags = u16::from_be_bytes([record.ttl[2], record.ttl[3]]);
-        Some(Self { payload: record.class, version: record.ttl[1], dnssec_ok: flags & DNSSEC_OK, nsid })
+        Some(Self { payload: record.class, version: record.ttl[1], dnssec_ok: flags & DNSSEC_OK, nsid, cookie })
     }
 }

@@ -1,22 +1,33 @@
 //! Sockets: datagrams and streams, bound early, served until told to stop. All that is decided about a query is decided
 //! by the answerer; what is here moves bytes and keeps limits.
 
+mod access;
 mod batch;
 mod bind;
+mod desks;
+mod limit;
+mod networks;
+mod round;
 mod slow;
 mod stream;
 mod tcp;
 mod worker;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, Guard};
 
 use crate::answer::{self, Asked, Outcome};
+use crate::cookie::Cookies;
 use crate::status::{Counters, Published};
+use access::Access;
 use slow::{Handed, Question, ReplyTo};
 
 pub(crate) use bind::{Bound, bind};
+pub(crate) use desks::Desks;
+pub(crate) use networks::NetworkWatch;
 pub(crate) use slow::{Answerer, Queue, Slow, slow};
 pub(crate) use tcp::serve as serve_tcp;
 pub(crate) use worker::Worker;
@@ -30,6 +41,11 @@ pub(crate) struct Desk {
     pub(crate) mine: usize,
     /// The place of a worker among all workers.
     pub(crate) worker: Option<usize>,
+    /// Who may ask.
+    pub(crate) access: Arc<ArcSwap<Access>>,
+    pub(crate) cookies: Cookies,
+    /// Answers a second by UDP for each network that is not private, by this worker; `None`: without a bound.
+    pub(crate) rate: Option<NonZeroU32>,
     /// Where names go that are not ours; `None`: they are refused.
     pub(crate) slow: Option<Queue>,
 }
@@ -47,6 +63,12 @@ impl Desk {
     /// The zone to answer from, for one query or one batch of them.
     fn published(&self) -> Guard<Arc<Published>> {
         self.published.load()
+    }
+
+    /// Cookies at this moment.
+    fn cookies(&self) -> Cookies {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.cookies.at(now.as_secs() as u32)
     }
 
     /// Answers one query into `out`.

@@ -42,6 +42,12 @@ pub struct Status {
     pub queries: Vec<QueryCount>,
     /// Packets dropped without an answer.
     pub dropped: u64,
+    /// Queries and connections of networks that may not ask, which were not read.
+    pub denied: u64,
+    /// Answers that were not sent, because their network was sent enough.
+    pub limited: u64,
+    /// Answers that were sent empty and cut for the same reason.
+    pub limited_cut: u64,
     /// Answers that the system did not take.
     pub send_errors: u64,
     /// Questions for others that were told SERVFAIL, because too many waited already.
@@ -168,6 +174,9 @@ impl StatusHandle {
             problem_count,
             queries: self.queries(),
             dropped: sum(|counters| &counters.dropped),
+            denied: sum(|counters| &counters.denied),
+            limited: sum(|counters| &counters.limited),
+            limited_cut: sum(|counters| &counters.limited_cut),
             send_errors: sum(|counters| &counters.send_errors),
             overflows: sum(|counters| &counters.overflows),
             connections_refused: sum(|counters| &counters.connections_refused),
@@ -222,6 +231,9 @@ pub(crate) struct Counters {
     /// By zone, then by type.
     queries: Box<[Line]>,
     pub(crate) dropped: AtomicU64,
+    pub(crate) denied: AtomicU64,
+    pub(crate) limited: AtomicU64,
+    pub(crate) limited_cut: AtomicU64,
     pub(crate) send_errors: AtomicU64,
     pub(crate) overflows: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
@@ -250,6 +262,9 @@ impl Counters {
             writers,
             queries: (0..(zones + 3) * Self::PER_SLOT).map(|_| Line::default()).collect(),
             dropped: AtomicU64::new(0),
+            denied: AtomicU64::new(0),
+            limited: AtomicU64::new(0),
+            limited_cut: AtomicU64::new(0),
             send_errors: AtomicU64::new(0),
             overflows: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),

@@ -2,15 +2,19 @@
 
 use std::net::IpAddr;
 use std::str::FromStr as _;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 
-use crate::answer::{Asked, Outcome, Transport, answer};
+use crate::answer::{Asked, Cookies, Outcome, Transport, answer};
 use crate::config::Config;
 use crate::facts::Facts;
 use crate::feed::{Cell, Event, Member, MemberState, Table};
+use crate::server::{Desk, Desks};
+use crate::status::Published;
 use crate::zone::{Settings, Zone};
 
 /// A row under construction: schema defaults, changed by column name.
@@ -137,6 +141,18 @@ pub(crate) fn wire(name: &str) -> (Vec<u8>, Vec<u8>) {
     (wire, labels)
 }
 
+/// A desk with one service of one container, for who asks from these networks, at so many answers a second.
+pub(crate) fn desk<const N: usize>(allow: [&str; N], rate: u32) -> Desk {
+    let zone = zone([service("casa", "api"), container("a", "casa/api", "10.210.0.1")]);
+    let (built, took) = (tokio::time::Instant::now(), std::time::Duration::ZERO);
+    let published = Published { zone, built, took, stale_since: None };
+    let allow = allow.map(|network| network.parse().unwrap()).into();
+    let config = Config { allow, threads: 1.try_into().unwrap(), rate: rate.try_into().ok(), ..config() };
+    Desks::new(&config, &Arc::new(ArcSwap::from_pointee(published)), None).last
+}
+
+pub(crate) const COOKIES: Cookies = Cookies::new([7; 16]);
+
 pub(crate) const ELSEWHERE: &str = "10.210.200.9";
 
 /// Asks over TCP from elsewhere in the cluster.
@@ -147,7 +163,7 @@ pub(crate) fn ask(zone: &Zone, message: &Message) -> Message {
 pub(crate) fn ask_as(zone: &Zone, query: &[u8], transport: Transport, source: &str, turn: u32) -> Message {
     let mut out = Vec::new();
     let source: IpAddr = source.parse().unwrap();
-    let outcome = answer(zone, &Asked { query, transport, source, turn }, &mut out);
+    let outcome = answer(zone, &Asked { query, transport, source, turn, cookies: COOKIES }, &mut out);
     assert_ne!(outcome, Outcome::Drop);
     decode(&out)
 }

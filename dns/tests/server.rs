@@ -32,8 +32,12 @@ struct Running {
 
 impl Running {
     async fn start(listen: &[&str]) -> Self {
+        Self::with(config(listen)).await
+    }
+
+    async fn with(config: Config) -> Self {
         let (feed, events) = mpsc::unbounded_channel();
-        let dns = Dns::build(config(listen), UnboundedReceiverStream::new(events)).await.unwrap();
+        let dns = Dns::build(config, UnboundedReceiverStream::new(events)).await.unwrap();
         let (addrs, status, token) = (dns.addrs().to_vec(), dns.status(), CancellationToken::new());
         let mut task = JoinSet::new();
         task.spawn(dns.run(token.clone()));
@@ -64,6 +68,21 @@ impl Running {
         let ended = timeout(BOUND, self.task.join_next()).await.expect("stops within the bound");
         ended.expect("one task").expect("no panic").expect("stops cleanly");
     }
+}
+
+#[tokio::test]
+async fn who_may_not_ask_is_not_heard() {
+    let config = Config { allow: vec!["10.0.0.0/8".parse().unwrap()], ..config(&["127.0.0.1:0"]) };
+    let dns = Running::with(config).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(dns.addrs[0]).await.unwrap();
+    socket.send(&query(1, "internal", RecordType::SOA).to_vec().unwrap()).await.unwrap();
+    dns.until("denied", |status| status.denied == 1).await;
+    let mut stream = TcpStream::connect(dns.addrs[0]).await.unwrap();
+    assert_eq!(timeout(BOUND, stream.read(&mut [0])).await.unwrap().unwrap_or(0), 0);
+    let status = dns.until("denied", |status| status.denied == 2).await;
+    assert_eq!((status.queries, status.dropped), (Vec::new(), 0));
+    dns.stop().await;
 }
 
 fn config(listen: &[&str]) -> Config {

@@ -41,7 +41,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 32] = [
+pub(crate) const KEYS: [Key; 34] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -65,6 +65,8 @@ pub(crate) const KEYS: [Key; 32] = [
     key("dns", "enabled", Kind::Switch),
     key("dns", "listen", Kind::Texts),
     key("dns", "threads", Kind::Text),
+    key("dns", "allow", Kind::Texts),
+    key("dns", "rrl_rate", Kind::Text),
     key("dns", "zones", Kind::Texts),
     key("dns", "ttl", Kind::Text),
     key("dns", "ranges", Kind::Texts),

@@ -58,6 +58,8 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     enabled = true                         # default
     listen = ["[::1]:53", "127.0.0.1:53"]  # KITH_DNS_LISTEN
     # threads =                            # default
+    allow = []                             # default
+    rrl_rate = "200"                       # default
     zones = ["internal"]                   # default
     ttl = "9"                              # --set
     ranges = ["10.210.0.0/16"]             # default

@@ -71,6 +71,23 @@ impl FromStr for Threads {
     }
 }
 
+/// Answers a second; 0: as many as are asked for.
+pub(super) struct Rate(pub(super) u32);
+
+impl FromStr for Rate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Rate, &'static str> {
+        text.parse().map(Rate).map_err(|_| "not a number of answers a second")
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A range of addresses, without host bits.
 pub(super) struct Range(pub(super) IpNet);
 

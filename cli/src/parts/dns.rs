@@ -130,6 +130,9 @@ fn describe(status: &Status, settings: &Value) -> Value {
             "zone": count.zone, "type": count.qtype, "rcode": count.rcode, "count": count.count,
         })).collect::<Vec<_>>(),
         "dropped": status.dropped,
+        "denied": status.denied,
+        "limited": status.limited,
+        "limited_cut": status.limited_cut,
         "send_errors": status.send_errors,
         "overflows": status.overflows,
         "connections_refused": status.connections_refused,
@@ -190,6 +193,7 @@ pub(crate) fn plain(plain: &Plain) -> kith_dns::Config {
     kith_dns::Config {
         listen: plain.listen.clone(),
         threads: plain.threads.unwrap_or(config.threads),
+        allow: plain.allow.clone(),
         zones: Vec::new(),
         files: plain.zone_file.clone(),
         forward: Forwarding {
@@ -207,6 +211,8 @@ pub(crate) fn config(config: &config::Config) -> kith_dns::Config {
     kith_dns::Config {
         listen: dns.listen.clone(),
         threads: dns.threads.unwrap_or(defaults.threads),
+        allow: dns.allow.clone(),
+        rate: dns.rate,
         zones: dns.zones.clone(),
         ranges: dns.ranges.clone(),
         own_addresses: dns.own_addresses.clone(),

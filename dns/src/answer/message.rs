@@ -1,7 +1,8 @@
 //! A reply under construction: never longer than its limit, whole records only.
 
 use crate::config::Ttl;
-use crate::query::{Edns, HEADER, Head, Nsid, OPTION_EDE, OPTION_NSID, Query, Rcode};
+use crate::cookie::BOTH;
+use crate::query::{Edns, HEADER, Head, Nsid, OPTION_COOKIE, OPTION_EDE, OPTION_NSID, Query, Rcode};
 use crate::zone::{IN, RR_HEAD, RR_LENGTH, TO_QUESTION, Tail, rtype};
 
 /// The UDP payload that we offer and never exceed: fits the smallest IPv6 MTU, so that nothing is ever fragmented.
@@ -199,6 +200,7 @@ pub(crate) fn forwarded(
 pub(crate) struct Opt<'a> {
     dnssec_ok: u16,
     nsid: Option<&'a [u8]>,
+    cookie: Option<[u8; BOTH]>,
     pub(crate) ede: Option<Ede>,
 }
 
@@ -209,7 +211,12 @@ impl<'a> Opt<'a> {
             Nsid::Asked => Some(&server.as_bytes()[..server.len().min(NSID_MAX)]),
             Nsid::NotAsked => None,
         };
-        Self { dnssec_ok: edns.dnssec_ok, nsid, ede }
+        Self { dnssec_ok: edns.dnssec_ok, nsid, cookie: None, ede }
+    }
+
+    /// The same with this cookie.
+    pub(crate) fn with(self, cookie: Option<[u8; BOTH]>) -> Self {
+        Self { cookie, ..self }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -217,7 +224,7 @@ impl<'a> Opt<'a> {
     }
 
     fn rdata_len(&self) -> usize {
-        self.nsid.map_or(0, |nsid| 4 + nsid.len()) + self.ede.map_or(0, |_| 6)
+        self.nsid.map_or(0, |nsid| 4 + nsid.len()) + self.cookie.map_or(0, |_| 4 + BOTH) + self.ede.map_or(0, |_| 6)
     }
 
     fn write(&self, out: &mut Vec<u8>, rcode: Rcode) {
@@ -231,6 +238,11 @@ impl<'a> Opt<'a> {
             out.extend_from_slice(&OPTION_NSID.to_be_bytes());
             out.extend_from_slice(&(nsid.len() as u16).to_be_bytes());
             out.extend_from_slice(nsid);
+        }
+        if let Some(cookie) = self.cookie {
+            out.extend_from_slice(&OPTION_COOKIE.to_be_bytes());
+            out.extend_from_slice(&(BOTH as u16).to_be_bytes());
+            out.extend_from_slice(&cookie);
         }
         if let Some(ede) = self.ede {
             out.extend_from_slice(&OPTION_EDE.to_be_bytes());

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use super::{Asked, Outcome, Rcode, Transport, answer};
 use crate::feed::Event;
 use crate::testing::{
-    ELSEWHERE, Row, ask, ask_as, container, decode, dig, nats, query, server, service, snapshot, text, zone, zone_of,
+    COOKIES, ELSEWHERE, Row, ask, ask_as, container, decode, dig, nats, query, server, service, snapshot, text, zone,
+    zone_of,
 };
 use crate::zone::{Freshness, Zone};
 
@@ -30,7 +31,7 @@ fn rows(instances: usize) -> Vec<Row> {
 fn raw(zone: &Zone, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
     let mut out = vec![0xee; 3];
     let source: IpAddr = ELSEWHERE.parse().unwrap();
-    match answer(zone, &Asked { query, transport, source, turn: 3 }, &mut out) {
+    match answer(zone, &Asked { query, transport, source, turn: 3, cookies: COOKIES }, &mut out) {
         Outcome::Answer(_) | Outcome::Foreign(_) => Some(out),
         Outcome::Drop => {
             assert!(out.is_empty());
@@ -129,13 +130,39 @@ fn edns_is_answered_only_when_asked_and_nothing_unknown_is_echoed() {
     let asked = with_edns(plain.clone(), |edns| {
         edns.set_dnssec_ok(true);
         edns.options_mut().insert(EdnsOption::Unknown(100, vec![1]));
-        edns.options_mut().insert(EdnsOption::Unknown(10, b"abcdefgh".to_vec()));
+        edns.options_mut().insert(EdnsOption::Unknown(200, b"abcdefgh".to_vec()));
     });
     let edns = ask(&zone, &asked).edns.unwrap();
     assert_eq!((edns.version(), edns.max_payload(), edns.flags().dnssec_ok), (0, 1232, true));
     assert!(edns.options().options.is_empty());
     for (name, rtype) in [("nope.internal", "A"), ("www.example.com", "A"), ("casa-api.internal", "AXFR")] {
         assert!(ask(&zone, &with_edns(query(name, rtype), |_| {})).edns.is_some(), "{name} {rtype}");
+    }
+}
+
+#[test]
+fn a_cookie_is_answered_with_one_that_counts_and_none_is_required() {
+    let zone = zone(rows(100));
+    let with = |cookie: &[u8]| {
+        let option = EdnsOption::Unknown(10, cookie.to_vec());
+        with_edns(query("casa-api.internal", "A"), |edns| edns.options_mut().insert(option))
+    };
+    let cookie = |reply: &Message| match reply.edns.as_ref()?.option(EdnsCode::Cookie)? {
+        EdnsOption::Unknown(10, cookie) => Some(cookie.clone()),
+        _ => None,
+    };
+    let given = cookie(&ask(&zone, &with(b"12345678"))).expect("a cookie");
+    assert_eq!((given.len(), &given[..8]), (24, &b"12345678"[..]));
+    // Good ones, wrong ones and those of other makers: answered alike, within the size that was asked for.
+    for sent in [&given[..], b"12345678wrongwrongwrong!", b"12345678another maker's cookie"] {
+        let reply = raw(&zone, &with(sent).to_vec().unwrap(), Transport::Udp).unwrap();
+        let reply_message = decode(&reply);
+        assert_eq!(cookie(&reply_message), Some(given.clone()));
+        assert!(reply.len() <= 1232 && reply_message.metadata.truncation && reply_message.answers.len() > 60);
+    }
+    for length in [0, 7, 9, 15, 41] {
+        let reply = raw(&zone, &with(&vec![1; length]).to_vec().unwrap(), Transport::Udp).unwrap();
+        assert_eq!(reply[3] & 15, 1, "FORMERR for {length} bytes");
     }
 }
 

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Desk;
 use super::batch::SentTo;
-use crate::answer::{Asked, Tally, Transport};
+use crate::answer::{Asked, Cookies, Tally, Transport};
 
 /// Questions that wait to be taken up. At the bound the next one is told SERVFAIL; taking one up is microseconds, so
 /// that more would only be a longer wait behind a flood.
@@ -38,19 +38,21 @@ pub(crate) struct Question {
     transport: Transport,
     source: IpAddr,
     turn: u32,
+    cookies: Cookies,
     worker: Option<usize>,
 }
 
 impl Question {
     /// A copy of what was asked, of this worker if it came by one.
     pub(crate) fn new(asked: &Asked<'_>, worker: Option<usize>) -> Self {
-        let Asked { query, transport, source, turn } = *asked;
-        Self { query: query.into(), transport, source, turn, worker }
+        let Asked { query, transport, source, turn, cookies } = *asked;
+        Self { query: query.into(), transport, source, turn, cookies, worker }
     }
 
     /// As it was asked.
     pub(crate) fn asked(&self) -> Asked<'_> {
-        Asked { query: &self.query, transport: self.transport, source: self.source, turn: self.turn }
+        let Self { query, transport, source, turn, cookies, .. } = self;
+        Asked { query, transport: *transport, source: *source, turn: *turn, cookies: *cookies }
     }
 
     /// The worker that it came to.

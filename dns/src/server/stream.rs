@@ -122,13 +122,15 @@ impl<'d> Talk<'d> {
     fn answer(&mut self) -> Next {
         let mut used = 0;
         let published = self.desk.published();
+        let cookies = self.desk.cookies();
         let next = loop {
             if self.output.len() >= WRITE {
                 break Next::Write;
             }
             let Some(query) = message(&self.input[used..]) else { break Next::Read };
             self.turn = self.turn.wrapping_add(1);
-            let asked = Asked { query, transport: Transport::Tcp, source: self.source.ip(), turn: self.turn };
+            let (source, turn) = (self.source.ip(), self.turn);
+            let asked = Asked { query, transport: Transport::Tcp, source, turn, cookies };
             let mut reply = self.desk.answer(&published, &asked, &mut self.reply);
             if reply == Reply::Later {
                 let Ok(room) = self.later.clone().try_reserve_owned() else { break Next::Wait };

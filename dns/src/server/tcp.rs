@@ -31,6 +31,10 @@ pub(crate) async fn serve(listener: TcpListener, desk: Desk, token: Cancellation
             accepted = listener.accept() => match accepted {
                 Ok((stream, source)) => {
                     let ip = source.ip().to_canonical();
+                    if !desk.access.load().has(ip) {
+                        desk.counters().add(|counters| &counters.denied, 1);
+                        continue;
+                    }
                     if !enter(&mut sources, ip, connections.len()) {
                         desk.counters().add(|counters| &counters.connections_refused, 1);
                         continue;

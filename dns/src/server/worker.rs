@@ -21,6 +21,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Door, Packet};
+use super::limit::Limiter;
+use super::round::Round;
 use super::slow::ReplyTo;
 use super::{Desk, Reply};
 use crate::answer::{Asked, Transport};
@@ -112,6 +114,8 @@ fn work(
     stopping: &AtomicBool,
 ) -> io::Result<()> {
     let mut batch = Batch::new(door);
+    let mut limiter = desk.rate.map(Limiter::new);
+    let began = Instant::now();
     let mut turn = rand::random::<u32>();
     let mut errors = 0;
     loop {
@@ -130,26 +134,29 @@ fn work(
         }
         {
             // Given back before the next wait, which may be long: an old zone is not to be kept by who sleeps.
-            let published = desk.published();
+            let (published, access) = (desk.published(), desk.access.load());
+            let mut round =
+                Round { desk, published: &published, access: &access, limiter: &mut limiter, elapsed: began.elapsed() };
+            let cookies = desk.cookies();
             if let Some(table) = &mut table {
                 table.fill(Instant::now());
             }
             batch.answer_each(|packet, out| {
                 turn = turn.wrapping_add(1);
+                let Packet { query, source, sent_to } = packet;
+                let asked = Asked { query, transport: Transport::Udp, source: source.ip(), turn, cookies };
                 // Nobody can receive at port 0: a forged source.
-                if packet.source.port() == 0 {
+                if source.port() == 0 {
                     return Reply::Nothing;
                 }
-                let Packet { query, source, sent_to } = packet;
-                let asked = Asked { query, transport: Transport::Udp, source: source.ip(), turn };
-                match desk.answer(&published, &asked, out) {
+                match round.answer(&asked, out) {
                     Reply::Later => {
                         if let Some(tally) = table.as_mut().and_then(|table| table.answer(&asked, out)) {
                             desk.counters().count(&tally);
                             return Reply::Send;
                         }
                         let reply_to = ReplyTo::Datagram { socket: Arc::clone(socket), to: source, from: sent_to };
-                        desk.hand_over(&published, &asked, reply_to, out)
+                        desk.hand_over(round.published, &asked, reply_to, out)
                     }
                     reply => reply,
                 }

@@ -316,7 +316,8 @@ mod tests {
     fn ask(zone: &Zone, relative: &[u8], rtype: u8) {
         let query = [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], relative, b"\x08internal\0", &[0, rtype, 0, 1]].concat();
         let source = std::net::Ipv4Addr::LOCALHOST.into();
-        let asked = Asked { query: &query, transport: Transport::Tcp, source, turn: 1 };
+        let asked =
+            Asked { query: &query, transport: Transport::Tcp, source, turn: 1, cookies: crate::testing::COOKIES };
         answer(zone, &asked, &mut Vec::new());
     }
 

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::super::access::Access;
 use super::super::{Bound, Desk, Worker, bind, serve_tcp};
 use super::*;
 use crate::answer::Rcode;
@@ -55,6 +56,11 @@ impl Running {
             all: Arc::clone(&counters),
             mine,
             worker: (mine == 0).then_some(0),
+            access: Arc::new(ArcSwap::from_pointee(Access::new(
+                ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()),
+            ))),
+            cookies: testing::COOKIES,
+            rate: None,
             slow: Some(queue.clone()),
         };
         let Bound { addr, udp, tcp } = bind(listen.parse().unwrap(), 1.try_into().unwrap()).unwrap();

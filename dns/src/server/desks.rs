@@ -1,0 +1,71 @@
+//! The desks of all listeners, made of one configuration.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::access::Access;
+use super::networks::{NetworkWatch, networks};
+use super::{Desk, Queue};
+use crate::config::Config;
+use crate::cookie::Cookies;
+use crate::status::{Counters, Published, Writers};
+
+/// What the listeners answer with, and what keeps it current.
+#[derive(Debug)]
+pub(crate) struct Desks {
+    /// By address: that of the streams, then one for each worker.
+    pub(crate) listeners: Vec<Desk>,
+    /// That of the slow path.
+    pub(crate) last: Desk,
+    pub(crate) counters: Arc<[Counters]>,
+    /// `None` where the networks that may ask are configured.
+    pub(crate) watch: Option<NetworkWatch>,
+}
+
+impl Desks {
+    /// Those of a configuration.
+    pub(crate) fn new(config: &Config, published: &Arc<ArcSwap<Published>>, slow: Option<&Queue>) -> Self {
+        let places = places(config.listen.len(), config.threads);
+        let counters = places.iter().map(|(_, writers)| Counters::new(config.zones.len(), *writers));
+        let counters: Arc<[Counters]> = counters.collect();
+        let (access, watch) = access(config);
+        let cookies = Cookies::new(rand::random());
+        // The kernel spreads the askers of a network over the workers.
+        let threads = u32::try_from(config.threads.get()).unwrap_or(u32::MAX);
+        let rate = config.rate.map(|rate| NonZeroU32::new(rate.get() / threads).unwrap_or(NonZeroU32::MIN));
+        let desk = |(mine, (worker, _)): (usize, &(Option<usize>, Writers))| Desk {
+            published: Arc::clone(published),
+            all: Arc::clone(&counters),
+            mine,
+            worker: *worker,
+            access: Arc::clone(&access),
+            cookies,
+            rate,
+            slow: slow.cloned(),
+        };
+        let mut listeners: Vec<Desk> = places.iter().enumerate().map(desk).collect();
+        let last = listeners.pop().expect("the slow path has the last place");
+        Self { listeners, last, counters, watch }
+    }
+}
+
+/// Who may ask.
+fn access(config: &Config) -> (Arc<ArcSwap<Access>>, Option<NetworkWatch>) {
+    if !config.allow.is_empty() {
+        return (Arc::new(ArcSwap::from_pointee(Access::new(config.allow.iter().copied()))), None);
+    }
+    let always = [&config.ranges[..], &config.own_addresses].concat();
+    let access = Access::new(always.iter().copied().chain(networks()));
+    let access = Arc::new(ArcSwap::from_pointee(access));
+    (Arc::clone(&access), Some(NetworkWatch { access, always }))
+}
+
+/// Who answers, in the order of the desks: for each address the streams, then its workers, of which each knows its
+/// place among all workers; at last the slow path.
+fn places(addrs: usize, threads: NonZeroUsize) -> Vec<(Option<usize>, Writers)> {
+    let workers = |addr: usize| (addr * threads.get()..(addr + 1) * threads.get()).map(|n| (Some(n), Writers::One));
+    let of_addr = |addr| std::iter::once((None, Writers::Many)).chain(workers(addr));
+    (0..addrs).flat_map(of_addr).chain([(None, Writers::Many)]).collect()
+}
