@@ -111,6 +111,8 @@ pub(crate) struct Dns {
     pub(crate) ranges: Vec<IpNet>,
     pub(crate) own_addresses: Vec<IpNet>,
     pub(crate) forward: Forwarding,
+    /// Zone files.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// What the configuration is read for: a part that is not to run need not be complete.
@@ -364,6 +366,7 @@ impl Dns {
                 .map(|Range(net)| net)
                 .collect(),
             forward: forwarding(reader),
+            files: reader.list(("dns", "zone"), Vec::new()).into_iter().map(|Text(path)| path.into()).collect(),
         }
     }
 }

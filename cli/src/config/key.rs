@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Texts,
     /// true or false.
     Switch,
+    /// A table for each file, as `[[dns.zone]]` with `file = "…"`; outside the file, paths separated by commas.
+    Files,
 }
 
 impl Kind {
@@ -32,6 +34,7 @@ impl Kind {
             Kind::Text => "a text in quotes",
             Kind::Texts => "a list of texts: [\"…\", \"…\"]",
             Kind::Switch => "true or false",
+            Kind::Files => "a table for each file: [[dns.zone]] and file = \"…\"",
         }
     }
 }
@@ -41,7 +44,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 34] = [
+pub(crate) const KEYS: [Key; 35] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -76,6 +79,7 @@ pub(crate) const KEYS: [Key; 34] = [
     key("dns", "forward", Kind::Texts),
     key("dns", "rebind_protection", Kind::Text),
     key("dns", "cache_bytes", Kind::Text),
+    key("dns", "zone", Kind::Files),
 ];
 
 impl Key {
@@ -141,7 +145,7 @@ mod tests {
     #[test]
     fn the_nearest_key_is_found_and_a_far_one_is_not() {
         let known = || ["zones", "listen", "own_addresses", "ttl"].into_iter();
-        assert_eq!(nearest("zone", known()), Some("zones"));
+        assert_eq!(nearest("zons", known()), Some("zones"));
         assert_eq!(nearest("lisen", known()), Some("listen"));
         assert_eq!(nearest("own_adresses", known()), Some("own_addresses"));
         assert_eq!(nearest("upstreams", known()), None);

@@ -129,7 +129,7 @@ impl RawConfig {
         let piece = |text: &str| (text.trim().to_owned(), origin.clone());
         let pieces = match key.kind {
             Kind::Text | Kind::Switch => vec![piece(value)],
-            Kind::Texts => value.split(',').filter(|text| !text.trim().is_empty()).map(piece).collect(),
+            Kind::Texts | Kind::Files => value.split(',').filter(|text| !text.trim().is_empty()).map(piece).collect(),
         };
         self.set(key, Setting { origin, pieces });
     }
@@ -175,6 +175,12 @@ fn pieces(file: &File, kind: Kind, value: &Spanned<DeValue<'_>>) -> Option<Vec<(
         (Kind::Switch, DeValue::Boolean(truth)) => truth.to_string(),
         (Kind::Texts, DeValue::Array(array)) => {
             return array.iter().map(|value| pieces(file, Kind::Text, value)?.pop()).collect();
+        }
+        (Kind::Files, DeValue::Array(array)) => {
+            return array.iter().map(|value| pieces(file, Kind::Files, value)?.pop()).collect();
+        }
+        (Kind::Files, DeValue::Table(table)) if table.len() == 1 => {
+            return pieces(file, Kind::Text, table.get("file")?);
         }
         _ => return None,
     };

@@ -145,6 +145,10 @@ fn line(shown: &Shown) -> String {
     let name = shown.key.name;
     match (shown.key.kind, quoted.first()) {
         (Kind::Texts, _) => format!("{name} = [{}]", quoted.join(", ")),
+        (Kind::Files, _) => {
+            let files: Vec<String> = quoted.iter().map(|file| format!("{{ file = {file} }}")).collect();
+            format!("{name} = [{}]", files.join(", "))
+        }
         (Kind::Switch, Some(_)) => format!("{name} = {}", shown.texts[0]),
         (Kind::Text, Some(text)) => format!("{name} = {text}"),
         // Not set and without a default: a comment, so that what is printed is itself a valid file.
@@ -158,6 +162,7 @@ pub(crate) fn render_json(shown: &[Shown]) -> serde_json::Value {
     for Shown { key, texts, origin } in shown {
         let value = match key.kind {
             Kind::Texts => serde_json::json!(texts),
+            Kind::Files => texts.iter().map(|file| serde_json::json!({ "file": file })).collect(),
             Kind::Switch => serde_json::json!(texts.first().map(|t| t == "true")),
             Kind::Text => serde_json::json!(texts.first()),
         };

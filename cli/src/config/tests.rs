@@ -69,6 +69,7 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     forward = []                           # default
     rebind_protection = "cluster"          # default
     cache_bytes = "33554432"               # default
+    zone = []                              # default
     "#);
 }
 
@@ -114,8 +115,7 @@ listen = ["0.0.0.0:31220"]
     kith.toml:3: node.name: `NOT a label`: node id "NOT a label" must be 1 to 63 lower-case letters, digits, '-' or '_', and must not begin or end with '-'
     kith.toml:4: node.region: a fraction, where a text in quotes is wanted
     kith.toml:9: dns.listen: `somewhere`: not an address with a port, as 127.0.0.1:53 or [::1]:53
-    kith.toml:11: dns.zone is not a known key
-      hint: did you mean dns.zones?
+    kith.toml:11: dns.zone: a list, where a table for each file: [[dns.zone]] and file = "…" is wanted
     kith.toml:12: dns.ranges: `10.210.0.1/16`: names a host, not a range: bits beyond the prefix are set
     kith.toml:13: dns.ttl: `100000`: a TTL is a number of seconds from 0 to 86400
     kith.toml:16: gossip.durability: `maybe`: neither "full" nor "normal"
@@ -197,4 +197,18 @@ fn what_is_no_upstream_is_said_with_its_line() {
     for wanted in ["system and others together", "65536", "cluster", "corp.example=corp", "only servers"] {
         assert!(problems.contains(wanted), "{wanted} is not in: {problems}");
     }
+}
+
+#[test]
+fn zone_files_are_tables_or_paths() {
+    let file = "[[dns.zone]]\nfile = \"a.zone\"\n[[dns.zone]]\nfile = \"b.zone\"\n";
+    let files = |config: &Config| config.dns.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+    let config = build(file, &[], &[], Purpose::Dns).unwrap();
+    assert_eq!(files(&config), ["a.zone", "b.zone"]);
+    let shown = r#"zone = [{ file = "a.zone" }, { file = "b.zone" }]"#;
+    assert!(config.show().contains(shown), "{}", config.show());
+    assert_eq!(files(&build(&config.show(), &[], &[], Purpose::Dns).unwrap()), ["a.zone", "b.zone"]);
+    assert_eq!(files(&build(file, &[("KITH_DNS_ZONE", "c, d")], &[], Purpose::Dns).unwrap()), ["c", "d"]);
+    let wrong = "kith.toml:1: dns.zone: a list, where a table for each file: [[dns.zone]] and file = \"…\" is wanted\n";
+    assert_eq!(problems("[[dns.zone]]\npath = \"a.zone\"\n"), wrong);
 }

@@ -216,6 +216,7 @@ pub(crate) fn config(config: &config::Config) -> kith_dns::Config {
         zones: dns.zones.clone(),
         ranges: dns.ranges.clone(),
         own_addresses: dns.own_addresses.clone(),
+        files: dns.files.clone(),
         ttl: dns.ttl,
         state: Some(config.node.data_dir.join("dns-zone")),
         forward: dns.forward.clone(),
