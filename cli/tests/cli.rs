@@ -185,7 +185,7 @@ fn an_api_that_is_not_there_is_3_with_one_line_and_a_hint() {
 #[test]
 fn a_configuration_with_mistakes_is_78_and_lists_all() {
     let (_folder, path) =
-        file("[node]\nname = \"NOT a label\"\n\n[dns]\nlisten = [\"somewhere\"]\nzone = [\"internal\"]\n");
+        file("[node]\nname = \"NOT a label\"\n\n[dns]\nlisten = [\"somewhere\"]\nzons = [\"internal\"]\n");
     for args in [
         &["config", "check"][..],
         &["config", "show"],
@@ -201,7 +201,7 @@ fn a_configuration_with_mistakes_is_78_and_lists_all() {
         let said = err(&output);
         assert_eq!(said.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{said}");
         for wanted in
-            ["kith.toml:2: node.name", "kith.toml:5: dns.listen", "kith.toml:6: dns.zone ", "did you mean dns.zones?"]
+            ["kith.toml:2: node.name", "kith.toml:5: dns.listen", "kith.toml:6: dns.zons ", "did you mean dns.zones?"]
         {
             assert!(said.contains(wanted), "{wanted} is missing in {said}");
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::answer::{Asked, Outcome, Rcode, Transport, answer};
 use crate::config::Config;
+use crate::cookie::Cookies;
 use crate::facts::Facts;
 use crate::forward;
 use crate::name::{LABEL_MAX, NAME_MAX};
@@ -44,10 +45,11 @@ fn zone(bytes: &[u8]) {
     let config = Config { zones: Vec::new(), ..Config::new("fuzz") };
     let zone = Zone::build(&Facts::default(), &Settings::from(&config), 0).with_fixed(&fixed);
     let mut out = Vec::new();
+    let cookies = Cookies::new([7; 16]);
     for (owner, rtype) in records.iter().filter(|(owner, _)| owner.to_ascii_lowercase().ends_with(&origin)) {
         let query = [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], &owner[..], &rtype.to_be_bytes(), &[0, 1]].concat();
-        let asked =
-            Asked { query: &query, transport: Transport::Tcp, source: IpAddr::V4(Ipv4Addr::LOCALHOST), turn: 1 };
+        let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let asked = Asked { query: &query, transport: Transport::Tcp, source, turn: 1, cookies };
         match answer(&zone, &asked, &mut out) {
             Outcome::Answer(tally) => assert!(tally.rcode != Rcode::NxDomain, "{owner:?} {rtype} is denied"),
             // It only ends like the zone's name.

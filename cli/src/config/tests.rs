@@ -209,6 +209,6 @@ fn zone_files_are_tables_or_paths() {
     assert!(config.show().contains(shown), "{}", config.show());
     assert_eq!(files(&build(&config.show(), &[], &[], Purpose::Dns).unwrap()), ["a.zone", "b.zone"]);
     assert_eq!(files(&build(file, &[("KITH_DNS_ZONE", "c, d")], &[], Purpose::Dns).unwrap()), ["c", "d"]);
-    let wrong = "kith.toml:1: dns.zone: a list, where a table for each file: [[dns.zone]] and file = \"…\" is wanted\n";
+    let wrong = "kith.toml:1: dns.zone: a list, where a table for each file: [[dns.zone]] and file = \"…\" is wanted";
     assert_eq!(problems("[[dns.zone]]\npath = \"a.zone\"\n"), wrong);
 }
