@@ -6,7 +6,7 @@
 //! reply  ◄──────────────── entry ◄─────────────────────────────────────── clean, rebind: pure ◄───────────┘
 //! ```
 //!
-//! A worker looks into its own [`Table`] first; what is not there comes here, the slow path, where all answers are kept
+//! A worker looks into its own table first; what is not there comes here, the slow path, where all answers are kept
 //! behind a lock that no worker takes.
 //!
 //! hickory-proto judges every answer before it is kept. hickory-resolver does not do the asking: its pool makes errors

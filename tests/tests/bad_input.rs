@@ -247,7 +247,7 @@ async fn malformed_dns_packets_do_no_harm() {
 async fn a_configuration_with_three_mistakes_lists_all_three_with_their_lines() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let file = folder.path().join("kith.toml");
-    fs::write(&file, "[node]\nname = \"NOT a label\"\n\n[dns]\nlisten = [\"somewhere\"]\nzone = [\"internal\"]\n")
+    fs::write(&file, "[node]\nname = \"NOT a label\"\n\n[dns]\nlisten = [\"somewhere\"]\nzons = [\"internal\"]\n")
         .expect("it can be written");
     for command in [["config", "check"], ["config", "show"]] {
         let run = Run::of([command[0], command[1], "--config", &file.display().to_string()]).await;

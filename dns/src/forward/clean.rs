@@ -95,7 +95,7 @@ pub(crate) fn matches(message: &[u8], sent: &Sent<'_>) -> Match {
     }
 }
 
-/// Reads the answer to what was sent; it [`matches`].
+/// Reads the answer to what was sent; it [`matches()`].
 pub(crate) fn clean(message: &[u8], sent: &Sent<'_>, guard: &Guard) -> Cleaned {
     let Some(header) = message.get(..HEADER) else { return Cleaned::Failed(Failed::Malformed) };
     if header[2] & 0x02 != 0 {
