@@ -51,8 +51,8 @@ fn config(seed: u64) -> Config {
         chaos: Duration::from_secs(12),
         settle,
         rest: Duration::ZERO,
-        // Every third of those that are no tree, where nobody hears everybody's heads and nothing is purged.
-        window: seed.is_multiple_of(6).then_some(Duration::from_millis(1_500)),
+        // Every third.
+        window: seed.is_multiple_of(3).then_some(Duration::from_millis(1_500)),
         // And every other one of the rest has rows that change behind the stores' backs.
         damage,
         sabotage: None,

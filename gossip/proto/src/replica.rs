@@ -84,8 +84,10 @@ pub enum Input {
     /// stand; those that rose were said by [`Input::Stored`] before.
     ApplyFailed,
     /// All nodes that belong to the cluster and were heard of lately enough for their knowledge to be waited for. Said now
-    /// and then; may be answered by [`Output::Purge`].
+    /// and then; may be answered by [`Output::Purge`], or by [`Output::AskHeads`] before that.
     Known(Vec<NodeId>),
+    /// The node was asked for its heads, and told these.
+    Told(NodeId, Vector),
     /// Tombstones of these versions and earlier ones are about to be purged from the store: said before that, as from here
     /// on nothing is taken of who may not know them. Also once after the start, of all that ever were.
     Purging(Vector),
@@ -140,6 +142,9 @@ pub enum Output {
     Pull(NodeId, Vector),
     /// Take a snapshot of the node's whole store instead, in the same way and under the same bounds.
     Snapshot(NodeId),
+    /// Ask these nodes for their heads, one after the other: there is no stream on which they would tell them. What they say
+    /// is said by [`Input::Told`]; who does not answer is asked again after the next [`Input::Known`].
+    AskHeads(Vec<NodeId>),
     /// Tombstones that these heads cover may be purged, if they are old enough. Every known node has applied them, and we
     /// all that one could have written before.
     Purge(Vector),
@@ -252,6 +257,7 @@ impl Replica {
             Input::Stored(heads) => self.stored(&heads, now, &mut out),
             Input::ApplyFailed => self.handed.fall_back(&self.heads),
             Input::Known(nodes) => self.known(&nodes, &mut out),
+            Input::Told(node, heads) => self.told(&node, &heads),
             Input::Purging(through) => self.purging(&through),
             Input::Pulled(node, outcome) => self.pulled(&node, outcome, now, &mut out),
             Input::Clock { wall_ms, held } => self.clock_read(wall_ms, held, now, &mut out),

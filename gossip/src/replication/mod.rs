@@ -99,6 +99,8 @@ enum Event {
     },
     /// The nodes that are known.
     Known(Vec<NodeId>),
+    /// What a node has applied that was asked.
+    Told(NodeId, Vector),
     /// Tombstones that may go.
     Due(Due),
     /// Our rows could not be looked through.
@@ -442,6 +444,7 @@ impl<S: Storage> Replication<S> {
             }
             Event::Forked { node, site, boot } => self.forked(node, site, boot),
             Event::Known(nodes) => self.feed(Input::Known(nodes)),
+            Event::Told(node, heads) => self.feed(Input::Told(node, heads)),
             Event::Due(due) => self.purge(due),
             Event::NotLooked => self.soundness.not_looked(self.started.elapsed()),
             Event::Repaired { mended, heads } => self.repaired(mended, heads),
@@ -533,6 +536,7 @@ impl<S: Storage> Replication<S> {
                     }
                     Output::Pull(node, above) => self.pull(node, Some(above), now),
                     Output::Snapshot(node) => self.pull(node, None, now),
+                    Output::AskHeads(nodes) => self.ask_heads(nodes),
                     Output::Purge(covered) => self.look_for_tombstones(covered),
                     Output::Renounce(refused, latest) => self.renounce(&refused, latest),
                     Output::ReadClock => inputs.push_back(self.clock()),

@@ -245,6 +245,7 @@ async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut Rec
             (Question { above, ..Question::default() }, buckets.into_iter().collect())
         }
         Some(Frame::Compare) => return repair::answer(store, send).await,
+        Some(Frame::Heads(_)) => return tell_heads(store, send).await,
         _ => return Err(FrameError::Unexpected("something else than a pull").into()),
     };
     let most = if question.above.is_empty() { STAMPS_OF_EMPTY } else { STAMPS };
@@ -277,6 +278,13 @@ async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut Rec
         return refuse(send, repair::DAMAGED.into()).await;
     }
     write(send, &Frame::Pulled(answered)).await?;
+    drop(send.finish());
+    Ok(())
+}
+
+/// What we have applied, for a node that no stream of ours tells it.
+async fn tell_heads<S: Storage>(store: &S, send: &mut SendStream) -> Result<(), PullError> {
+    write(send, &Frame::Heads(store.heads())).await?;
     drop(send.finish());
     Ok(())
 }

@@ -3,20 +3,29 @@
 //!
 //! ```text
 //! pass ── who was heard ──► store ── known ──► replica ── covered ──► store ── due ──► replica, then the queue of versions
+//!                                               │    ▲
+//!                        who tells us nothing ──▼────┘ what they have applied
 //! ```
+//! Up to 30 nodes each has a stream with each and tells on it what it has applied. Above that few do, and the others are
+//! asked over the connection that membership has with them: 1.2 kB for each of 100 nodes, an hour.
+//!
 //! The tombstones that are due go the way of versions, behind those that the replica took before it knew of them.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kith_gossip_proto::replica::Input;
-use kith_gossip_proto::{Hlc, Vector};
+use kith_gossip_proto::replica::{Input, PULL_STALL};
+use kith_gossip_proto::{Frame, Hlc, NodeId, Vector};
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::apply::Work;
+use super::pull::{self, PullError};
 use super::storage::Storage;
 use super::{Event, Replication};
 use crate::api::MemberState;
+use crate::chain::Chain;
+use crate::net::Net;
+use crate::net::frames::{self, FrameError, Patience};
 use crate::store::{Due, Heard, Known};
 
 /// How long a deletion is remembered once it is made, and a node waited for that is not heard of. Long enough for a server
@@ -84,6 +93,20 @@ impl<S: Storage> Replication<S> {
         });
     }
 
+    /// Asks each of these for what it has applied, one after the other. Who cannot be reached is asked again in the next pass.
+    pub(super) fn ask_heads(&mut self, nodes: Vec<NodeId>) {
+        let (net, events) = (self.links.net.clone(), self.links.events.clone());
+        self.tasks.spawn(async move {
+            for node in nodes {
+                match heads_of(&net, &node).await {
+                    // Fails only at shutdown.
+                    Ok(heads) => drop(events.send(Event::Told(node, heads)).await),
+                    Err(error) => tracing::debug!(peer = %node, error = %Chain(&error), "did not tell its heads"),
+                }
+            }
+        });
+    }
+
     /// Everybody has applied this: looks for tombstones among it.
     pub(super) fn look_for_tombstones(&mut self, covered: Vector) {
         let (store, events, before) = (self.links.store.clone(), self.links.events.clone(), self.passes.before());
@@ -104,6 +127,16 @@ impl<S: Storage> Replication<S> {
             // The next pass finds them again.
             Ok(()) | Err(TrySendError::Full(_) | TrySendError::Closed(_)) => {}
         }
+    }
+}
+
+/// What the node has applied, as it says.
+pub(super) async fn heads_of(net: &Net, node: &NodeId) -> Result<Vector, PullError> {
+    let mut recv = pull::ask_for(net, node, &Frame::Heads(Vector::default())).await?;
+    match frames::read(&mut recv, Patience::Stall(PULL_STALL)).await? {
+        Some(Frame::Heads(heads)) => Ok(heads),
+        Some(Frame::Refused(reason)) => Err(PullError::Refused(reason)),
+        _ => Err(FrameError::Unexpected("something else than heads").into()),
     }
 }
 

@@ -12,6 +12,7 @@ use kith_gossip_proto::{
 };
 use tokio::sync::{broadcast, watch};
 
+use super::purge::heads_of;
 use super::*;
 use crate::identity::DevAuthority;
 use crate::membership::facts::StoreHash;
@@ -412,6 +413,21 @@ async fn a_commit_reaches_all_nodes_without_a_pull() {
     same_rows(&nodes);
     assert_eq!(nodes.iter().map(|node| node.net.counters().rows_pulled.get()).sum::<u64>(), pulled);
     for node in nodes {
+        node.stop().await;
+    }
+}
+
+/// As above 30 nodes, where most pairs have no stream.
+#[tokio::test]
+async fn a_node_that_is_asked_tells_what_it_has_applied() {
+    let authority = DevAuthority::new("test").unwrap();
+    let (a, b) = (TestNode::start(&authority, 1, &[]).await, TestNode::start(&authority, 2, &[]).await);
+    let held = b.store.commit();
+    let c = TestNode::start(&authority, 3, &[&a, &b]).await;
+    c.linked_to(&[&a, &b]).await;
+    assert_eq!(heads_of(&c.net, b.net.node()).await.unwrap(), held);
+    assert!(heads_of(&c.net, &"stranger".parse().unwrap()).await.is_err());
+    for node in [a, b, c] {
         node.stop().await;
     }
 }

@@ -11,8 +11,18 @@ use crate::{NodeId, Vector, Version};
 impl Replica {
     /// These are the nodes whose knowledge is waited for.
     pub(super) fn known(&mut self, nodes: &[NodeId], out: &mut Vec<Output>) {
-        let told = nodes.iter().map(|node| self.members.get(node).and_then(super::Member::heads));
-        out.extend(self.coverage.look(&self.heads, told).map(Output::Purge));
+        let told = nodes.iter().map(|node| (node, self.members.get(node).and_then(super::Member::heads)));
+        let ask = self.coverage.ask(&self.heads, told);
+        if ask.is_empty() {
+            out.extend(self.coverage.look(&self.heads).map(Output::Purge));
+        } else {
+            out.push(Output::AskHeads(ask));
+        }
+    }
+
+    /// A node without a stream was asked for its heads.
+    pub(super) fn told(&mut self, node: &NodeId, heads: &Vector) {
+        self.coverage.hear(node, heads);
     }
 
     /// Tombstones are about to be purged, or were by a peer that we took rows of.

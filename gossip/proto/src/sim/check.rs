@@ -52,7 +52,8 @@ impl World {
     /// Whether nothing is left to be purged. Heads that were dropped before the healing are told again when they rise, which
     /// they do not any more: who has not heard of them keeps its tombstones.
     fn has_purged(&self, node: &Node) -> bool {
-        let heard = |other: &Node| node.replica.heads_of(&other.id) == Some(other.store.heads());
+        // Who has no stream with it is asked.
+        let heard = |other: &Node| node.replica.heads_of(&other.id).is_none_or(|heads| heads == other.store.heads());
         let waits = || self.nodes.iter().any(|other| other.id != node.id && !heard(other));
         self.config.window.is_none() || node.store.rows().values().all(Row::is_alive) || waits()
     }

@@ -51,6 +51,20 @@ impl World {
         self.after(PASS, Event::Purge(self.life(node)));
     }
 
+    /// What they had applied and synced when they were asked, told later, if they can be reached and reach us.
+    pub(super) fn ask_heads(&mut self, node: usize, of: &[NodeId]) {
+        for id in of {
+            let other = self.index(id);
+            let reached = self.cuts.passes(node, other) && self.cuts.passes(other, node);
+            if !reached || !self.nodes[other].running {
+                continue;
+            }
+            let heads = self.nodes[other].replica.heads().clone();
+            let there_and_back = self.delay() + self.delay();
+            self.after(there_and_back, Event::Told(self.life(node), id.clone(), heads));
+        }
+    }
+
     fn purge_at_once(&mut self, node: usize, known: &[NodeId]) {
         let mut covered = self.nodes[node].store.heads().clone();
         for id in known {

@@ -235,7 +235,7 @@ impl Wide {
                     self.at(self.now + 2 * self.delay, Event::Pulled { asker: node, from });
                 }
                 // Nobody says here that too much is missing, or who is known.
-                Output::Snapshot(_) | Output::Purge(_) | Output::Renounce(..) => {}
+                Output::Snapshot(_) | Output::AskHeads(_) | Output::Purge(_) | Output::Renounce(..) => {}
                 Output::ReadClock => {
                     let wall_ms = WALL_MS + u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX);
                     self.feed(node, Input::Clock { wall_ms, held: Hlc::from_ms(WALL_MS) });

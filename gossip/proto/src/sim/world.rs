@@ -17,7 +17,7 @@ use super::{Config, Damage, Failure, Report, Sabotage, Trace};
 use crate::model::Store;
 use crate::replica::{Input, Output};
 use crate::soundness::Soundness;
-use crate::{Frame, NodeId, Replica, SiteId, Version};
+use crate::{Frame, NodeId, Replica, SiteId, Vector, Version};
 
 /// An event of a node is void once the node has crashed: it carries the life that it was meant for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub(super) enum Event {
     Report(Life, Input),
     Gossip(Life),
     Purge(Life),
+    /// What a node had applied that was asked.
+    Told(Life, NodeId, Vector),
     Dial(Life, usize),
     Opened(u64, End),
     Arrive(u64, End),
@@ -190,6 +192,7 @@ impl World {
                 world.nodes[node].unreported -= 1;
                 world.feed(node, input);
             }),
+            Event::Told(life, of, heads) => self.if_alive(life, |world, node| world.feed(node, Input::Told(of, heads))),
             Event::Opened(conn, end) => self.conn_opened(conn, end),
             Event::Arrive(conn, end) => self.arrive(conn, end),
             Event::Closed(conn, end) => self.conn_closed(conn, end),
@@ -324,6 +327,7 @@ impl World {
                 Output::Apply(versions) => self.enqueue(node, Job::Apply(versions)),
                 Output::Pull(from, above) => self.ask(node, &from, Some(above)),
                 Output::Snapshot(from) => self.ask(node, &from, None),
+                Output::AskHeads(nodes) => self.ask_heads(node, &nodes),
                 Output::Purge(covered) => self.purge_covered(node, &covered),
                 Output::ReadClock => self.read_clock(node),
                 // No clock here is as far ahead as that.

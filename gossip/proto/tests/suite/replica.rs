@@ -631,5 +631,6 @@ fn g5_what_every_known_node_has_applied_may_be_purged() {
     assert_eq!(purged(&["a", "b"]), Some(vector(&[(1, 4)])));
     assert_eq!(purged(&["a", "b", "c"]), None, "who is known and silent may lack anything");
     assert_eq!(purged(&["a"]), Some(vector(&[(1, 4)])), "it was noted while the other was known");
+    assert_eq!(purged(&["a"]), Some(vector(&[(1, 4)])), "the round in which it told had not ended");
     assert_eq!(purged(&["a"]), Some(vector(&[(1, 5)])));
 }

@@ -164,6 +164,16 @@ fn g5_nodes_away_for_longer_than_tombstones_are_kept_bring_nothing_back() {
     assert!(sum.purged > 2_000 && sum.anew > 100 && sum.replayed > 20, "{sum:?}");
 }
 
+/// Half of the pairs have no stream in a tree of twelve, and are asked for their heads; few nodes are away for long there.
+#[test]
+fn g5_in_a_tree_deletions_are_forgotten_and_nothing_comes_back() {
+    let forgetful = |nodes| Config { sizes: tree(nodes).sizes, ..forgetful(nodes) };
+    let wide = sum(&hold(7_500..7_512, &forgetful(12)));
+    assert!(wide.purged > 100, "{wide:?}");
+    let narrow = sum(&hold(7_550..7_610, &forgetful(4)));
+    assert!(narrow.purged > 500 && narrow.anew > 20, "{narrow:?}");
+}
+
 /// The first of these seeds that fails in one of these ways, as one must.
 fn notices(sabotage: Sabotage, ways: &[&str], seeds: Range<u64>) -> Failure {
     notices_in(&config(4), sabotage, ways, seeds)
