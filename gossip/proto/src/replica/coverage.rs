@@ -131,12 +131,12 @@ mod tests {
         let mut coverage = Coverage::default();
         let (ours, theirs, asked) = (heads(&[(1, 5), (2, 3)]), heads(&[(1, 4), (2, 3)]), node("far"));
         let known = [(&asked, None)];
-        assert_eq!(coverage.ask(&ours, known.into_iter()), [asked.clone()]);
-        assert_eq!(coverage.ask(&ours, known.into_iter()), [asked.clone()], "no answer came");
+        assert_eq!(coverage.ask(&ours, known.into_iter()), std::slice::from_ref(&asked));
+        assert_eq!(coverage.ask(&ours, known.into_iter()), std::slice::from_ref(&asked), "no answer came");
         coverage.hear(&asked, &theirs);
         assert!(coverage.ask(&ours, known.into_iter()).is_empty());
         assert_eq!(coverage.look(&ours), None);
-        assert_eq!(coverage.ask(&ours, known.into_iter()), [asked.clone()], "another round");
+        assert_eq!(coverage.ask(&ours, known.into_iter()), std::slice::from_ref(&asked), "another round");
         coverage.hear(&asked, &theirs);
         assert!(coverage.ask(&ours, known.into_iter()).is_empty());
         assert_eq!(coverage.look(&ours), Some(theirs));

@@ -4,7 +4,6 @@
 //! versions would bring them back, in part. So they are taken only if they were made after it had applied all that was
 //! purged here; what it made before is pulled, if it may be at all, and a pull says what was deleted meanwhile.
 
-use super::overlay::Mode;
 use super::{Output, Replica};
 use crate::{NodeId, Vector, Version};
 
@@ -31,16 +30,9 @@ impl Replica {
         self.members.purging(&self.purged);
     }
 
-    /// Whether its sender made a version with knowledge of all that is purged here. In a tree the sender vouches for
-    /// what it forwards: it asked the same of whoever sent it.
+    /// Whether its sender took or made a version with knowledge of all that is purged here. What it had before is pulled.
     pub(super) fn may_take(&self, from: &NodeId, version: &Version) -> bool {
-        if self.purged.is_empty() {
-            return true;
-        }
-        let Some(since) = self.members.get(from).and_then(super::Member::followed_since) else { return false };
-        match self.overlay.mode() {
-            Mode::Whole => version.version > since.head(version.site),
-            Mode::Tree => true,
-        }
+        let since = self.members.get(from).and_then(super::Member::followed_since);
+        self.purged.is_empty() || since.is_some_and(|since| version.version > since.head(version.site))
     }
 }

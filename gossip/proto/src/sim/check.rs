@@ -20,7 +20,12 @@ impl World {
             .map(|(_, other)| other)
             .find(|other| other.store.heads() == store.heads() && !agree(&other.store, store));
         if let Some(other) = differs {
-            let what = format!("{} and {} have equal heads and different rows", self.nodes[node].id, other.id);
+            let (ours, theirs) = (store.rows(), other.store.rows());
+            let different = ours.keys().chain(theirs.keys()).find(|id| ours.get(*id) != theirs.get(*id));
+            let different = different.map(|id| (id, ours.get(id), theirs.get(id)));
+            let nodes = (&self.nodes[node].id, &other.id);
+            let what =
+                format!("{} and {} have equal heads and different rows, such as {different:?}", nodes.0, nodes.1);
             self.fail(what);
         }
     }

@@ -164,6 +164,12 @@ fn g5_nodes_away_for_longer_than_tombstones_are_kept_bring_nothing_back() {
     assert!(sum.purged > 2_000 && sum.anew > 100 && sum.replayed > 20, "{sum:?}");
 }
 
+/// A peer that was away for longer than deletions are kept had pulled them, and then handed on what it had written before.
+#[test]
+fn g5_in_a_tree_what_was_written_while_away_is_not_taken_afterwards() {
+    hold(7_002_693..7_002_694, &Config { sizes: tree(8).sizes, chaos: config(8).chaos, ..forgetful(8) });
+}
+
 /// Half of the pairs have no stream in a tree of twelve, and are asked for their heads; few nodes are away for long there.
 #[test]
 fn g5_in_a_tree_deletions_are_forgotten_and_nothing_comes_back() {
