@@ -1,0 +1,125 @@
+//! The daemon: its reconcilers, each with a driver of its own, and the watchdog over them.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use kith_gossip_client::Client;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::beat::{Beat, Doing, LIMIT, Stuck, Watchdog};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::driver::{Driver, Reconciler};
+use crate::error::Error;
+use crate::heartbeat::Heartbeat;
+use crate::own::{Column, Columns, Own};
+use crate::status::{Board, StatusHandle};
+use crate::store::Store;
+use crate::wake::Wake;
+
+/// What the daemon is given by the process around it.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Its clock.
+    pub clock: Clock,
+    /// Called, from a thread of its own, with the loops that are stuck. Nothing in the process can be trusted to stop
+    /// them: whoever is called ends it.
+    pub stuck: fn(&[Stuck]),
+}
+
+/// A daemon that is ready to run.
+pub struct Daemon {
+    host: Host,
+    loops: Vec<BoxFuture<'static, ()>>,
+    token: CancellationToken,
+    beats: Vec<Arc<Beat>>,
+    boards: Vec<(&'static str, Board)>,
+}
+
+/// Why a daemon cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[error("what is remembered of this server cannot be read")]
+pub struct BuildError(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+/// Why a daemon ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A reconciler panicked.
+    #[error("a reconciler failed")]
+    Reconciler(#[source] JoinError),
+    /// A reconciler ended though it was not told to.
+    #[error("a reconciler ended by itself")]
+    Ended,
+    /// The thread that finds stuck loops cannot be started.
+    #[error("the watchdog cannot be started")]
+    Watchdog(#[source] std::io::Error),
+}
+
+impl Daemon {
+    /// Makes the reconcilers, which do nothing before [`run`](Daemon::run).
+    pub fn build(config: &Config, client: Client, host: Host) -> Result<Daemon, BuildError> {
+        let store = Store::new(client);
+        let heartbeat_wake = Wake::default();
+        let own = Own::new(said(config), heartbeat_wake.clone());
+        let heartbeat = Heartbeat::new(config.node.clone(), &config.dir, store, own)
+            .map_err(|error: Error| BuildError(error.into()))?;
+        let mut daemon =
+            Daemon { host, loops: Vec::new(), token: CancellationToken::new(), beats: Vec::new(), boards: Vec::new() };
+        daemon.add(heartbeat, heartbeat_wake);
+        Ok(daemon)
+    }
+
+    fn add(&mut self, reconciler: impl Reconciler, wake: Wake) {
+        let driver = Driver::new(reconciler, self.host.clock.clone(), wake);
+        self.beats.push(driver.beat());
+        self.boards.push(driver.board());
+        self.loops.push(Box::pin(driver.run(self.token.clone())));
+    }
+
+    /// Where it listens: nowhere.
+    pub fn addrs(&self) -> &[std::net::SocketAddr] {
+        &[]
+    }
+
+    /// Reads its status while it runs.
+    pub fn status(&self) -> StatusHandle {
+        StatusHandle { boards: self.boards.clone() }
+    }
+
+    /// Runs until the token is cancelled.
+    pub async fn run(mut self, token: CancellationToken) -> Result<(), RunError> {
+        let (beats, stuck) = (std::mem::take(&mut self.beats), self.host.stuck);
+        for beat in &beats {
+            beat.stamp(Doing::Waiting);
+        }
+        let watchdog = Watchdog::start(beats, LIMIT, move |found| stuck(&found)).map_err(RunError::Watchdog)?;
+        let mut loops = JoinSet::new();
+        for run in self.loops {
+            loops.spawn(run.in_current_span());
+        }
+        let result = tokio::select! {
+            // Dropping the wait loses no end: tasks stay in the set.
+            () = token.cancelled() => Ok(()),
+            ended = loops.join_next() => match ended {
+                Some(Err(error)) => Err(RunError::Reconciler(error)),
+                Some(Ok(())) | None => Err(RunError::Ended),
+            },
+        };
+        self.token.cancel();
+        while loops.join_next().await.is_some() {}
+        drop(watchdog);
+        result
+    }
+}
+
+/// What is known of the own row from the start.
+fn said(config: &Config) -> Columns {
+    [
+        (Column::Hostname, config.hostname.clone()),
+        (Column::Region, config.region.clone()),
+        (Column::Release, config.release.clone()),
+    ]
+    .into()
+}

@@ -1,0 +1,31 @@
+//! Why a pass failed. The driver, which consumes it, logs and shows it; the next pass is the retry.
+
+use std::path::PathBuf;
+
+use kith_gossip_client::error::Chain;
+
+/// A pass that failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The store is away, or refused.
+    #[error("the store")]
+    Store(#[from] kith_gossip_client::Error),
+    /// A file of ours.
+    #[error("{}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The pass did not end in time.
+    #[error("it did not end within {} s", crate::driver::PASS.as_secs())]
+    Late,
+}
+
+impl Error {
+    /// The error with all its sources, on one line.
+    pub(crate) fn chain(&self) -> String {
+        Chain(self).to_string()
+    }
+}
