@@ -81,7 +81,7 @@ pub(crate) struct Store {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run this server: the store and DNS, each restarted if it fails
+    /// Run this server: the store, DNS and the daemon, each restarted if it fails
     #[command(after_help = "\
 Examples:
   kith agent --config /etc/kith/kith.toml
@@ -101,6 +101,14 @@ Examples:
   kith dns --listen 127.0.0.1:5353 --zone-file example.zone
   kith dns --listen 127.0.0.1:5353 --forward corp.example=10.0.0.53")]
     Dns(DnsAlone),
+    /// Run the daemon alone, which keeps this server's own rows true at a store's API
+    #[command(after_help = "\
+The store is found at --api, else at the configuration's api.unix.
+
+Examples:
+  kith daemon --config /etc/kith/kith.toml
+  kith daemon --api unix:/run/kith/kith.sock")]
+    Daemon(DaemonAlone),
     /// Run a whole cluster on loopback, for a first look
     #[command(after_help = "\
 Node i listens on the given ports + i - 1; port 0 gives each node free ones.
@@ -265,6 +273,15 @@ pub(crate) struct DnsAlone {
     pub(crate) store: Store,
     #[command(flatten)]
     pub(crate) plain: Plain,
+}
+
+/// The reconcilers without a store beside them.
+#[derive(Debug, Args)]
+pub(crate) struct DaemonAlone {
+    #[command(flatten)]
+    pub(crate) configured: Configured,
+    #[command(flatten)]
+    pub(crate) store: Store,
 }
 
 /// A DNS server of zone files and of other servers' names, alone.

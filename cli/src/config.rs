@@ -43,6 +43,7 @@ pub(crate) struct Config {
     pub(crate) gossip: Gossip,
     pub(crate) api: Api,
     pub(crate) dns: Dns,
+    pub(crate) daemon: Daemon,
     shown: Vec<Shown>,
 }
 
@@ -115,6 +116,12 @@ pub(crate) struct Dns {
     pub(crate) files: Vec<PathBuf>,
 }
 
+/// The reconcilers.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) enabled: bool,
+}
+
 /// What the configuration is read for: a part that is not to run need not be complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -124,6 +131,8 @@ pub(crate) enum Purpose {
     Gossip,
     /// The DNS server alone.
     Dns,
+    /// The reconcilers alone.
+    Daemon,
 }
 
 /// What there is to read, in the order in which the later replaces the earlier.
@@ -194,15 +203,16 @@ impl Config {
         let gossip = Gossip::read(&mut reader, purpose);
         let api = Api::read(&mut reader, &node.data_dir);
         let dns = Dns::read(&mut reader, cluster.cidr);
-        if purpose == Purpose::Agent && !gossip.enabled && !dns.enabled {
-            reader.problem(("gossip", "enabled"), "no part is enabled", "enable gossip, dns or both");
+        let daemon = Daemon::read(&mut reader);
+        if purpose == Purpose::Agent && !gossip.enabled && !dns.enabled && !daemon.enabled {
+            reader.problem(("gossip", "enabled"), "no part is enabled", "enable gossip, dns, daemon or all of them");
         }
         if gossip.authority.is_some() && cluster.subnets().is_none() && !reader.is_wrong(("cluster", "cidr")) {
             let hint = "the authority gives each server a /24 of it: set cluster.cidr to a range as 10.210.0.0/16";
             reader.problem(("cluster", "cidr"), "no range for 127 servers", hint);
         }
         reader.shown.sort_by_key(|shown| shown.key.rank());
-        let config = Config { node, cluster, gossip, api, dns, shown: reader.shown };
+        let config = Config { node, cluster, gossip, api, dns, daemon, shown: reader.shown };
         reader.problems.or(config)
     }
 
@@ -274,7 +284,7 @@ impl Gossip {
         let certificates = match purpose {
             Purpose::Agent if enabled => Certificates::Needed,
             Purpose::Gossip => Certificates::Needed,
-            Purpose::Agent | Purpose::Dns => Certificates::Unused,
+            Purpose::Agent | Purpose::Dns | Purpose::Daemon => Certificates::Unused,
         };
         let identity = IdentityFiles::read(reader, certificates);
         let authority = reader.optional(("gossip", "authority")).map(|Text(path)| PathBuf::from(path));
@@ -368,6 +378,12 @@ impl Dns {
             forward: forwarding(reader),
             files: reader.list(("dns", "zone"), Vec::new()).into_iter().map(|Text(path)| path.into()).collect(),
         }
+    }
+}
+
+impl Daemon {
+    fn read(reader: &mut Reader<'_>) -> Daemon {
+        Daemon { enabled: reader.or(("daemon", "enabled"), Switch(false)).0 }
     }
 }
 

@@ -36,6 +36,7 @@ use args::{Cli, Command, Configured, DnsAlone, Plain, Store};
 use config::{Config, Purpose};
 use exit::{Exit, Failure};
 use parts::Part;
+use parts::daemon::DaemonPart;
 use parts::dns::{DnsPart, Source};
 use parts::gossip::GossipPart;
 use stop::Signals;
@@ -73,7 +74,7 @@ fn start(cli: Cli) -> Result<(), Failure> {
 
 fn start_log(cli: &Cli) -> Result<(), Failure> {
     let quiet = match cli.command {
-        Command::Agent(_) | Command::Gossip(_) | Command::Dns(_) => "info",
+        Command::Agent(_) | Command::Gossip(_) | Command::Dns(_) | Command::Daemon(_) => "info",
         _ => "warn",
     };
     let filter = cli.global.log.clone().or_else(|| std::env::var("KITH_LOG").ok());
@@ -94,6 +95,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Gossip(configured) => node(&configured, Purpose::Gossip, None).await,
         Command::Dns(alone) if alone.plain.is_asked_for() => plain(&alone.plain).await,
         Command::Dns(alone) => node(&alone.configured, Purpose::Dns, Some(&alone.store)).await,
+        Command::Daemon(alone) => node(&alone.configured, Purpose::Daemon, Some(&alone.store)).await,
         Command::Dev(args) => {
             let (signals, token) = (Signals::catch()?, CancellationToken::new());
             signals.during(&token, dev::run(&args, token.clone())).await
@@ -131,8 +133,12 @@ async fn node(configured: &Configured, purpose: Purpose, named: Option<&Store>) 
     if purpose == Purpose::Dns || (purpose == Purpose::Agent && config.dns.enabled) {
         parts.push(Box::new(DnsPart::new(parts::dns::config(&config), Source::Store(client.clone()))));
     }
-    // Of DNS alone there is one part, whose own status is reported; the store's process speaks of the parts beside it.
-    let reported = (purpose != Purpose::Dns).then_some(client);
+    if purpose == Purpose::Daemon || (purpose == Purpose::Agent && config.daemon.enabled) {
+        parts.push(Box::new(DaemonPart::new(parts::daemon::config(&config), client.clone())));
+    }
+    // Of DNS or the daemon alone there is one part, whose own status is reported; the store's process speaks of the parts
+    // beside it.
+    let reported = matches!(purpose, Purpose::Agent | Purpose::Gossip).then_some(client);
     let run = async { agent::Agent::build(parts, reported).await?.run(token.clone()).await };
     signals.during(&token, run).await
 }

@@ -10,6 +10,7 @@
 //! While another part runs, one that fails too often is started again now and then: with a dead disk there is no store, and
 //! names are still answered.
 
+pub(crate) mod daemon;
 pub(crate) mod dns;
 pub(crate) mod gossip;
 mod report;

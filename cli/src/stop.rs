@@ -30,7 +30,7 @@ impl Signals {
                 done = &mut work => return done,
                 _ = self.interrupt.recv() => {
                     if token.is_cancelled() {
-                        leave_at_once();
+                        leave_at_once(INTERRUPTED);
                     }
                     tracing::info!("interrupted, stopping");
                     token.cancel();
@@ -44,7 +44,8 @@ impl Signals {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "who presses Ctrl-C twice does not want anything to be closed first")]
-fn leave_at_once() -> ! {
-    std::process::exit(INTERRUPTED)
+/// Ends the process without closing anything: for who presses Ctrl-C twice, and where what would have to be closed is stuck.
+#[allow(clippy::disallowed_methods, reason = "nothing is to be closed first, or nothing can be")]
+pub(crate) fn leave_at_once(code: i32) -> ! {
+    std::process::exit(code)
 }

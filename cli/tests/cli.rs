@@ -45,9 +45,10 @@ fn help_is_what_it_was() {
     Usage: kith [OPTIONS] <COMMAND>
 
     Commands:
-      agent        Run this server: the store and DNS, each restarted if it fails
+      agent        Run this server: the store, DNS and the daemon, each restarted if it fails
       gossip       Run the store alone
       dns          Run the DNS server alone, fed by a store's API or by zone files
+      daemon       Run the daemon alone, which keeps this server's own rows true at a store's API
       dev          Run a whole cluster on loopback, for a first look
       init         Found a cluster: its authority, and this server as its first
       invite       Make a token with which one more server joins
@@ -108,6 +109,7 @@ fn every_command_shows_examples_and_the_same_flags() {
         "agent",
         "gossip",
         "dns",
+        "daemon",
         "dev",
         "status",
         "query",

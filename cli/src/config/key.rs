@@ -44,7 +44,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 35] = [
+pub(crate) const KEYS: [Key; 36] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -80,6 +80,7 @@ pub(crate) const KEYS: [Key; 35] = [
     key("dns", "rebind_protection", Kind::Text),
     key("dns", "cache_bytes", Kind::Text),
     key("dns", "zone", Kind::Files),
+    key("daemon", "enabled", Kind::Switch),
 ];
 
 impl Key {
@@ -155,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_section_stands_together_and_its_keys_are_told_apart() {
-        assert_eq!(Key::sections().collect::<Vec<_>>(), ["node", "cluster", "gossip", "api", "dns"]);
+        assert_eq!(Key::sections().collect::<Vec<_>>(), ["node", "cluster", "gossip", "api", "dns", "daemon"]);
         let mut variables: Vec<String> = KEYS.iter().map(Key::variable).collect();
         variables.sort();
         variables.dedup();

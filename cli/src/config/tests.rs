@@ -70,6 +70,9 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     rebind_protection = "cluster"          # default
     cache_bytes = "33554432"               # default
     zone = []                              # default
+
+    [daemon]
+    enabled = false  # default
     "#);
 }
 

@@ -1,0 +1,82 @@
+//! The daemon as a part: its reconcilers, joined to the store by the API.
+
+use std::io::Write;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use kith_daemon::{Clock, Daemon, Host, Stuck};
+use kith_gossip_client::Client;
+use serde_json::json;
+
+use super::{Built, Part, report};
+use crate::config;
+use crate::exit::{Exit, Failure};
+use crate::stop::leave_at_once;
+
+/// The daemon, buildable again and again.
+pub(crate) struct DaemonPart {
+    config: kith_daemon::Config,
+    client: Client,
+}
+
+impl DaemonPart {
+    /// A daemon with this configuration, at the store behind `client`.
+    pub(crate) fn new(config: kith_daemon::Config, client: Client) -> DaemonPart {
+        DaemonPart { config, client }
+    }
+}
+
+impl Part for DaemonPart {
+    fn name(&self) -> &'static str {
+        "daemon"
+    }
+
+    fn build(&mut self) -> BoxFuture<'_, Result<Built, Failure>> {
+        async {
+            std::fs::create_dir_all(&self.config.dir)
+                .map_err(|e| Failure::new(Exit::Io, e).context("node.data_dir"))?;
+            let host = Host { clock: Clock::system(), stuck: leave };
+            let daemon =
+                Daemon::build(&self.config, self.client.clone(), host).map_err(|e| Failure::new(Exit::Io, e))?;
+            let (status, client) = (daemon.status(), self.client.clone());
+            Ok(Built {
+                listens: daemon.addrs().iter().map(|addr| ("daemon", addr.to_string())).collect(),
+                run: Box::new(move |token| {
+                    let end = token.child_token();
+                    let told = end.clone();
+                    let reports = report(client, "daemon", move || json!(status.get()), told);
+                    let reconcilers = async move {
+                        let ended = daemon.run(token).await;
+                        end.cancel();
+                        ended
+                    };
+                    async move { Ok(tokio::join!(reconcilers, reports).0?) }.boxed()
+                }),
+            })
+        }
+        .boxed()
+    }
+}
+
+/// Ends the process because of loops that are stuck: they hold on to threads that nothing else gets back. The service manager
+/// starts it again.
+fn leave(stuck: &[Stuck]) {
+    for Stuck { name, silent, at } in stuck {
+        tracing::error!(reconciler = name, ?silent, at, "stuck loop, ending the process");
+        // The log may be what is stuck.
+        drop(writeln!(std::io::stderr(), "error: {name} is stuck at {at} for {} s", silent.as_secs()));
+    }
+    leave_at_once(Exit::Software as i32)
+}
+
+/// The daemon's configuration.
+pub(crate) fn config(config: &config::Config) -> kith_daemon::Config {
+    let node = &config.node;
+    kith_daemon::Config {
+        node: node.name.clone(),
+        hostname: config::host_name(),
+        region: node.region.as_str().to_owned(),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        dir: node.data_dir.clone(),
+    }
+}

@@ -1,0 +1,112 @@
+//! The daemon beside the store, as whole processes: what a server says of itself stays said.
+
+use std::time::{Duration, Instant};
+
+use kith_tests::lab::{Authority, Lab, Node, eventually};
+use serde_json::{Value, json};
+
+/// For a busy machine; what is promised is said where it is measured.
+const BOUND: Duration = Duration::from_secs(30);
+/// A row that somebody deletes or changes is back within this.
+const HEALED: Duration = Duration::from_secs(10);
+
+async fn row(node: &Node, of: &str) -> Result<Vec<Value>, String> {
+    let select =
+        format!("SELECT hostname, region, release, labels, draining, removed_at FROM servers WHERE id = '{of}'");
+    Ok(node.api().query(&select).await?.into_iter().next().map_or_else(Vec::new, |row| match row {
+        Value::Array(cells) => cells,
+        other => vec![other],
+    }))
+}
+
+async fn eventually_row(node: &Node, of: &str, what: &str, is: impl Fn(&[Value]) -> bool) -> Duration {
+    let begun = Instant::now();
+    eventually(&format!("the row of {of} {what}"), BOUND, async || {
+        let row = row(node, of).await?;
+        if is(&row) { Ok(()) } else { Err(format!("{row:?}")) }
+    })
+    .await;
+    begun.elapsed()
+}
+
+async fn write(node: &Node, sql: &str) {
+    node.api().execute(sql, &json!([])).await.expect("it is written");
+}
+
+/// What the daemon says of its heartbeat.
+async fn heartbeat(node: &Node) -> Result<Value, String> {
+    let status = node.api().get("/v1/status").await?.json();
+    let heartbeat = status["parts"]["daemon"]["reconcilers"]["heartbeat"].clone();
+    if heartbeat.is_object() { Ok(heartbeat) } else { Err(status["parts"].to_string()) }
+}
+
+async fn started(lab: &Lab, names: &[&str]) -> Vec<Node> {
+    let mut nodes = lab.nodes(&Authority::new("casa"), names);
+    for node in &mut nodes {
+        node.set("daemon.enabled=true");
+        node.launch();
+    }
+    for node in &mut nodes {
+        node.ready().await;
+    }
+    nodes
+}
+
+#[tokio::test]
+async fn a_row_that_somebody_deletes_or_changes_is_put_right_within_10_s() {
+    let lab = Lab::new("casa");
+    let nodes = started(&lab, &["one", "two"]).await;
+    let [one, two] = &nodes[..] else { panic!("two nodes were made") };
+    eventually_row(two, "one", "is there", |row| row.get(1) == Some(&json!("lab"))).await;
+    write(two, "UPDATE servers SET labels = '{\"disk\":\"ssd\"}', draining = 1 WHERE id = 'one'").await;
+    let whole = |row: &[Value]| row.len() == 6 && row[1] == "lab" && row[3] == "{\"disk\":\"ssd\"}" && row[4] == 1;
+    eventually("one remembers what the operator wrote", BOUND, async || {
+        let kept = std::fs::read_to_string(one.data().join("own-row.json")).map_err(|e| e.to_string())?;
+        if kept.contains("ssd") { Ok(()) } else { Err(kept) }
+    })
+    .await;
+
+    write(two, "DELETE FROM servers WHERE id = 'one'").await;
+    let took = eventually_row(two, "one", "is back", whole).await;
+    assert!(took <= HEALED, "deleted elsewhere, back after {took:?}");
+    write(one, "UPDATE servers SET hostname = 'nobody', region = x'00', draining = 0 WHERE id = 'one'").await;
+    let took =
+        eventually_row(two, "one", "is right", |row| row.len() == 6 && row[0] != "nobody" && row[1] == "lab").await;
+    assert!(took <= HEALED, "changed, put right after {took:?}");
+    let row = row(two, "one").await.expect("a row");
+    assert_eq!(row[4], 0, "what the operator says is left alone: {row:?}");
+    let status = heartbeat(one).await.expect("the daemon reports");
+    assert!(status["passes"].as_u64() > Some(0) && status["error"].is_null(), "{status}");
+}
+
+#[tokio::test]
+async fn a_removed_server_leaves_its_row_alone_also_after_a_restart_until_it_is_taken_back() {
+    let lab = Lab::new("casa");
+    let mut nodes = started(&lab, &["one"]).await;
+    eventually_row(&nodes[0], "one", "is there", |row| row.len() == 6).await;
+    write(&nodes[0], "UPDATE servers SET removed_at = 5 WHERE id = 'one'").await;
+    let shown = |removed_at: Value| {
+        move |status: &Value| {
+            if status["detail"]["removed_at"] == removed_at { Ok(()) } else { Err(status.to_string()) }
+        }
+    };
+    let is_removed = shown(json!(5));
+    eventually("the daemon shows the removal", BOUND, async || is_removed(&heartbeat(&nodes[0]).await?)).await;
+
+    // The row goes too; after a restart it is still known that it is not to come back.
+    write(&nodes[0], "DELETE FROM servers WHERE id = 'one'").await;
+    nodes[0].stop().await;
+    nodes[0].start().await;
+    eventually("the daemon has looked", BOUND, async || {
+        let status = heartbeat(&nodes[0]).await?;
+        is_removed(&status)?;
+        if status["passes"].as_u64() > Some(1) { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+    assert_eq!(row(&nodes[0], "one").await, Ok(Vec::new()), "a removed server entered its row again");
+
+    write(&nodes[0], "INSERT INTO servers (id) VALUES ('one')").await;
+    eventually_row(&nodes[0], "one", "is kept again", |row| row.get(1) == Some(&json!("lab"))).await;
+    let belongs = shown(Value::Null);
+    eventually("the daemon shows that it belongs", BOUND, async || belongs(&heartbeat(&nodes[0]).await?)).await;
+}
