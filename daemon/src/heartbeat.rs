@@ -106,7 +106,7 @@ impl Reconciler for Heartbeat {
 fn tell(removed_at: Option<i64>) {
     match removed_at {
         Some(removed_at) => {
-            tracing::warn!(removed_at, "this server was removed from the cluster: its row is left alone")
+            tracing::warn!(removed_at, "this server was removed from the cluster: its row is left alone");
         }
         None => tracing::info!("this server belongs to the cluster again"),
     }
