@@ -6,12 +6,12 @@
 //!            └──────────── driver: on a wake, and on a period ◄─┘
 //! ```
 //!
-//! Each concern is a [`Reconciler`](driver::Reconciler) in a module of its own: it looks at everything, plans purely, and
-//! applies what it planned, one idempotent step after the other. [`driver`] runs it; what woke it is not looked at, so that
-//! a lost wake costs a period and nothing else. [`beat`] finds a loop that is stuck. [`own`] is what this server's
-//! reconcilers together say of its own row, and [`heartbeat`] keeps that row as they say. [`status`] is what all of it shows.
+//! Each concern is a `Reconciler` in a module of its own: it looks at everything, plans purely, and
+//! applies what it planned, one idempotent step after the other. `driver` runs it; what woke it is not looked at, so that
+//! a lost wake costs a period and nothing else. `beat` finds a loop that is stuck. `own` is what this server's
+//! reconcilers together say of its own row, and `heartbeat` keeps that row as they say. [`status`] is what all of it shows.
 //!
-//! Rows are read and written by the store's HTTP API only ([`store`]): neither SQLite nor the gossip library is linked, so
+//! Rows are read and written by the store's HTTP API only (`store`): neither SQLite nor the gossip library is linked, so
 //! a restart of the store leaves this crate's work untouched.
 //!
 //! Ages are counted on our monotonic clock, from the moment *we* saw a change; wall time ([`clock`]) is written into rows for
