@@ -184,12 +184,28 @@ impl Store {
     /// Returns the heads after it.
     pub fn apply<'a>(&mut self, versions: impl IntoIterator<Item = &'a Version>) -> &Vector {
         for version in versions {
-            let known = version.version <= self.heads.head(version.site);
-            if !known && self.heads.covers(&version.needs()) {
-                self.apply_unchecked(version);
+            if !self.may_have_forgotten(version) {
+                self.apply_next(version);
             }
         }
         &self.heads
+    }
+
+    /// Applies a version, if that is its turn, whatever was purged. For [`Store::apply`], and to show what its last rule is for.
+    pub fn apply_next(&mut self, version: &Version) {
+        let known = version.version <= self.heads.head(version.site);
+        if !known && self.heads.covers(&version.needs()) {
+            self.apply_unchecked(version);
+        }
+    }
+
+    /// Whether it changes a row without state whose deletion may be what was purged here: its writer may not have heard of
+    /// that. The rows of whoever has applied the version say what became of it.
+    fn may_have_forgotten(&self, version: &Version) -> bool {
+        version.changes.iter().any(|change| {
+            let id = (change.table.clone(), change.key.clone());
+            change.cl <= self.purged.length(&change.table) && !self.rows.contains_key(&id)
+        })
     }
 
     /// Applies a version whatever it needs. For own ones, and for tests that show what the rule of [`Store::apply`] is for.

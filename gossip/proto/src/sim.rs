@@ -87,8 +87,10 @@ pub enum Sabotage {
     TellBeforeStored,
     /// Rows are joined with those of a node that was away for too long, and its versions are taken.
     JoinWhoWasAway,
-    /// Tombstones are purged as soon as all have applied them, whatever else is under way.
+    /// Tombstones are purged as soon as all have applied them, whatever else is under way, and what changes them is taken.
     PurgeAtOnce,
+    /// What may change rows whose deletion was purged is taken.
+    TakeForgotten,
     /// A node that takes rows does not learn which causal lengths were purged.
     ForgetLengths,
     /// A store that holds damaged rows answers pulls with them.

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use kith_gossip_proto::frame::{Answered, PulledRow};
 use kith_gossip_proto::purged::{Away, away};
-use kith_gossip_proto::{Key, Name, Purged, Row, Version};
+use kith_gossip_proto::{Change, Key, Name, Purged, Row, Version};
 use rusqlite::params;
 
 use super::commit::Touched;
 use super::error::ExecuteError;
 use super::group::Sum;
 use super::ledger::damaged;
-use super::merge::{Merge, Seen};
+use super::merge::{Merge, Ours, Seen};
 use super::stamps::Damaged;
 use super::table::{Table, TableSet};
 use super::watched::Images;
@@ -24,14 +24,15 @@ const VERSION_MAX: u64 = i64::MAX.cast_unsigned();
 const ADOPT_PAGE: u32 = 1_000;
 
 impl Core {
-    /// Applies versions, each whole, in the order given. One that is not the next of its site, or that updates rows we
-    /// have not seen created, is skipped: it comes again, or its rows are pulled.
+    /// Applies versions, each whole, in the order given. One that is not the next of its site, that updates rows we have not
+    /// seen created, or that changes what may have been deleted and forgotten here is skipped: it comes again, or its rows are
+    /// pulled.
     pub(crate) fn apply(&mut self, versions: &[Version], sum: &mut Sum) -> Result<(), ExecuteError> {
         let tables = Arc::clone(&self.tables);
         for version in versions {
             let heads = self.ledger.sites.heads();
             let next = heads.head(version.site).checked_add(1) == Some(version.version);
-            if !next || !heads.covers(&version.needs()) {
+            if !next || !heads.covers(&version.needs()) || self.may_have_forgotten(&tables, version)? {
                 continue;
             }
             for (change, row) in version.rows() {
@@ -41,6 +42,22 @@ impl Core {
             self.raise(version.site, version.version);
         }
         Ok(())
+    }
+
+    /// Whether it changes a row without state whose deletion may be what was purged here: its writer may not have heard of
+    /// that. The rows of whoever has applied the version say what became of it.
+    fn may_have_forgotten(&mut self, tables: &TableSet, version: &Version) -> rusqlite::Result<bool> {
+        for Change { table, key, cl, .. } in &version.changes {
+            if *cl > self.ledger.purged.length(table) {
+                continue;
+            }
+            let Some(table) = tables.get(table.as_str()) else { continue };
+            let ours = Merge { conn: &self.conn, ledger: &mut self.ledger }.load(table, key)?;
+            if matches!(ours, Ours::Nothing) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Which of us has missed what the other has forgotten.

@@ -119,6 +119,40 @@ async fn rows_of_who_was_away_are_refused_on_both_sides() {
     assert_eq!(fresh.store.state().purged, a.store.state().purged);
 }
 
+/// A change of a row without state, made by a node that had not heard of the deletion, and handed on by one that still has
+/// the tombstone: the row of that one says what became of it.
+#[tokio::test]
+async fn g5_a_version_that_changes_what_may_be_forgotten_waits_for_the_rows_of_who_knows() {
+    let (a, b) = pair().await;
+    let late = Rig::new(SCHEMA);
+    let stale = late.version("INSERT INTO t VALUES (1, 'stale'), (3, 'three')").await;
+    assert_eq!(purge(&a.store).await, 2);
+    let before = Vector::clone(&a.store.state().heads);
+    assert_eq!(
+        a.store.apply(vec![stale.clone()]).await.unwrap(),
+        before,
+        "one of the rows may be one that was deleted"
+    );
+    b.store.apply(vec![stale]).await.unwrap();
+    let (rows, answered) = answer(&b.store).await;
+    a.store.join(rows, answered).await.unwrap();
+    for store in [&a, &b] {
+        assert_eq!(store.one("SELECT group_concat(a) FROM t").await, Value::Text(b"two,three".to_vec().into()));
+        store.is_sound().await;
+    }
+    // What is made with that knowledge is above it, and taken at once.
+    let fresh = b.version("INSERT INTO t VALUES (4, 'four')").await;
+    assert_eq!(fresh.changes[0].cl, 1, "nothing was forgotten there");
+    purge(&b.store).await;
+    let fresh = [fresh, b.version("INSERT INTO t VALUES (5, 'five')").await];
+    a.store.apply(fresh.to_vec()).await.unwrap();
+    assert_eq!(
+        a.rows("SELECT * FROM t").await.unwrap().len(),
+        2,
+        "the first may be forgotten, the second waits for it"
+    );
+}
+
 #[tokio::test]
 async fn a_node_is_known_for_as_long_as_one_has_listened_without_hearing_of_it() {
     let rig = Rig::new(SCHEMA);

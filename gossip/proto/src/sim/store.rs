@@ -85,7 +85,14 @@ impl World {
     }
 
     fn apply(&mut self, node: usize, versions: &[Version]) {
-        let heads = self.nodes[node].store.apply(versions).clone();
+        let takes_all = self.sabotaged(Sabotage::PurgeAtOnce) || self.sabotaged(Sabotage::TakeForgotten);
+        let store = &mut self.nodes[node].store;
+        if takes_all {
+            versions.iter().for_each(|version| store.apply_next(version));
+        } else {
+            store.apply(versions);
+        }
+        let heads = store.heads().clone();
         let all = versions.iter().all(|version| version.version <= heads.head(version.site));
         self.report_to(node, Input::Stored(heads));
         if !all {

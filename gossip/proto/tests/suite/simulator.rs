@@ -167,7 +167,10 @@ fn g5_nodes_away_for_longer_than_tombstones_are_kept_bring_nothing_back() {
 /// A peer that was away for longer than deletions are kept had pulled them, and then handed on what it had written before.
 #[test]
 fn g5_in_a_tree_what_was_written_while_away_is_not_taken_afterwards() {
-    hold(7_002_693..7_002_694, &Config { sizes: tree(8).sizes, chaos: config(8).chaos, ..forgetful(8) });
+    // Handed on by itself, and by others who still had all tombstones.
+    for seed in [7_002_693, 7_003_029] {
+        hold(seed..seed + 1, &Config { sizes: tree(8).sizes, chaos: config(8).chaos, ..forgetful(8) });
+    }
 }
 
 /// Half of the pairs have no stream in a tree of twelve, and are asked for their heads; few nodes are away for long there.
@@ -226,6 +229,13 @@ fn g5_rows_joined_with_those_of_who_was_away_are_noticed() {
 #[test]
 fn g5_tombstones_purged_while_what_was_written_before_is_under_way_are_noticed() {
     notices_in(&forgetful(4), Sabotage::PurgeAtOnce, &["fold", "different rows", "half a row"], 0..200);
+}
+
+/// In a tree, where others hand on what was written by a node that was away.
+#[test]
+fn g5_changes_of_rows_whose_deletion_is_forgotten_are_noticed() {
+    let config = Config { sizes: tree(8).sizes, chaos: config(8).chaos, ..forgetful(8) };
+    notices_in(&config, Sabotage::TakeForgotten, &["different rows"], 7_003_029..7_003_030);
 }
 
 #[test]
