@@ -43,7 +43,7 @@ impl Leftovers {
     }
 
     fn deleted(&mut self, groups: &[u64]) {
-        groups.iter().for_each(|group| drop(self.0.remove(group)));
+        self.0.retain(|group| !groups.contains(group));
     }
 }
 
