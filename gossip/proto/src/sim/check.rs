@@ -15,6 +15,11 @@ impl World {
         }
         self.check_readers(node);
         let store = &self.nodes[node].store;
+        // Else nobody could tell whether it was away.
+        if !store.heads().covers(&store.purged().through) {
+            let what = format!("{} says that it purged what it has not applied", self.nodes[node].id);
+            return self.fail(what);
+        }
         let sound = self.nodes.iter().enumerate().filter(|(other, _)| !self.hurt.contains(other));
         let differs = sound
             .map(|(_, other)| other)

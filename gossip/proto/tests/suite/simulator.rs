@@ -253,6 +253,13 @@ fn was_hurt(reports: &[Report]) {
     assert!(sum.hurt > runs && sum.repairs > runs / 2, "{sum:?}");
 }
 
+/// A power cut took a repair that was not synced, and what was done before it.
+#[test]
+fn g15_two_nodes_whose_repair_was_lost_with_power_come_right() {
+    let report = &hold(3_010_201..3_010_202, &Config { sizes: tree(2).sizes, ..hurting(2) })[0];
+    assert!(report.hurt > 0 && report.repairs > 0 && report.lost > 0, "{report:?}");
+}
+
 #[test]
 fn g15_damaged_rows_come_right_and_reach_nobody_among_three() {
     was_hurt(&hold(8_000..8_150, &hurting(3)));
