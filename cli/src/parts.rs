@@ -15,7 +15,7 @@ pub(crate) mod dns;
 pub(crate) mod gossip;
 mod report;
 
-pub(crate) use report::report;
+pub(crate) use report::{report, report_metrics};
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

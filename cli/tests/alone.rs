@@ -77,6 +77,20 @@ impl Node {
         }
     }
 
+    /// Waits until the store's `/metrics` has a line that begins so, with a number above 0 behind it.
+    async fn counts(&self, series: &str) {
+        let (client, until) = (self.client(), Instant::now() + BOUND);
+        loop {
+            let metrics = client.metrics().await.expect("the store's metrics");
+            let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
+            if value.is_some_and(|value: f64| value > 0.0) {
+                return;
+            }
+            assert!(Instant::now() < until, "{series} is {value:?} in\n{metrics}");
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Waits until DNS gives the name this address, marked as this old.
     fn answers(&self, name: &str, address: &str, age: Age) {
         let until = Instant::now() + BOUND;
@@ -129,6 +143,8 @@ async fn dns_answers_on_while_the_store_is_away_and_follows_it_again_when_it_is_
     )
     .await;
     node.answers("casa-api.internal", "10.210.128.7", Age::Fresh);
+    node.counts(r#"kith_dns_queries_total{zone="internal",type="A",rcode="NOERROR"}"#).await;
+    node.counts(r#"kith_dns_query_duration_seconds_count{path="at_once"}"#).await;
 
     gossip.signal(Signal::SIGKILL);
     node.answers("casa-api.internal", "10.210.128.7", Age::Stale);

@@ -49,9 +49,10 @@ pub(crate) struct Metadata {
 }
 
 /// How far the facts as a whole can be believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Freshness {
     /// Some table was never complete: nothing can be said of any name.
+    #[default]
     Loading,
     /// All tables follow the store.
     Current,

@@ -1,5 +1,7 @@
 //! What this part shows of itself: plain numbers and texts, of which the binary makes JSON and metrics.
 
+mod latency;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,9 +16,11 @@ use crate::name::ZoneName;
 use crate::zone::fixed::FileState;
 use crate::zone::{Freshness, Owner, Zone, rtype};
 use crate::zonefile::Fault;
+use latency::Times;
+pub use latency::{BUCKETS, Latency};
 
 /// The state of the DNS part at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {
     /// Whether the zone is loading, current or stale.
     pub freshness: Freshness,
@@ -40,6 +44,10 @@ pub struct Status {
     pub problem_count: usize,
     /// Queries answered, where there were any.
     pub queries: Vec<QueryCount>,
+    /// Time to the answers that were given at once, from the moment their batch was read until it was sent.
+    pub at_once: Latency,
+    /// Time to the answers that somebody else was asked for first, or whose names nobody keeps at hand.
+    pub later: Latency,
     /// Packets dropped without an answer.
     pub dropped: u64,
     /// Queries and connections of networks that may not ask, which were not read.
@@ -159,6 +167,8 @@ impl StatusHandle {
             reason: problem.reason.clone(),
         };
         let zone_status = |name: &ZoneName| ZoneStatus { name: name.to_string(), names: zone.names() };
+        let (listeners, slow) = self.counters.split_at(self.counters.len().saturating_sub(1));
+        let times = |counters: &[Counters]| Times::sum(counters.iter().map(|counters| &counters.times));
         let sum =
             |of: fn(&Counters) -> &AtomicU64| self.counters.iter().map(|counters| of(counters).load(Relaxed)).sum();
         Status {
@@ -173,6 +183,8 @@ impl StatusHandle {
             problems: problems.iter().map(problem).collect(),
             problem_count,
             queries: self.queries(),
+            at_once: times(listeners),
+            later: times(slow),
             dropped: sum(|counters| &counters.dropped),
             denied: sum(|counters| &counters.denied),
             limited: sum(|counters| &counters.limited),
@@ -222,7 +234,7 @@ const QTYPES: [(u16, &str); 11] = [
     (rtype::ANY, "ANY"),
 ];
 
-/// The counters of one listener, on cache lines of their own; added up when somebody looks.
+/// The counters of one listener, or of the slow path, on cache lines of their own; added up when somebody looks.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Counters {
@@ -230,6 +242,7 @@ pub(crate) struct Counters {
     writers: Writers,
     /// By zone, then by type.
     queries: Box<[Line]>,
+    times: Times,
     pub(crate) dropped: AtomicU64,
     pub(crate) denied: AtomicU64,
     pub(crate) limited: AtomicU64,
@@ -261,6 +274,7 @@ impl Counters {
             zones,
             writers,
             queries: (0..(zones + 3) * Self::PER_SLOT).map(|_| Line::default()).collect(),
+            times: Times::default(),
             dropped: AtomicU64::new(0),
             denied: AtomicU64::new(0),
             limited: AtomicU64::new(0),
@@ -273,7 +287,7 @@ impl Counters {
 
     /// Counts one answer.
     pub(crate) fn count(&self, tally: &Tally) {
-        self.bump(self.place(tally), 1);
+        self.writers.add(self.place(tally), 1);
     }
 
     fn place(&self, tally: &Tally) -> &AtomicU64 {
@@ -295,11 +309,18 @@ impl Counters {
 
     /// Adds to one of the plain counters.
     pub(crate) fn add(&self, which: impl FnOnce(&Self) -> &AtomicU64, by: u64) {
-        self.bump(which(self), by);
+        self.writers.add(which(self), by);
     }
 
-    fn bump(&self, counter: &AtomicU64, by: u64) {
-        match self.writers {
+    /// Counts so many answers that took this long.
+    pub(crate) fn took(&self, time: Duration, answers: u64) {
+        self.times.add(self.writers, time, answers);
+    }
+}
+
+impl Writers {
+    fn add(self, counter: &AtomicU64, by: u64) {
+        match self {
             Writers::One => counter.store(counter.load(Relaxed) + by, Relaxed),
             Writers::Many => {
                 counter.fetch_add(by, Relaxed);

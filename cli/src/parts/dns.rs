@@ -1,5 +1,7 @@
 //! The DNS server as a part: fed from the store's API, or by zone files alone.
 
+pub(crate) mod metrics;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,7 +15,7 @@ use kith_gossip_client::Client;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{Built, Part, pin, report};
+use super::{Built, Part, pin, report, report_metrics};
 use crate::args::Plain;
 use crate::config::{self, Split};
 use crate::exit::{Exit, Failure};
@@ -72,7 +74,12 @@ impl Part for DnsPart {
                     let told = end.clone();
                     let reports = async move {
                         if let Source::Store(client) = source {
-                            report(client, "dns", move || describe(&status.get(), &settings), told).await;
+                            let figures = status.clone();
+                            let figures = move || metrics::lines(figures.get());
+                            tokio::join!(
+                                report(client.clone(), "dns", move || describe(&status.get(), &settings), told.clone()),
+                                report_metrics(client, "dns", figures, told),
+                            );
                         }
                     };
                     let server = async move {

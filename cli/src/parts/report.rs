@@ -12,6 +12,24 @@ use tokio_util::sync::CancellationToken;
 /// How old a status may be. A PUT over the Unix socket costs some 100 µs of CPU.
 const PERIOD: Duration = Duration::from_secs(2);
 
+/// Reports figures in the same way, which `/metrics` then has.
+pub(crate) async fn report_metrics(
+    client: Client,
+    part: &'static str,
+    lines: impl Fn() -> String,
+    token: CancellationToken,
+) {
+    let go_on = async {
+        loop {
+            if let Err(error) = client.report_metrics(part, &lines()).await {
+                tracing::debug!(part, error = %Chain(&error), "metrics not reported");
+            }
+            sleep(PERIOD).await;
+        }
+    };
+    token.run_until_cancelled(go_on).await;
+}
+
 /// Reports until the token is cancelled. That the store is away is nobody's failure here.
 pub(crate) async fn report(client: Client, part: &'static str, status: impl Fn() -> Value, token: CancellationToken) {
     let go_on = async {

@@ -56,6 +56,13 @@ pub(crate) struct Packet<'a> {
     pub(crate) sent_to: SentTo,
 }
 
+/// How many replies the system took, and how many it did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) taken: u64,
+    pub(crate) failed: u64,
+}
+
 /// What the system calls point into. `received[i]` points to `names[i]`, `controls[i]` and, through `parts_in[i]`, to
 /// `queries[i]` for as long as the memory lives. Every bit pattern is a value of each field.
 struct Memory {
@@ -179,8 +186,8 @@ impl Batch {
         }
     }
 
-    /// Sends all replies, without waiting for a system that does not take them; says how many it did not take.
-    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> u64 {
+    /// Sends all replies, without waiting for a system that does not take them.
+    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> Sent {
         let ready = std::mem::take(&mut self.ready);
         for i in 0..ready {
             let (base, len) = (self.replies[i].as_mut_ptr(), self.replies[i].len());
@@ -206,7 +213,7 @@ impl Batch {
                 }
             }
         }
-        failed
+        Sent { taken: ready as u64 - failed, failed }
     }
 
     fn memory(&mut self) -> &mut Memory {

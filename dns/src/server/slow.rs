@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
@@ -40,13 +41,14 @@ pub(crate) struct Question {
     turn: u32,
     cookies: Cookies,
     worker: Option<usize>,
+    came: Instant,
 }
 
 impl Question {
     /// A copy of what was asked, of this worker if it came by one.
     pub(crate) fn new(asked: &Asked<'_>, worker: Option<usize>) -> Self {
         let Asked { query, transport, source, turn, cookies } = *asked;
-        Self { query: query.into(), transport, source, turn, cookies, worker }
+        Self { query: query.into(), transport, source, turn, cookies, worker, came: Instant::now() }
     }
 
     /// As it was asked.
@@ -144,8 +146,10 @@ impl Slow {
                 Some((question, reply_to)) = self.questions.recv(), if tasks.len() < IN_FLIGHT_MAX => {
                     let (answerer, desk) = (self.answerer.clone(), desk.clone());
                     tasks.spawn(async move {
+                        let came = question.came;
                         if let Some((reply, tally)) = (answerer.0)(question).await {
                             desk.counters().count(&tally);
+                            desk.counters().took(came.elapsed(), 1);
                             give(&desk, reply, reply_to);
                         }
                     });

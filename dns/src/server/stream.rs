@@ -121,6 +121,7 @@ impl<'d> Talk<'d> {
     /// Answers the whole messages that are there.
     fn answer(&mut self) -> Next {
         let mut used = 0;
+        let (begun, mut answered) = (Instant::now(), 0);
         let published = self.desk.published();
         let cookies = self.desk.cookies();
         let next = loop {
@@ -141,12 +142,16 @@ impl<'d> Talk<'d> {
                 Reply::Send => {
                     self.output.extend_from_slice(&(self.reply.len() as u16).to_be_bytes());
                     self.output.extend_from_slice(&self.reply);
+                    answered += 1;
                 }
                 // What is no query gets no answer, and who sends such things no connection.
                 Reply::Nothing => break Next::Close,
                 Reply::Later => {}
             }
         };
+        if answered > 0 {
+            self.desk.counters().took(begun.elapsed(), answered);
+        }
         if used > 0 {
             self.input.drain(..used);
             self.deadline = Instant::now() + IDLE;

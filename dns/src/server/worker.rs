@@ -20,7 +20,7 @@ use socket2::SockRef;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Batch, Door, Packet};
+use super::batch::{Batch, Door, Packet, Sent};
 use super::limit::Limiter;
 use super::round::Round;
 use super::slow::ReplyTo;
@@ -132,11 +132,11 @@ fn work(
                 }
             }
         }
+        let elapsed = began.elapsed();
         {
             // Given back before the next wait, which may be long: an old zone is not to be kept by who sleeps.
             let (published, access) = (desk.published(), desk.access.load());
-            let mut round =
-                Round { desk, published: &published, access: &access, limiter: &mut limiter, elapsed: began.elapsed() };
+            let mut round = Round { desk, published: &published, access: &access, limiter: &mut limiter, elapsed };
             let cookies = desk.cookies();
             if let Some(table) = &mut table {
                 table.fill(Instant::now());
@@ -147,6 +147,7 @@ fn work(
                 let asked = Asked { query, transport: Transport::Udp, source: source.ip(), turn, cookies };
                 // Nobody can receive at port 0: a forged source.
                 if source.port() == 0 {
+                    desk.counters().add(|counters| &counters.dropped, 1);
                     return Reply::Nothing;
                 }
                 match round.answer(&asked, out) {
@@ -162,7 +163,10 @@ fn work(
                 }
             });
         }
-        let failed = batch.send(socket.as_fd());
+        let Sent { taken, failed } = batch.send(socket.as_fd());
+        if taken > 0 {
+            desk.counters().took(began.elapsed() - elapsed, taken);
+        }
         if failed > 0 {
             desk.counters().add(|counters| &counters.send_errors, failed);
         }

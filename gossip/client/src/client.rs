@@ -11,6 +11,7 @@
 //! | GET /v1/health, /v1/status, /v1/digest | [`Client::health`], [`Client::status`], [`Client::digest`] |
 //! | GET /v1/backup, /v1/verify | [`Client::backup`], [`Client::verify`] |
 //! | PUT /v1/status/{part} | [`Client::report`] |
+//! | PUT /v1/metrics/{part} | [`Client::report_metrics`] |
 //! | GET /live, /ready, /metrics | [`Client::live`], [`Client::ready`], [`Client::metrics`] |
 
 use std::time::Duration;
@@ -277,6 +278,13 @@ impl Client {
     /// part that is joined by the API only, perhaps from another process, is seen in [`Client::status`].
     pub async fn report<T: Serialize + ?Sized>(&self, part: &str, status: &T) -> Result<(), Error> {
         let request = self.json(Method::PUT, &format!("v1/status/{part}"), status)?;
+        self.whole(async { body::read(&self.endpoint, self.send(request).await?).await.map(drop) }).await
+    }
+
+    /// Leaves a part's figures beside the node's own, for some seconds: lines of OpenMetrics that all begin with
+    /// `kith_{part}_`. They are then among what [`Client::metrics`] gives.
+    pub async fn report_metrics(&self, part: &str, lines: &str) -> Result<(), Error> {
+        let request = self.json(Method::PUT, &format!("v1/metrics/{part}"), lines)?;
         self.whole(async { body::read(&self.endpoint, self.send(request).await?).await.map(drop) }).await
     }
 

@@ -24,6 +24,9 @@ use crate::subscriptions::SubscriptionFigures;
 /// Upper ends of the buckets of answering times, in seconds: from a cached read to a time-out.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
+/// What stands behind all figures.
+const END: &str = "# EOF\n";
+
 type ByRoute<const N: usize> = [(&'static str, String); N];
 
 /// What the API counts itself.
@@ -94,8 +97,17 @@ impl Metrics {
         self.connections_closed.clone()
     }
 
-    /// Everything, as Prometheus reads it.
+    /// Everything, as Prometheus reads it: of the node itself, and of its other parts as they reported it.
     pub(super) fn text(&self, app: &App) -> Result<String, fmt::Error> {
+        let mut text = self.own(app)?;
+        text.truncate(text.strip_suffix(END).map_or(text.len(), str::len));
+        text.push_str(&app.reports.figures());
+        text.push_str(END);
+        Ok(text)
+    }
+
+    /// What is of the node itself.
+    pub(super) fn own(&self, app: &App) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix("kith");
         registry.register("http_requests", "Answers, by route and status", self.requests.clone());
         let help = "Time to an answer's head, by route";

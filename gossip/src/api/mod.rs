@@ -16,6 +16,7 @@
 //! GET  /v1/backup                              the store, as a database file
 //! GET  /v1/verify                              whether log and digest are what the rows say
 //! PUT  /v1/status/{part}                       what a part says of itself, shown by GET /v1/status
+//! PUT  /v1/metrics/{part}                      figures of a part, given with the node's own by GET /metrics
 //! GET  /v1/digest   GET /v1/status   GET /live   GET /ready   GET /metrics   GET /openapi.json
 //! ```
 //! Errors are `{"error":"…"}` (in the envelope of transactions where there is one); a stream that fails ends with that

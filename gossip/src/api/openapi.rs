@@ -53,7 +53,7 @@ const WITH_BODY: [(u16, &str); 5] = [
 const STATEMENT: &str = "a statement: \"SQL\", [\"SQL\", [values]], [\"SQL\", {\":name\": value}] or {\"query\", \"params\", \"named_params\"}";
 
 /// Every route.
-pub(super) const ROUTES: [Route; 19] = [
+pub(super) const ROUTES: [Route; 20] = [
     Route {
         path: "/v1/transactions",
         method: "post",
@@ -171,6 +171,16 @@ pub(super) const ROUTES: [Route; 19] = [
         summary: "Leaves what a part says of itself beside the node's own status",
         parameters: &[],
         body: "any JSON",
+        answer: Answer::Json,
+        statuses: &[],
+    },
+    Route {
+        path: "/v1/metrics/{part}",
+        method: "put",
+        scope: Scope::Write,
+        summary: "Leaves figures of a part beside the node's own, for 15 s",
+        parameters: &[],
+        body: "a text of OpenMetrics lines without # EOF, all of which begin with kith_{part}_",
         answer: Answer::Json,
         statuses: &[],
     },

@@ -100,6 +100,7 @@ fn handler(path: &str) -> MethodRouter<Arc<App>> {
         "/v1/digest" => get(status::digest),
         "/v1/status" => get(status::status),
         "/v1/status/{part}" => put(reports::put),
+        "/v1/metrics/{part}" => put(reports::put_figures),
         "/v1/backup" => get(backup::get),
         "/v1/verify" => get(backup::verify),
         "/live" => get(status::live),

@@ -132,7 +132,16 @@ async fn health_readiness_and_figures_are_told() {
     assert_eq!((&status["node"], &status["members"]["up"]), (&json!("fra-1"), &json!(2)));
     let digest = json("/v1/digest").await;
     assert_eq!(digest["digest"], status["store"]["digest"]);
+    let put = async |part: &str, text: &str| {
+        let request = server.client.put(server.url(&format!("/v1/metrics/{part}")));
+        let request = request.header("content-type", "application/json").body(json!(text).to_string());
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(put("dns", "# TYPE kith_dns_names gauge\nkith_dns_names 7").await, 200);
+    assert_eq!(put("dns", "kith_nats_up 1\n").await, 400, "of another part");
+    assert_eq!(put("store", "kith_store_commits_total 9\n").await, 400, "the node's own");
     let metrics = server.get("/metrics").await.text().await.unwrap();
+    assert!(metrics.ends_with("\n# TYPE kith_dns_names gauge\nkith_dns_names 7\n# EOF\n"), "{metrics}");
     for line in [
         "kith_transactions_total{outcome=\"done\"} 1",
         "kith_members{state=\"up\"} 2",

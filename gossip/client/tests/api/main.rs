@@ -311,6 +311,7 @@ async fn the_small_routes_are_read() {
         Reply::new(503, r#"{"ready":false,"waiting":["the first pull"]}"#),
         Reply::new(200, "kith_up 1\n"),
         Reply::new(200, "{}"),
+        Reply::new(200, "{}"),
         Reply::new(200, r#"{"digest":"0f","heads_hash":"01","schema":"02"}"#),
     ])
     .await;
@@ -319,6 +320,8 @@ async fn the_small_routes_are_read() {
     assert_eq!(server.client.ready().await.unwrap(), Readiness::Waiting(vec!["the first pull".into()]));
     assert_eq!(server.client.metrics().await.unwrap(), "kith_up 1\n");
     server.client.report("dns", &["x"]).await.unwrap();
+    server.client.report_metrics("dns", "kith_dns_names 7\n").await.unwrap();
     assert_eq!(server.client.digest().await.unwrap().digest, "0f");
+    assert_eq!(server.seen()[5], r#"Bearer t0ken PUT /v1/metrics/dns "kith_dns_names 7\n""#);
     assert_eq!(server.seen()[4], r#"Bearer t0ken PUT /v1/status/dns ["x"]"#);
 }
