@@ -17,4 +17,8 @@ pub struct Config {
     pub release: String,
     /// The folder of what is remembered over restarts. It must exist.
     pub dir: PathBuf,
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// Docker's socket; none: containers are nobody's business here.
+    pub docker: Option<PathBuf>,
 }

@@ -11,6 +11,8 @@ use tracing::Instrument;
 use crate::beat::{Beat, Doing, LIMIT, Stuck, Watchdog};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::containers::{self, Containers};
+use crate::docker::{self, Changes};
 use crate::driver::{Driver, Reconciler};
 use crate::error::Error;
 use crate::heartbeat::Heartbeat;
@@ -63,11 +65,18 @@ impl Daemon {
         let store = Store::new(client);
         let heartbeat_wake = Wake::default();
         let own = Own::new(said(config), heartbeat_wake.clone());
-        let heartbeat = Heartbeat::new(config.node.clone(), &config.dir, store, own)
+        let heartbeat = Heartbeat::new(config.node.clone(), &config.dir, store.clone(), own.clone())
             .map_err(|error: Error| BuildError(error.into()))?;
         let mut daemon =
             Daemon { host, loops: Vec::new(), token: CancellationToken::new(), beats: Vec::new(), boards: Vec::new() };
         daemon.add(heartbeat, heartbeat_wake);
+        if let Some(socket) = &config.docker {
+            let (wake, changes) = (Wake::default(), Changes::default());
+            let looks = containers::looks(socket, changes.clone(), wake.clone());
+            let (node, boot_id) = (config.node.clone(), config.boot_id.clone());
+            daemon.add(Containers::new(node, boot_id, store, own, looks), wake.clone());
+            daemon.loops.push(Box::pin(docker::follow(socket.clone(), changes, wake, daemon.token.clone())));
+        }
         Ok(daemon)
     }
 

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::clock::Now;
 use crate::driver::Reconciler;
 use crate::error::Error;
-use crate::own::{Column, Own};
+use crate::own::{Column, Own, Standing};
 use crate::store::{CaughtUp, Store};
 pub(crate) use kept::{Kept, KeptFile};
 use plan::{Observed, Row, Seen, Step, plan};
@@ -47,6 +47,7 @@ impl Heartbeat {
     pub(crate) fn new(node: NodeId, dir: &Path, store: Store, own: Own) -> Result<Heartbeat, Error> {
         let file = KeptFile::within(dir);
         let kept = file.read()?;
+        own.stands(standing(&kept));
         Ok(Heartbeat { node, store, own, file, kept, seen_at: None })
     }
 
@@ -87,6 +88,7 @@ impl Reconciler for Heartbeat {
                 if kept.removed_at != self.kept.removed_at {
                     tell(kept.removed_at);
                 }
+                self.own.stands(standing(&kept));
                 self.file.write(&kept)?;
                 self.kept = kept;
             }
@@ -101,6 +103,10 @@ impl Reconciler for Heartbeat {
     fn detail(&self, _now: Now) -> serde_json::Value {
         json!({ "removed_at": self.kept.removed_at })
     }
+}
+
+fn standing(kept: &Kept) -> Standing {
+    if kept.removed_at.is_some() { Standing::Removed } else { Standing::Belongs }
 }
 
 fn tell(removed_at: Option<i64>) {

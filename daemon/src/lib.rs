@@ -34,6 +34,10 @@ mod store;
 
 mod heartbeat;
 
+mod containers;
+mod docker;
+mod health;
+
 pub use beat::Stuck;
 pub use clock::{Clock, Now};
 pub use config::Config;

@@ -64,31 +64,47 @@ impl Column {
     }
 }
 
+/// Whether this server is one of the cluster. One that is not writes nothing more in its own name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is.
+    Belongs,
+    /// An operator removed it.
+    Removed,
+}
+
 /// What has been said. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Own {
     said: Arc<Mutex<Columns>>,
+    standing: Arc<Mutex<Standing>>,
     heartbeat: Wake,
 }
 
 impl Own {
     /// What is known from the start. `heartbeat` is woken by each change.
     pub(crate) fn new(said: Columns, heartbeat: Wake) -> Own {
-        Own { said: Arc::new(Mutex::new(said)), heartbeat }
+        let standing = Arc::new(Mutex::new(Standing::Belongs));
+        Own { said: Arc::new(Mutex::new(said)), standing, heartbeat }
     }
 
     /// Says what a column is to be from here on.
-    // WireGuard and the container list are who calls it.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the reconcilers that call it come with WireGuard and containers")
-    )]
     pub(crate) fn say(&self, column: Column, value: impl Into<String>) {
         let value = value.into();
         let before = self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(column, value.clone());
         if before.as_ref() != Some(&value) {
             self.heartbeat.poke();
         }
+    }
+
+    /// Whether this server belongs, as the heartbeat last saw it.
+    pub(crate) fn standing(&self) -> Standing {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says whether it does. Only the heartbeat, which reads the row, knows.
+    pub(crate) fn stands(&self, standing: Standing) {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
     }
 
     /// All that has been said.

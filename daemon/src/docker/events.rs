@@ -1,0 +1,170 @@
+//! What changed since the last look: Docker's events, of which only *whose* they are is believed. What became of a container
+//! is asked, but for the one thing that nobody can be asked about: that it was destroyed.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bollard::models::{EventMessage, EventMessageTypeEnum};
+use bollard::query_parameters::EventsOptionsBuilder;
+use futures_util::StreamExt;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{ContainerId, connect};
+use crate::retry::Retry;
+use crate::wake::Wake;
+
+/// Containers that are noted one by one between two looks. Beyond it all are looked at.
+const NOTED: usize = 1024;
+/// Events that lasted this long were good ones: the next delay is short again.
+const HELD: Duration = Duration::from_secs(10);
+
+/// Whose state is to be looked at. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Changes(Arc<Mutex<Noted>>);
+
+/// What was noted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Noted {
+    /// Containers of which an event told.
+    pub(crate) changed: BTreeSet<ContainerId>,
+    /// Containers that Docker says were destroyed.
+    pub(crate) destroyed: BTreeSet<ContainerId>,
+    /// Whether events may have been missed, so that all are to be looked at.
+    pub(crate) missed: bool,
+}
+
+impl Noted {
+    /// Adds what else was noted.
+    pub(crate) fn add(&mut self, other: Noted) {
+        self.changed.extend(other.changed);
+        self.destroyed.extend(other.destroyed);
+        self.missed |= other.missed;
+    }
+}
+
+impl Changes {
+    /// Takes what was noted.
+    pub(crate) fn take(&self) -> Noted {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts back what could not be looked at.
+    pub(crate) fn put_back(&self, noted: Noted) {
+        self.note(|now| now.add(noted));
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Noted)) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut noted);
+        if noted.changed.len() > NOTED {
+            noted.changed.clear();
+            noted.missed = true;
+        }
+        if noted.destroyed.len() > NOTED {
+            // They are missing from two full lists instead.
+            noted.destroyed.clear();
+            noted.missed = true;
+        }
+    }
+}
+
+/// Follows Docker's events until the token is cancelled, noting whose they are and waking who looks.
+pub(crate) async fn follow(socket: PathBuf, changes: Changes, wake: Wake, token: CancellationToken) {
+    let go_on = async {
+        let mut retry = Retry::new();
+        loop {
+            let begun = Instant::now();
+            events(&socket, &changes, &wake).await;
+            if begun.elapsed() >= HELD {
+                retry.succeeded();
+            }
+            sleep(retry.delay()).await;
+        }
+    };
+    token.run_until_cancelled(go_on).await;
+}
+
+/// One connection, to its end. Why it ended is for who asks Docker next to find out and tell.
+async fn events(socket: &std::path::Path, changes: &Changes, wake: &Wake) {
+    let Ok(docker) = connect(socket).await else { return };
+    let types = std::collections::HashMap::from([("type", vec!["container", "network"])]);
+    let mut events = docker.events(Some(EventsOptionsBuilder::default().filters(&types).build()));
+    // What happened while nobody listened was told to nobody.
+    look_at_all(changes, wake);
+    while let Some(Ok(event)) = events.next().await {
+        if let Some((id, what)) = of(event) {
+            changes.note(|noted| {
+                match what {
+                    What::Changed => noted.changed.insert(id),
+                    What::Destroyed => noted.destroyed.insert(id),
+                };
+            });
+            wake.poke();
+        }
+    }
+    // Whether Docker has gone is found out by asking it.
+    look_at_all(changes, wake);
+}
+
+fn look_at_all(changes: &Changes, wake: &Wake) {
+    changes.note(|noted| noted.missed = true);
+    wake.poke();
+}
+
+enum What {
+    Changed,
+    Destroyed,
+}
+
+/// The container that an event is about, if it says anything of it.
+fn of(event: EventMessage) -> Option<(ContainerId, What)> {
+    let (actor, action) = (event.actor?, event.action?);
+    match event.typ? {
+        // Docker's own checks are commands that it runs inside, three events each; what they found has an event of its own.
+        EventMessageTypeEnum::CONTAINER if action.starts_with("exec_") => None,
+        EventMessageTypeEnum::CONTAINER => {
+            // The second is Podman's word.
+            let what = if ["destroy", "remove"].contains(&action.as_str()) { What::Destroyed } else { What::Changed };
+            Some((actor.id?, what))
+        }
+        EventMessageTypeEnum::NETWORK => Some((actor.attributes?.remove("container")?, What::Changed)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_the_bound_all_are_to_be_looked_at() {
+        let changes = Changes::default();
+        for id in 0..=NOTED {
+            changes.note(|noted| {
+                noted.changed.insert(format!("{id}"));
+            });
+        }
+        assert_eq!(changes.take(), Noted { missed: true, ..Noted::default() });
+        assert_eq!(changes.take(), Noted::default());
+    }
+
+    #[test]
+    fn an_event_tells_whose_it_is() {
+        let event = |text: &str| of(serde_json::from_str::<EventMessage>(text).unwrap());
+        let told = |text: &str| match event(text) {
+            Some((id, What::Changed)) => format!("{id} changed"),
+            Some((id, What::Destroyed)) => format!("{id} destroyed"),
+            None => "nothing".to_owned(),
+        };
+        assert_eq!(told(r#"{"Type":"container","Action":"die","Actor":{"ID":"a"}}"#), "a changed");
+        assert_eq!(told(r#"{"Type":"container","Action":"health_status: healthy","Actor":{"ID":"a"}}"#), "a changed");
+        assert_eq!(told(r#"{"Type":"container","Action":"destroy","Actor":{"ID":"a"}}"#), "a destroyed");
+        assert_eq!(told(r#"{"Type":"container","Action":"exec_die","Actor":{"ID":"a"}}"#), "nothing");
+        let network = r#"{"Type":"network","Action":"connect","Actor":{"ID":"n","Attributes":{"container":"b"}}}"#;
+        assert_eq!(told(network), "b changed");
+        assert_eq!(told(r#"{"Type":"container","Action":"die"}"#), "nothing");
+    }
+}
