@@ -120,6 +120,8 @@ pub(crate) struct Dns {
 #[derive(Debug)]
 pub(crate) struct Daemon {
     pub(crate) enabled: bool,
+    /// Docker's socket; none: this server's containers are entered by somebody else.
+    pub(crate) docker: Option<PathBuf>,
 }
 
 /// What the configuration is read for: a part that is not to run need not be complete.
@@ -383,7 +385,9 @@ impl Dns {
 
 impl Daemon {
     fn read(reader: &mut Reader<'_>) -> Daemon {
-        Daemon { enabled: reader.or(("daemon", "enabled"), Switch(false)).0 }
+        let enabled = reader.or(("daemon", "enabled"), Switch(false)).0;
+        let docker = reader.or(("daemon", "docker"), Text("/var/run/docker.sock".to_owned())).0;
+        Daemon { enabled, docker: (docker != "none").then(|| docker.into()) }
     }
 }
 

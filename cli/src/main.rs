@@ -134,7 +134,7 @@ async fn node(configured: &Configured, purpose: Purpose, named: Option<&Store>) 
         parts.push(Box::new(DnsPart::new(parts::dns::config(&config), Source::Store(client.clone()))));
     }
     if purpose == Purpose::Daemon || (purpose == Purpose::Agent && config.daemon.enabled) {
-        parts.push(Box::new(DaemonPart::new(parts::daemon::config(&config), client.clone())));
+        parts.push(Box::new(DaemonPart::new(parts::daemon::config(&config)?, client.clone())));
     }
     // Of DNS or the daemon alone there is one part, whose own status is reported; the store's process speaks of the parts
     // beside it.

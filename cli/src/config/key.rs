@@ -44,7 +44,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 36] = [
+pub(crate) const KEYS: [Key; 37] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -81,6 +81,7 @@ pub(crate) const KEYS: [Key; 36] = [
     key("dns", "cache_bytes", Kind::Text),
     key("dns", "zone", Kind::Files),
     key("daemon", "enabled", Kind::Switch),
+    key("daemon", "docker", Kind::Text),
 ];
 
 impl Key {

@@ -72,7 +72,8 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     zone = []                              # default
 
     [daemon]
-    enabled = false  # default
+    enabled = false                  # default
+    docker = "/var/run/docker.sock"  # default
     "#);
 }
 

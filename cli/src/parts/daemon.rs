@@ -8,6 +8,7 @@ use kith_daemon::{Clock, Daemon, Host, Stuck};
 use kith_gossip_client::Client;
 use serde_json::json;
 
+use super::gossip::boot_id;
 use super::{Built, Part, report};
 use crate::config;
 use crate::exit::{Exit, Failure};
@@ -70,13 +71,15 @@ fn leave(stuck: &[Stuck]) {
 }
 
 /// The daemon's configuration.
-pub(crate) fn config(config: &config::Config) -> kith_daemon::Config {
+pub(crate) fn config(config: &config::Config) -> Result<kith_daemon::Config, Failure> {
     let node = &config.node;
-    kith_daemon::Config {
+    Ok(kith_daemon::Config {
         node: node.name.clone(),
         hostname: config::host_name(),
         region: node.region.as_str().to_owned(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
         dir: node.data_dir.clone(),
-    }
+        boot_id: boot_id(config)?,
+        docker: config.daemon.docker.clone(),
+    })
 }

@@ -75,6 +75,11 @@ fn failure(error: BuildError) -> Failure {
     }
 }
 
+/// The id of this boot of the host.
+pub(crate) fn boot_id(config: &config::Config) -> Result<String, Failure> {
+    Ok(read(&config.node.boot_id_file, MAX_BOOT_ID)?.trim().to_owned())
+}
+
 /// The store's configuration, with all that it names read from files.
 pub(crate) fn config(config: &config::Config) -> Result<Config, Failure> {
     modes::check(&config.node.data_dir, Wanted::NotEverybodys)?;
@@ -104,7 +109,7 @@ pub(crate) fn config(config: &config::Config) -> Result<Config, Failure> {
             unix: Some(api.unix.clone()),
             tokens: api.token_file.as_deref().map(tokens).transpose()?,
         },
-        boot_id: read(&node.boot_id_file, MAX_BOOT_ID)?.trim().to_owned(),
+        boot_id: boot_id(config)?,
     })
 }
 

@@ -1,0 +1,228 @@
+//! A Docker of the test's making: an HTTP server on a Unix socket that answers the few requests Kith makes, as Docker does,
+//! and sends events. What runs on it is what the test says.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path as Segment, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Events that a slow listener may be behind. A test makes fewer.
+const EVENTS: usize = 1024;
+
+/// The Docker. Dropping it ends its server.
+#[derive(Debug)]
+pub struct ScriptedDocker {
+    socket: PathBuf,
+    shared: Arc<Shared>,
+    server: Option<JoinSet<()>>,
+    end: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Shared {
+    containers: Mutex<BTreeMap<String, Value>>,
+    events: broadcast::Sender<String>,
+    hangs: watch::Sender<bool>,
+}
+
+impl ScriptedDocker {
+    /// A Docker that listens at `socket`. Must be called within a runtime.
+    ///
+    /// # Panics
+    /// If the socket cannot be made.
+    #[must_use]
+    pub fn at(socket: &Path) -> ScriptedDocker {
+        let shared = Shared {
+            containers: Mutex::default(),
+            events: broadcast::Sender::new(EVENTS),
+            hangs: watch::Sender::new(false),
+        };
+        let mut docker = ScriptedDocker {
+            socket: socket.to_owned(),
+            shared: Arc::new(shared),
+            server: None,
+            end: CancellationToken::new(),
+        };
+        docker.serve();
+        docker
+    }
+
+    /// Answers again, after [`leave`](Self::leave).
+    ///
+    /// # Panics
+    /// If the socket cannot be made.
+    pub fn serve(&mut self) {
+        // What a former self left there.
+        drop(std::fs::remove_file(&self.socket));
+        let listener = UnixListener::bind(&self.socket).expect("the test's folder takes a socket");
+        // Clients may name the version before the path, or not.
+        let api = Router::new()
+            .route("/version", get(version))
+            .route("/containers/json", get(list))
+            .route("/containers/{id}/json", get(inspect))
+            .route("/events", get(events));
+        let routes = Router::new()
+            .nest("/{version}", api.clone())
+            .merge(api)
+            .with_state((self.shared.clone(), self.end.clone()));
+        let (end, mut server) = (self.end.clone(), JoinSet::new());
+        server.spawn(async move {
+            let serving = axum::serve(listener, routes).with_graceful_shutdown(end.cancelled_owned());
+            serving.await.expect("the socket is served");
+        });
+        self.server = Some(server);
+    }
+
+    /// Is gone: the socket is closed, with all connections.
+    pub async fn leave(&mut self) {
+        self.end.cancel();
+        if let Some(mut server) = self.server.take() {
+            server.shutdown().await;
+        }
+        self.end = CancellationToken::new();
+        drop(std::fs::remove_file(&self.socket));
+    }
+
+    /// Takes requests and does not answer, until told otherwise.
+    pub fn hang(&self) {
+        self.shared.hangs.send_replace(true);
+    }
+
+    /// Answers all requests that hang.
+    pub fn go_on(&self) {
+        self.shared.hangs.send_replace(false);
+    }
+
+    /// Starts a container in the network `kith`, or starts it again. `health` is what Docker's own check says, if it has one.
+    pub fn run(&self, id: &str, ip: &str, labels: &Value, health: Option<&str>) {
+        let container = json!({
+            "Id": id,
+            "Name": format!("/container-{}", &id[..4]),
+            "Config": { "Image": "lab/image:1", "Labels": labels },
+            "HostConfig": { "NetworkMode": "kith" },
+            "State": {
+                "Status": "running", "Running": true, "Paused": false, "Restarting": false, "Dead": false,
+                "StartedAt": started(),
+                "Health": health.map(|status| json!({ "Status": status })),
+            },
+            "NetworkSettings": { "Networks": { "kith": { "IPAddress": ip, "GlobalIPv6Address": "" } } },
+        });
+        self.containers(|all| all.insert(id.to_owned(), container));
+        self.event("container", id, "start");
+    }
+
+    /// Docker's own check says this from here on.
+    pub fn health(&self, id: &str, status: &str) {
+        self.state(id, |state| state["Health"] = json!({ "Status": status }));
+        self.event("container", id, &format!("health_status: {status}"));
+    }
+
+    /// The container ends.
+    pub fn kill(&self, id: &str) {
+        self.state(id, |state| state["Running"] = json!(false));
+        self.containers(|all| {
+            all.get_mut(id).expect("it is there")["NetworkSettings"]["Networks"]["kith"]["IPAddress"] = json!("");
+        });
+        self.event("container", id, "kill");
+        self.event("container", id, "die");
+    }
+
+    /// It is frozen.
+    pub fn pause(&self, id: &str) {
+        self.state(id, |state| state["Paused"] = json!(true));
+        self.event("container", id, "pause");
+    }
+
+    /// It goes on.
+    pub fn unpause(&self, id: &str) {
+        self.state(id, |state| state["Paused"] = json!(false));
+        self.event("container", id, "unpause");
+    }
+
+    /// It is removed.
+    pub fn remove(&self, id: &str) {
+        self.containers(|all| all.remove(id));
+        self.event("container", id, "destroy");
+    }
+
+    fn state(&self, id: &str, change: impl FnOnce(&mut Value)) {
+        self.containers(|all| change(&mut all.get_mut(id).expect("it is there")["State"]));
+    }
+
+    fn containers<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Value>) -> T) -> T {
+        change(&mut self.shared.containers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn event(&self, kind: &str, id: &str, action: &str) {
+        let event = json!({ "Type": kind, "Action": action, "Actor": { "ID": id, "Attributes": {} } });
+        // Nobody may be listening.
+        drop(self.shared.events.send(format!("{event}\n")));
+    }
+}
+
+impl Drop for ScriptedDocker {
+    fn drop(&mut self) {
+        self.end.cancel();
+        drop(std::fs::remove_file(&self.socket));
+    }
+}
+
+/// This moment as Docker writes it. Two starts are never at the same one.
+fn started() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970");
+    let (second, nano) = (since.as_secs() % 60, since.subsec_nanos());
+    let (minute, hour) = (since.as_secs() / 60 % 60, since.as_secs() / 3600 % 24);
+    // Which day it is does not matter to anybody here.
+    format!("2026-11-26T{hour:02}:{minute:02}:{second:02}.{nano:09}Z")
+}
+
+type Served = State<(Arc<Shared>, CancellationToken)>;
+
+impl Shared {
+    /// Returns once it answers.
+    async fn answers(&self) {
+        self.hangs.subscribe().wait_for(|hangs| !hangs).await.map(drop).expect("it outlives its server");
+    }
+}
+
+async fn version(State((shared, _)): Served) -> Response {
+    shared.answers().await;
+    Json(json!({ "ApiVersion": "1.43", "MinAPIVersion": "1.24", "Version": "24.0.0" })).into_response()
+}
+
+async fn list(State((shared, _)): Served) -> Response {
+    shared.answers().await;
+    let all = shared.containers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Json(all.keys().map(|id| json!({ "Id": id })).collect::<Vec<_>>()).into_response()
+}
+
+async fn inspect(State((shared, _)): Served, Segment(path): Segment<BTreeMap<String, String>>) -> Response {
+    shared.answers().await;
+    let id = &path["id"];
+    match shared.containers.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
+        Some(container) => Json(container.clone()).into_response(),
+        None => (StatusCode::NOT_FOUND, Json(json!({ "message": format!("No such container: {id}") }))).into_response(),
+    }
+}
+
+async fn events(State((shared, end)): Served) -> Response {
+    let receiver = shared.events.subscribe();
+    shared.answers().await;
+    let lines = futures_util::stream::unfold((receiver, end), |(mut receiver, end)| async move {
+        let line = end.run_until_cancelled(receiver.recv()).await?.ok()?;
+        Some((Ok::<_, Infallible>(Bytes::from(line)), (receiver, end)))
+    });
+    Body::from_stream(lines).into_response()
+}
