@@ -194,8 +194,9 @@ impl Health {
     /// What a probe found: nothing to complain of, or what.
     pub(crate) fn probed(&mut self, found: Result<(), String>, now: Now) {
         self.checked_ms = now.wall_ms;
-        self.reason = found.as_ref().err().cloned().unwrap_or_default();
-        self.phase = match (self.phase, found.is_ok()) {
+        let well = found.is_ok();
+        self.reason = found.err().unwrap_or_default();
+        self.phase = match (self.phase, well) {
             (Phase::Starting { .. } | Phase::Serving { .. }, true) => Phase::Serving { failures: 0 },
             (starting @ Phase::Starting { .. }, false) => starting,
             (Phase::Serving { failures }, false) if failures + 1 < FAILURES => {

@@ -90,10 +90,10 @@ async fn g8_what_docker_runs_is_answered_everywhere_and_what_it_stops_is_not() {
     docker.health(TWO, "healthy");
     let took =
         tokio::join!(answers(one, &["10.210.128.7", "10.210.128.8"]), answers(two, &["10.210.128.7", "10.210.128.8"]));
-    println!("Docker's healthy event → answered: {took:?}, promised 1 s on all");
+    eprintln!("Docker's healthy event → answered: {took:?}, promised 1 s on all");
     docker.kill(ONE);
     let took = tokio::join!(answers(one, &["10.210.128.8"]), answers(two, &["10.210.128.8"]));
-    println!("killed → out of answers: here and there {took:?}, promised 0.5 s and 1 s");
+    eprintln!("killed → out of answers: here and there {took:?}, promised 0.5 s and 1 s");
     eventually_row(one, ONE, "keeps its address", |row| row[4] == "10.210.128.7" && row[6] == "stopped").await;
     docker.run(ONE, "10.210.128.9", &labels("a"), None);
     answers(two, &["10.210.128.8", "10.210.128.9"]).await;
@@ -151,7 +151,7 @@ async fn while_docker_hangs_or_is_gone_probes_go_on_and_nothing_is_deleted() {
     let is = |status: &'static str| move |row: &Value| row[5] == status;
     eventually_row(one, ONE, "is healthy", is("healthy")).await;
     let took = eventually_row(one, TWO, "is healthy", is("healthy")).await;
-    println!("first successful probe → row: {took:?}, promised 1 s to answers");
+    eprintln!("first successful probe → row: {took:?}, promised 1 s to answers");
     assert_eq!(row(one, TWO).await.expect("a row")[7], json!(at.port()));
 
     docker.leave().await;
