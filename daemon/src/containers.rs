@@ -17,8 +17,10 @@
 mod instance;
 mod look;
 mod plan;
+mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kith_gossip_client::{Statement, Value};
@@ -34,11 +36,12 @@ use crate::own::{Column, Own, Standing};
 use crate::store::{CaughtUp, Store};
 use crate::wake::Wake;
 use look::Looks;
-use plan::{Cells, Change, Desired, Row, Service, Step, View, plan};
+use plan::{Cells, Change, Desired, Probed, Row, Service, Step, View, plan};
+pub(crate) use seen::SeenFile;
 
 /// How old the rows may be that a plan is made on.
 const ROWS: Duration = Duration::from_secs(5);
-/// Containers that status shows one by one; the rest are counted.
+/// Containers that status shows one by one, of those that are not listed or not healthy; the rest are counted.
 const SHOWN: usize = 150;
 /// Rows of others' that status names; the rest are counted.
 const SHOWN_ROWS: usize = 20;
@@ -51,6 +54,8 @@ pub(crate) struct Containers {
     looks: Looks,
     rows: Option<Rows>,
     boot: Boot,
+    file: SeenFile,
+    remembered: BTreeSet<ContainerId>,
 }
 
 /// What the store has.
@@ -70,10 +75,33 @@ enum Boot {
     Written,
 }
 
+/// What a [`Containers`] is made of.
+pub(crate) struct Parts {
+    /// This server.
+    pub(crate) node: NodeId,
+    /// Its boot.
+    pub(crate) boot_id: String,
+    /// Its store.
+    pub(crate) store: Store,
+    /// Its own row.
+    pub(crate) own: Own,
+    /// Docker's socket.
+    pub(crate) socket: PathBuf,
+    /// What Docker's events note.
+    pub(crate) changes: Changes,
+    /// What wakes the reconciler.
+    pub(crate) wake: Wake,
+    /// Where is remembered which containers were seen.
+    pub(crate) file: SeenFile,
+}
+
 impl Containers {
-    /// The containers of this node, by the Docker behind `looks`.
-    pub(crate) fn new(node: NodeId, boot_id: String, store: Store, own: Own, looks: Looks) -> Containers {
-        Containers { node, store, own, looks, rows: None, boot: Boot::Due(boot_id) }
+    /// The containers of a node.
+    pub(crate) fn new(parts: Parts) -> Result<Containers, Error> {
+        let Parts { node, boot_id, store, own, socket, changes, wake, file } = parts;
+        let remembered = file.read()?;
+        let looks = Looks::new(&socket, changes, wake, &remembered);
+        Ok(Containers { node, store, own, looks, rows: None, boot: Boot::Due(boot_id), file, remembered })
     }
 
     async fn read(&mut self, now: Now) -> Result<(), Error> {
@@ -153,13 +181,16 @@ impl Reconciler for Containers {
         };
         let desired = self.looks.known().filter_map(|(id, known)| {
             let instance = known.instance.clone().ok()?;
-            Some((id, Desired { instance, run: known.container.run, verdict: known.health.verdict() }))
+            let probed = if known.health.awaits_probe() { Probed::NotYet } else { Probed::Yes };
+            Some((id, Desired { instance, run: known.container.run, verdict: known.health.verdict(), probed }))
         });
         let view = View {
             server: self.node.as_str(),
             desired: desired.collect(),
             rows: &rows.containers,
             gone: self.looks.gone(),
+            before: self.looks.before().collect(),
+            remembered: &self.remembered,
             services: &rows.services,
             boot,
         };
@@ -167,7 +198,17 @@ impl Reconciler for Containers {
     }
 
     async fn apply(&mut self, step: Step, now: Now) -> Result<(), Error> {
-        let Step(changes) = step;
+        let changes = match step {
+            Step::Write(changes) => changes,
+            Step::Remember(seen) => {
+                // A disk that is full or dead must not keep a container that fails in answers.
+                if let Err(error) = self.file.write(&seen) {
+                    tracing::warn!(error = error.chain(), "which containers were seen is not remembered");
+                }
+                self.remembered = seen;
+                return Ok(());
+            }
+        };
         let statements: Vec<Statement> = changes.iter().map(|change| change.statement(self.node.as_str())).collect();
         self.store.write(&statements).await?;
         for change in &changes {
@@ -185,12 +226,14 @@ impl Reconciler for Containers {
     }
 
     fn detail(&self, now: Now) -> serde_json::Value {
-        let containers: Vec<_> = self.looks.known().map(|(_, known)| known.describe()).collect();
+        let notable = self.looks.known().filter(|(_, known)| known.is_notable());
+        let notable: Vec<_> = notable.map(|(_, known)| known.describe()).collect();
         let unseen = if self.looks.has_full_list() { self.unseen() } else { Vec::new() };
         json!({
             "docker": self.looks.docker(now),
-            "known": containers.len(),
-            "containers": containers.into_iter().take(SHOWN).collect::<Vec<_>>(),
+            "known": self.looks.known().count(),
+            "notable": notable.len(),
+            "containers": notable.into_iter().take(SHOWN).collect::<Vec<_>>(),
             "rows_not_in_docker": unseen.len(),
             "not_in_docker": unseen.into_iter().take(SHOWN_ROWS).collect::<Vec<_>>(),
         })
@@ -205,9 +248,4 @@ fn row(mut cells: Vec<Value>, before: &BTreeMap<ContainerId, Row>, now: Now) -> 
     let Value::Text(id) = cells.remove(0) else { return None };
     let written = before.get(&id).map_or(now.at, |row| row.written);
     Some((id, Row { cells: Cells::read(cells), written }))
-}
-
-/// What follows Docker's events for these containers.
-pub(crate) fn looks(socket: &std::path::Path, changes: Changes, wake: Wake) -> Looks {
-    Looks::new(socket, changes, wake)
 }

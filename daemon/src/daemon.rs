@@ -11,7 +11,7 @@ use tracing::Instrument;
 use crate::beat::{Beat, Doing, LIMIT, Stuck, Watchdog};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::containers::{self, Containers};
+use crate::containers::{self, Containers, SeenFile};
 use crate::docker::{self, Changes};
 use crate::driver::{Driver, Reconciler};
 use crate::error::Error;
@@ -19,6 +19,8 @@ use crate::heartbeat::Heartbeat;
 use crate::own::{Column, Columns, Own};
 use crate::status::{Board, StatusHandle};
 use crate::store::Store;
+use crate::store_health::StoreHealth;
+use crate::sweep::Sweep;
 use crate::wake::Wake;
 
 /// What the daemon is given by the process around it.
@@ -70,11 +72,22 @@ impl Daemon {
         let mut daemon =
             Daemon { host, loops: Vec::new(), token: CancellationToken::new(), beats: Vec::new(), boards: Vec::new() };
         daemon.add(heartbeat, heartbeat_wake);
+        daemon.add(StoreHealth::new(config.node.clone(), store.clone()), Wake::default());
+        daemon.add(Sweep::new(config.node.clone(), store.clone(), own.clone()), Wake::default());
         if let Some(socket) = &config.docker {
             let (wake, changes) = (Wake::default(), Changes::default());
-            let looks = containers::looks(socket, changes.clone(), wake.clone());
-            let (node, boot_id) = (config.node.clone(), config.boot_id.clone());
-            daemon.add(Containers::new(node, boot_id, store, own, looks), wake.clone());
+            let parts = containers::Parts {
+                node: config.node.clone(),
+                boot_id: config.boot_id.clone(),
+                store,
+                own,
+                socket: socket.clone(),
+                changes: changes.clone(),
+                wake: wake.clone(),
+                file: SeenFile::within(&config.dir),
+            };
+            let containers = Containers::new(parts).map_err(|error| BuildError(error.into()))?;
+            daemon.add(containers, wake.clone());
             daemon.loops.push(Box::pin(docker::follow(socket.clone(), changes, wake, daemon.token.clone())));
         }
         Ok(daemon)

@@ -137,7 +137,7 @@ pub(crate) struct Health {
     /// Calls that Docker has not answered since it last did.
     silent: u32,
     reason: String,
-    checked_ms: i64,
+    checked_ms: Option<i64>,
     due: Instant,
 }
 
@@ -159,7 +159,7 @@ impl Health {
             flaps: VecDeque::new(),
             silent: 0,
             reason: String::new(),
-            checked_ms: 0,
+            checked_ms: None,
             due: now.at,
         }
     }
@@ -193,7 +193,7 @@ impl Health {
 
     /// What a probe found: nothing to complain of, or what.
     pub(crate) fn probed(&mut self, found: Result<(), String>, now: Now) {
-        self.checked_ms = now.wall_ms;
+        self.checked_ms = Some(now.wall_ms);
         let well = found.is_ok();
         self.reason = found.err().unwrap_or_default();
         self.phase = match (self.phase, well) {
@@ -223,6 +223,11 @@ impl Health {
         self.due = now.at + delay;
     }
 
+    /// Whether the verdict awaits the first probe since we know the container, or since it started.
+    pub(crate) fn awaits_probe(&self) -> bool {
+        self.checked_ms.is_none() && self.due().is_some()
+    }
+
     /// How it is.
     pub(crate) fn verdict(&self) -> Verdict {
         let (status, reason) = match (self.run, &self.check) {
@@ -249,7 +254,7 @@ impl Health {
             Phase::Starting { .. } => 0,
             Phase::Serving { failures } | Phase::Failing { failures, .. } => failures,
         };
-        Verdict { status, reason: reason.to_owned(), failures, checked_ms: self.checked_ms }
+        Verdict { status, reason: reason.to_owned(), failures, checked_ms: self.checked_ms.unwrap_or(0) }
     }
 
     fn flapped(&mut self, at: Instant) {

@@ -26,6 +26,7 @@ pub mod status;
 mod beat;
 mod driver;
 mod error;
+mod file;
 mod retry;
 mod wake;
 
@@ -37,6 +38,9 @@ mod heartbeat;
 mod containers;
 mod docker;
 mod health;
+
+mod store_health;
+mod sweep;
 
 pub use beat::Stuck;
 pub use clock::{Clock, Now};

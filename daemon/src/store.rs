@@ -1,6 +1,7 @@
 //! The store as reconcilers use it: rows in, rows out, by its HTTP API.
 
-use kith_gossip_client::client::Readiness;
+use kith_gossip_client::client::{Health, Readiness};
+use kith_gossip_client::members::Member;
 use kith_gossip_client::{Client, Statement, Value};
 
 use crate::error::Error;
@@ -35,6 +36,16 @@ impl Store {
     pub(crate) async fn write(&self, statements: &[Statement]) -> Result<(), Error> {
         self.client.execute(statements).await?;
         Ok(())
+    }
+
+    /// The members, as this node hears them.
+    pub(crate) async fn members(&self) -> Result<Vec<Member>, Error> {
+        Ok(self.client.members().await?)
+    }
+
+    /// How the store says that it is.
+    pub(crate) async fn health(&self) -> Result<Health, Error> {
+        Ok(self.client.health().await?)
     }
 
     /// Whether an absent row is known to be absent.

@@ -15,7 +15,7 @@ use tracing::Instrument;
 use super::instance::{Instance, Unlisted};
 use crate::clock::Now;
 use crate::docker::{Addresses, Changes, Container, ContainerId, Docker, DockerError, Noted};
-use crate::health::{Check, Health, Run, probe};
+use crate::health::{Check, Health, Run, Status, probe};
 use crate::wake::Wake;
 
 /// How often all of Docker is looked at.
@@ -36,6 +36,8 @@ pub(crate) struct Looks {
     /// What the tasks leave here before they wake us: at most one for each container, and one of Docker's.
     found: Arc<Mutex<Vec<Found>>>,
     known: BTreeMap<ContainerId, Known>,
+    /// Containers that were seen before this start, and have not been since; with the full list that they were missing from.
+    before: BTreeMap<ContainerId, Option<Instant>>,
     gone: BTreeSet<ContainerId>,
     probing: BTreeSet<ContainerId>,
     full_at: Option<Instant>,
@@ -74,7 +76,7 @@ enum Found {
 }
 
 impl Looks {
-    pub(crate) fn new(socket: &Path, changes: Changes, wake: Wake) -> Looks {
+    pub(crate) fn new(socket: &Path, changes: Changes, wake: Wake, seen: &BTreeSet<ContainerId>) -> Looks {
         Looks {
             docker: Some(Docker::at(socket)),
             asked: None,
@@ -84,6 +86,7 @@ impl Looks {
             tasks: JoinSet::new(),
             found: Arc::default(),
             known: BTreeMap::new(),
+            before: seen.iter().map(|id| (id.clone(), None)).collect(),
             gone: BTreeSet::new(),
             probing: BTreeSet::new(),
             full_at: None,
@@ -134,21 +137,29 @@ impl Looks {
         }
         self.gone.extend(asked.noted.destroyed.into_iter().filter(|id| !there.contains(id)));
         if asked.full == Full::Yes {
-            for (id, known) in self.known.iter_mut().filter(|(id, _)| !there.contains(*id)) {
-                let since = *known.missing.get_or_insert(now.at);
-                if now.at.saturating_duration_since(since) >= MISSING {
-                    self.gone.insert(id.clone());
-                }
-            }
+            self.missing_from(&there, now);
             self.full_at = Some(now.at);
         }
         for id in &self.gone {
             self.known.remove(id);
+            self.before.remove(id);
+        }
+    }
+
+    /// A full list has only these.
+    fn missing_from(&mut self, there: &BTreeSet<ContainerId>, now: Now) {
+        let known = self.known.iter_mut().map(|(id, known)| (id, &mut known.missing));
+        for (id, missing) in known.chain(&mut self.before).filter(|(id, _)| !there.contains(*id)) {
+            let since = *missing.get_or_insert(now.at);
+            if now.at.saturating_duration_since(since) >= MISSING {
+                self.gone.insert(id.clone());
+            }
         }
     }
 
     fn saw(&mut self, id: ContainerId, container: Container, host: &Addresses, now: Now) {
         self.gone.remove(&id);
+        self.before.remove(&id);
         let mut instance = Instance::of(&container, host);
         let check = instance.as_ref().map_or(Check::Running, |instance| instance.check.clone());
         match self.known.remove(&id) {
@@ -245,7 +256,8 @@ impl Looks {
     /// When the next full list is due; `None`: at once.
     fn full_due(&self) -> Option<Instant> {
         let last = self.full_at?;
-        let missing = self.known.values().any(|known| known.missing.is_some());
+        let known = self.known.values().map(|known| known.missing);
+        let missing = known.chain(self.before.values().copied()).any(|missing| missing.is_some());
         Some(last + if missing { MISSING } else { FULL })
     }
 
@@ -258,9 +270,14 @@ impl Looks {
         self.known.iter()
     }
 
+    /// Those of before this start that have not been seen since.
+    pub(crate) fn before(&self) -> impl Iterator<Item = &ContainerId> {
+        self.before.keys()
+    }
+
     /// Whether Docker has ever shown this one, or said that it was destroyed.
     pub(crate) fn knows(&self, id: &ContainerId) -> bool {
-        self.known.contains_key(id) || self.gone.contains(id)
+        self.known.contains_key(id) || self.before.contains_key(id) || self.gone.contains(id)
     }
 
     /// Whether there was a full list.
@@ -293,6 +310,11 @@ impl Known {
     fn probe(&self) -> Option<(Instant, IpAddr, Check)> {
         let instance = self.instance.as_ref().ok()?;
         Some((self.health.due()?, instance.probed_at()?, instance.check.clone()))
+    }
+
+    /// Whether somebody may want to know about it.
+    pub(crate) fn is_notable(&self) -> bool {
+        self.instance.is_err() || self.health.verdict().status != Status::Healthy
     }
 
     /// It, for status.

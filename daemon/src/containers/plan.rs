@@ -36,6 +36,16 @@ pub(crate) struct Desired {
     pub(crate) instance: Instance,
     pub(crate) run: Run,
     pub(crate) verdict: Verdict,
+    pub(crate) probed: Probed,
+}
+
+/// Whether the verdict of one that is probed is based on a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Probed {
+    /// It is, or none is needed.
+    Yes,
+    /// Not yet: what its row says of the same start holds until then, so that a daemon that starts takes nobody out of answers.
+    NotYet,
 }
 
 /// A row's cells that are ours. `draining` is the operator's.
@@ -67,15 +77,24 @@ pub(crate) struct View<'a> {
     pub(crate) rows: &'a BTreeMap<ContainerId, Row>,
     /// Containers that are known to be gone.
     pub(crate) gone: &'a BTreeSet<ContainerId>,
+    /// Containers of before this start that have not been seen since.
+    pub(crate) before: BTreeSet<&'a ContainerId>,
+    /// Containers that are remembered.
+    pub(crate) remembered: &'a BTreeSet<ContainerId>,
     /// Services that have a row.
     pub(crate) services: &'a BTreeSet<Service>,
     /// The boot id that is to be written, with the first full list.
     pub(crate) boot: Option<&'a str>,
 }
 
-/// What is written together.
+/// What is done together.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Step(pub(crate) Vec<Change>);
+pub(crate) enum Step {
+    /// Remember that these were seen, before any row says so.
+    Remember(BTreeSet<ContainerId>),
+    /// Write these in one transaction.
+    Write(Vec<Change>),
+}
 
 /// One row.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,7 +130,16 @@ pub(crate) fn plan(view: &View<'_>, now: Now) -> Vec<Step> {
     changes.extend(view.gone.iter().filter(|id| view.rows.contains_key(*id)).cloned().map(Change::Delete));
     let services = services.into_iter().map(Change::Service);
     let all: Vec<Change> = services.chain(changes).chain(view.boot.map(|boot| Change::Boot(boot.to_owned()))).collect();
-    all.chunks(TOGETHER).map(|together| Step(together.to_vec())).collect()
+    remember(view).into_iter().chain(all.chunks(TOGETHER).map(|together| Step::Write(together.to_vec()))).collect()
+}
+
+/// Those whose rows are, or will be, ours to delete.
+fn remember(view: &View<'_>) -> Option<Step> {
+    let gone = view.gone.iter().filter(|id| view.rows.contains_key(*id));
+    let seen: BTreeSet<&ContainerId> =
+        view.desired.keys().copied().chain(view.before.iter().copied()).chain(gone).collect();
+    let changed = !seen.iter().copied().eq(view.remembered);
+    changed.then(|| Step::Remember(seen.into_iter().cloned().collect()))
 }
 
 fn change(id: &ContainerId, row: Option<&Row>, wanted: Cells, now: Now) -> Option<Change> {
@@ -129,7 +157,7 @@ impl Cells {
     /// What a row is to hold. Of a container that does not run, its address and start are as the row has them; without a
     /// row there is nothing to enter.
     fn of(desired: &Desired, server: &str, row: Option<&Row>) -> Option<Cells> {
-        let Desired { instance, run, verdict } = desired;
+        let Desired { instance, run, verdict, probed } = desired;
         let started_ms = match run {
             Run::Running { started_ms, .. } => Some(*started_ms),
             Run::Paused | Run::Stopped => None,
@@ -154,6 +182,10 @@ impl Cells {
             for at in WHILE_RUNNING {
                 is[at] = row.cells.is[at].clone();
             }
+        }
+        let same_start = |row: &&Row| row.cells.is.get(WHILE_RUNNING[2]) == is.get(WHILE_RUNNING[2]);
+        if let (Probed::NotYet, Some(row)) = (probed, row.filter(same_start)) {
+            return Some(Cells { is, health: row.cells.health.clone() });
         }
         let health = vec![
             verdict.status.word().into(),
@@ -211,7 +243,10 @@ impl Change {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Step(changes) = self;
+        let changes = match self {
+            Step::Remember(seen) => return write!(f, "remember {} containers", seen.len()),
+            Step::Write(changes) => changes,
+        };
         let shown: Vec<String> = changes.iter().take(5).map(ToString::to_string).collect();
         let rest = changes.len() - shown.len();
         write!(f, "{}", shown.join("; "))?;

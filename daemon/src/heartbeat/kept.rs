@@ -2,22 +2,18 @@
 //! running, and a removal is not forgotten with the row.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::file::OwnFile;
 use crate::own::{Column, Columns};
 
 /// The file's name.
 const NAME: &str = "own-row.json";
 /// Its format.
 const VERSION: u32 = 1;
-/// Most bytes of it: endpoints and labels are what can be long.
-const MAX: u64 = 1024 * 1024;
 
 /// What is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,7 +30,7 @@ pub(crate) struct Kept {
 
 /// Where it is remembered.
 #[derive(Debug, Clone)]
-pub(crate) struct KeptFile(PathBuf);
+pub(crate) struct KeptFile(OwnFile);
 
 /// The file as it is.
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,50 +47,21 @@ struct Document {
 
 impl KeptFile {
     pub(crate) fn within(dir: &Path) -> KeptFile {
-        KeptFile(dir.join(NAME))
+        KeptFile(OwnFile::at(dir.join(NAME)))
     }
 
-    /// What was kept; nothing if there is no file. One that cannot be understood is put aside, and nothing is known.
+    /// What was kept; nothing if there is no file.
     pub(crate) fn read(&self) -> Result<Kept, Error> {
-        let text = match self.text() {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
-            Err(source) => return Err(self.failed(source)),
+        let understood = |document: Document| match document.version {
+            VERSION => Ok(Kept::from(document)),
+            other => Err(format!("version {other}")),
         };
-        match serde_json::from_slice::<Document>(&text) {
-            Ok(document) if document.version == VERSION => Ok(document.into()),
-            other => {
-                let reason = other.map_or_else(|e| e.to_string(), |document| format!("version {}", document.version));
-                let aside = self.0.with_extension("json.damaged");
-                tracing::warn!(file = %self.0.display(), reason, aside = %aside.display(), "not understood, put aside");
-                fs::rename(&self.0, aside).map_err(|source| self.failed(source))?;
-                Ok(Kept::default())
-            }
-        }
+        Ok(self.0.read(understood)?.unwrap_or_default())
     }
 
-    fn text(&self) -> io::Result<Vec<u8>> {
-        let size = fs::metadata(&self.0)?.len();
-        // What is larger is not ours: it reads as nothing, and is put aside.
-        if size > MAX { Ok(Vec::new()) } else { fs::read(&self.0) }
-    }
-
-    /// Writes it aside, syncs and renames: there is always a whole file.
+    /// Keeps it.
     pub(crate) fn write(&self, kept: &Kept) -> Result<(), Error> {
-        let aside = self.0.with_extension("json.part");
-        let text = serde_json::to_vec_pretty(&Document::from(kept)).expect("texts and numbers are JSON");
-        let written = || {
-            let mut file = File::options().create(true).truncate(true).write(true).mode(0o640).open(&aside)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&aside, &self.0)?;
-            self.0.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
-        };
-        written().map_err(|source| self.failed(source))
-    }
-
-    fn failed(&self, source: io::Error) -> Error {
-        Error::File { path: self.0.clone(), source }
+        self.0.write(&Document::from(kept))
     }
 }
 
@@ -140,7 +107,7 @@ mod tests {
         file.write(&kept).unwrap();
         assert_eq!(file.read().unwrap(), kept);
 
-        fs::write(dir.path().join(NAME), "{\"version\": 2, \"removed_at\": null}").unwrap();
+        std::fs::write(dir.path().join(NAME), "{\"version\": 2, \"removed_at\": null}").unwrap();
         assert_eq!(file.read().unwrap(), Kept::default());
         assert!(dir.path().join("own-row.json.damaged").exists() && !dir.path().join(NAME).exists());
     }

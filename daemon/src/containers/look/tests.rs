@@ -25,7 +25,13 @@ struct Scripted {
 
 impl Scripted {
     fn new() -> Scripted {
-        let looks = Looks::new(Path::new("/nowhere"), Changes::default(), Wake::default());
+        Scripted::after(&[])
+    }
+
+    /// One that starts after having seen these.
+    fn after(seen: &[&str]) -> Scripted {
+        let seen = seen.iter().map(|id| (*id).to_owned()).collect();
+        let looks = Looks::new(Path::new("/nowhere"), Changes::default(), Wake::default(), &seen);
         Scripted { looks, base: Instant::now() }
     }
 
@@ -116,4 +122,14 @@ fn who_stops_is_shown_where_it_was() {
     let (_, known) = it.looks.known().next().unwrap();
     assert_eq!(known.instance.as_ref().unwrap().probed_at(), Some("10.210.129.7".parse().unwrap()));
     assert_eq!(known.describe(), json!({ "id": "a", "name": "name-a", "health": "unhealthy", "reason": "stopped" }));
+}
+
+#[test]
+fn what_was_seen_before_a_restart_is_gone_by_the_same_rule() {
+    let mut it = Scripted::after(&["a", "b"]);
+    assert!(it.looks.knows(&"a".to_owned()) && !it.looks.knows(&"c".to_owned()));
+    it.list(0, vec![container("b", RUNS)]);
+    assert_eq!((it.gone(), it.next(0)), (vec![], 10));
+    it.list(10, vec![container("b", RUNS)]);
+    assert_eq!((it.gone(), it.next(10)), (vec!["a"], 40));
 }

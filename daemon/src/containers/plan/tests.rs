@@ -15,7 +15,7 @@ fn desired(ip: &str, started_ms: i64, status: Status, reason: &str) -> Desired {
         at: Addresses { ip: ip.parse().ok(), ip6: None },
     };
     let verdict = Verdict { status, reason: reason.to_owned(), failures: 0, checked_ms: 0 };
-    Desired { instance, run: Run::Running { started_ms, verdict: None }, verdict }
+    Desired { instance, run: Run::Running { started_ms, verdict: None }, verdict, probed: Probed::Yes }
 }
 
 fn stopped() -> Desired {
@@ -29,6 +29,8 @@ struct Server {
     gone: BTreeSet<ContainerId>,
     services: BTreeSet<Service>,
     boot: Option<String>,
+    before: BTreeSet<ContainerId>,
+    remembered: BTreeSet<ContainerId>,
     now: Instant,
 }
 
@@ -40,6 +42,8 @@ impl Server {
             gone: BTreeSet::new(),
             services: BTreeSet::new(),
             boot: None,
+            before: BTreeSet::new(),
+            remembered: BTreeSet::new(),
             now: Instant::now(),
         }
     }
@@ -50,17 +54,32 @@ impl Server {
             desired: self.containers.iter().map(|(id, desired)| (id, desired.clone())).collect(),
             rows: &self.rows,
             gone: &self.gone,
+            before: self.before.iter().collect(),
+            remembered: &self.remembered,
             services: &self.services,
             boot: self.boot.as_deref(),
         };
         plan(&view, Now { at: self.now, wall_ms: 0 })
     }
 
-    /// Plans, says the plan, and makes the rows as it says.
+    /// Plans, says what is to be written, and makes the rows as it says.
     fn pass(&mut self) -> String {
-        let steps = self.plan();
-        for change in steps.iter().flat_map(|Step(changes)| changes) {
-            match change.clone() {
+        let mut said = Vec::new();
+        for step in self.plan() {
+            match step {
+                Step::Remember(seen) => self.remembered = seen,
+                Step::Write(changes) => {
+                    said.push(Step::Write(changes.clone()).to_string());
+                    self.wrote(changes);
+                }
+            }
+        }
+        said.join("\n")
+    }
+
+    fn wrote(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
                 Change::Enter(id, cells) | Change::Health(id, cells) => {
                     self.rows.insert(id, Row { cells, written: self.now });
                 }
@@ -74,7 +93,6 @@ impl Server {
                 Change::Boot(_) => self.boot = None,
             }
         }
-        steps.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     fn later(&mut self, seconds: u64) -> &mut Server {
@@ -165,14 +183,17 @@ fn what_is_written_at_one_time_is_one_transaction_up_to_a_bound() {
         (0..300).map(|n| (format!("{n:012x}"), desired("10.210.129.7", 5, Status::Healthy, ""))).collect();
     let all: Vec<(&str, Desired)> = all.iter().map(|(id, it)| (id.as_str(), it.clone())).collect();
     let steps = Server::new(&all).plan();
-    assert_eq!(steps.iter().map(|Step(changes)| changes.len()).collect::<Vec<_>>(), [250, 51]);
+    let text: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    assert_eq!(text.len(), 3);
+    assert_eq!(text[0], "remember 300 containers");
+    assert!(text[1].ends_with("and 245 more") && text[2].ends_with("and 46 more"), "{text:?}");
 }
 
 #[test]
 fn each_change_is_one_statement() {
     let mut server = Server::new(&[(ID, desired("10.210.129.7", 5, Status::Healthy, ""))]);
     server.boot = Some("b1".to_owned());
-    let mut changes: Vec<Change> = server.plan().into_iter().flat_map(|Step(changes)| changes).collect();
+    let Some(Step::Write(mut changes)) = server.plan().pop() else { panic!("the last step writes") };
     changes.push(Change::Delete(ID.to_owned()));
     let Change::Enter(_, cells) = changes[1].clone() else { panic!("the second enters it") };
     changes.push(Change::Health(ID.to_owned(), cells));
@@ -185,4 +206,34 @@ fn each_change_is_one_statement() {
     ["DELETE FROM containers WHERE id = ? AND server_id = ?",["3f2a3f2a3f2a3f2a","fra-1"]]
     ["UPDATE containers SET health_status = ?, health_reason = ?, last_health_check = ?, consecutive_failures = ? WHERE id = ?",["healthy","",0,0,"3f2a3f2a3f2a3f2a"]]
     "#);
+}
+
+#[test]
+fn who_was_seen_is_remembered_before_its_row_is_written_until_its_row_is_gone() {
+    let mut server = Server::new(&[(ID, desired("10.210.129.7", 5, Status::Healthy, ""))]);
+    server.before.insert("older".to_owned());
+    let steps: Vec<String> = server.plan().iter().map(ToString::to_string).collect();
+    assert_eq!(steps[0], "remember 2 containers");
+    server.pass();
+    server.containers.clear();
+    server.gone.insert(ID.to_owned());
+    assert_eq!(server.pass(), "delete 3f2a3f2a3f2a");
+    assert!(server.remembered.contains(ID), "until the row is gone it is ours to delete");
+    server.pass();
+    assert_eq!(server.remembered, ["older".to_owned()].into());
+}
+
+#[test]
+fn a_daemon_that_starts_takes_nobody_out_of_answers_before_it_has_probed() {
+    let mut server = Server::new(&[(ID, desired("10.210.129.7", 5, Status::Healthy, ""))]);
+    server.pass();
+    let mut starting = desired("10.210.129.7", 5, Status::Unhealthy, "starting");
+    starting.probed = Probed::NotYet;
+    assert_eq!(server.set(starting.clone()).pass(), "");
+    // Another start of the same container is another matter.
+    starting.run = Run::Running { started_ms: 6, verdict: None };
+    assert!(server.set(starting.clone()).pass().ends_with("unhealthy (starting)"));
+    starting.probed = Probed::Yes;
+    starting.verdict.reason = "port 8080: refused".to_owned();
+    assert_eq!(server.set(starting).later(10).pass(), "3f2a3f2a3f2a is unhealthy (port 8080: refused)");
 }
