@@ -5,10 +5,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 mod backup;
+mod containers;
 mod enrol;
 mod server;
 
 pub(crate) use backup::{Backup, Restore, StoreAction, StoreArgs};
+pub(crate) use containers::{Ps, Sweep};
 pub(crate) use enrol::{Init, Invite, Join, Place};
 pub(crate) use server::{Server, ServerAction};
 
@@ -154,6 +156,18 @@ Examples:
     /// Show what a node knows: members, lag, digest, DNS, parts
     #[command(after_help = "Examples:\n  kith status\n  kith status --json --api http://127.0.0.1:31222")]
     Status(Status),
+    /// List containers: this server's, or those of all
+    #[command(after_help = "\
+A container is listed by the daemon of its server once it is in Docker's network kith; --why tells of those that are not.
+
+Examples:
+  kith ps
+  kith ps --all
+  kith ps --why --json | jq 'select(.health == \"not listed\")'")]
+    Ps(Ps),
+    /// Say what will be deleted of servers that were removed, and when
+    #[command(after_help = "Examples:\n  kith sweep --dry-run\n  kith sweep --dry-run --json")]
+    Sweep(Sweep),
     /// Read: one SELECT
     #[command(after_help = "\
 A PARAM is a number, null, true, false or \"text\" as in JSON; anything else is a text as it is.

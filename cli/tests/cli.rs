@@ -55,6 +55,8 @@ fn help_is_what_it_was() {
       join         Join a cluster with a token, as one more server
       server       The servers of the cluster: list them, remove one, take it back
       status       Show what a node knows: members, lag, digest, DNS, parts
+      ps           List containers: this server's, or those of all
+      sweep        Say what will be deleted of servers that were removed, and when
       query        Read: one SELECT
       exec         Write: one statement, one transaction
       watch        Follow a live query: its rows, then every change, as NDJSON
@@ -112,6 +114,8 @@ fn every_command_shows_examples_and_the_same_flags() {
         "daemon",
         "dev",
         "status",
+        "ps",
+        "sweep",
         "query",
         "exec",
         "watch",
