@@ -3,7 +3,7 @@
 //! A [`Lab`] is a cluster of `kith agent` processes: it makes the cluster's certificate authority, writes each node's
 //! configuration, and hands out [`Node`]s that can be started, killed, stopped and asked. A [`Dev`] is one `kith dev`.
 //! [`Run`] is any other command that ends by itself. A [`Fleet`] is a cluster over [`Links`]; a [`Disk`] can lose power;
-//! [`Tampering`] makes syncs fail. A [`ScriptedDocker`] runs what the test says.
+//! [`Tampering`] makes syncs fail. A [`ScriptedDocker`] runs what the test says, a [`Dockerd`] is a real one.
 //!
 //! Rules of the house: every process is ended by its own id when its value is dropped; files live in a temporary folder;
 //! nothing but loopback, and the namespaces of a [`Links`], is touched; waiting is for a condition, with a bound that says what was last seen ([`eventually`]).
@@ -15,6 +15,7 @@ mod binary;
 mod dev;
 mod disk;
 mod docker;
+mod dockerd;
 mod fleet;
 mod http;
 mod links;
@@ -30,6 +31,7 @@ pub use binary::{Run, kith};
 pub use dev::Dev;
 pub use disk::Disk;
 pub use docker::ScriptedDocker;
+pub use dockerd::Dockerd;
 pub use fleet::Fleet;
 pub use http::{Api, Reply};
 pub use links::Links;

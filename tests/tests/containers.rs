@@ -1,9 +1,10 @@
-//! The containers of a server as rows and names: what Docker runs is answered, what it does not is not. Docker is the test's.
+//! The containers of a server as rows and names: what Docker runs is answered, what it does not is not. Docker is the test's,
+//! and once a real one.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kith_tests::lab::{Authority, Lab, Node, ScriptedDocker, eventually};
+use kith_tests::lab::{Authority, Dockerd, Fleet, Lab, Node, ScriptedDocker, eventually};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -171,4 +172,55 @@ async fn while_docker_hangs_or_is_gone_probes_go_on_and_nothing_is_deleted() {
     eventually_row(one, TWO, "is unhealthy though Docker hangs", is("unhealthy")).await;
     docker.go_on();
     eventually_row(one, ONE, "has stopped", |row| row[6] == "stopped").await;
+}
+
+#[tokio::test]
+async fn g8_a_real_docker_is_followed() {
+    let test = "g8_a_real_docker_is_followed";
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let socket = Dockerd::socket(folder.path());
+    let prepare = |node: &mut Node| {
+        node.set("daemon.enabled=true");
+        node.set(format!("daemon.docker={}", socket.display()));
+    };
+    let Some(fleet) = Fleet::start(test, 1, prepare).await else { return };
+    let one = &fleet.nodes[0];
+    // It comes after the daemon.
+    let Some(docker) = Dockerd::start(test, one, folder).await else { return };
+    docker.image();
+    docker.docker(&["network", "create", "--subnet", "10.210.129.0/24", "kith"]);
+    let run = ["run", "--detach", "--network", "kith", "--label", "kith.project=casa", "--label", "kith.service=api"];
+    let address = |name: &str| {
+        let format = "{{.NetworkSettings.Networks.kith.IPAddress}}";
+        docker.docker(&["inspect", "--format", format, name])
+    };
+
+    docker.docker(&[&run[..], &["--name", "casa-1", "lab:1", "/bin/sleep", "600"]].concat());
+    let first = address("casa-1");
+    let took = answers(one, &[&first]).await;
+    eprintln!("docker run → answered: {took:?} after it returned");
+
+    let check = ["--health-cmd", "test -f /tmp-ok", "--health-interval", "1s", "--name", "casa-2"];
+    docker.docker(&[&run[..], &check[..], &["lab:1", "/bin/sleep", "600"]].concat());
+    let second = address("casa-2");
+    let id = docker.docker(&["inspect", "--format", "{{.Id}}", "casa-2"]);
+    eventually_row(one, &id, "starts as unhealthy", |row| row[5] == "unhealthy" && row[6] == "starting").await;
+    docker.docker(&["exec", "casa-2", "/bin/touch", "/tmp-ok"]);
+    let mut both = [first.as_str(), second.as_str()];
+    both.sort_unstable();
+    answers(one, &both).await;
+
+    docker.docker(&["kill", "casa-1"]);
+    let took = answers(one, &[&second]).await;
+    eprintln!("docker kill → out of answers: {took:?} after it returned, promised 0.5 s");
+    docker.docker(&["start", "casa-1"]);
+    let mut both = [address("casa-1"), second.clone()];
+    both.sort_unstable();
+    answers(one, &[&both[0], &both[1]]).await;
+    docker.docker(&["pause", "casa-2"]);
+    answers(one, &[&address("casa-1")]).await;
+    docker.docker(&["unpause", "casa-2"]);
+    docker.docker(&["rm", "--force", "casa-2"]);
+    eventually_row(one, &id, "is gone", Value::is_null).await;
+    answers(one, &[&address("casa-1")]).await;
 }
