@@ -33,8 +33,7 @@ pub(crate) async fn run(client: &Client, args: &Sweep) -> Result<(), Failure> {
     let lines: Vec<Line> = rows.iter().map(|cells| Line::of(cells, daemon)).collect();
     let mut out = Out::new();
     if args.output.json {
-        let paused = daemon["paused"] == json!(true);
-        return lines.iter().try_for_each(|line| out.json(&line.json(paused)));
+        return lines.iter().try_for_each(|line| out.json(&line.json(&daemon["paused"])));
     }
     if daemon["paused"] == json!(true) {
         out.line("paused: half of the servers or more are not heard, so this one may be cut off")?;
@@ -61,7 +60,7 @@ impl Line {
         vec![printable(&self.server), self.containers.to_string(), self.nats.to_string(), due]
     }
 
-    fn json(&self, paused: bool) -> Value {
+    fn json(&self, paused: &Value) -> Value {
         json!({
             "server": self.server,
             "containers": self.containers,

@@ -150,11 +150,11 @@ fn a_row_that_others_wrote_or_deleted_is_put_right() {
     let right = server.rows.clone();
     server.rows.clear();
     assert!(server.pass().starts_with("enter 3f2a3f2a3f2a"));
-    for at in 0..IS.len() {
+    for (at, column) in IS.iter().enumerate() {
         server.rows = right.clone();
         server.rows.get_mut(ID).unwrap().cells.is[at] = Value::Blob(vec![0]);
-        assert!(server.pass().starts_with("enter 3f2a3f2a3f2a"), "{}", IS[at]);
-        assert_eq!(server.rows, right, "{}", IS[at]);
+        assert!(server.pass().starts_with("enter 3f2a3f2a3f2a"), "{column}");
+        assert_eq!(server.rows, right, "{column}");
     }
     server.rows.get_mut(ID).unwrap().cells.health[0] = "splendid".into();
     assert_eq!(server.pass(), "3f2a3f2a3f2a is healthy");
