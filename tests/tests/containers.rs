@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kith_tests::lab::{Authority, Dockerd, Fleet, Lab, Node, ScriptedDocker, eventually};
+use kith_tests::lab::{Authority, Dockerd, Fleet, Lab, Node, Run, ScriptedDocker, eventually};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -172,6 +172,65 @@ async fn while_docker_hangs_or_is_gone_probes_go_on_and_nothing_is_deleted() {
     eventually_row(one, TWO, "is unhealthy though Docker hangs", is("unhealthy")).await;
     docker.go_on();
     eventually_row(one, ONE, "has stopped", |row| row[6] == "stopped").await;
+}
+
+#[tokio::test]
+async fn a_daemon_beside_the_store_goes_on_over_a_restart_of_either() {
+    let lab = Lab::new("casa");
+    let mut node = lab.nodes(&Authority::new("casa"), &["one"]).pop().expect("a node was made");
+    let socket = lab.folder("one").join("docker.sock");
+    let docker = ScriptedDocker::at(&socket);
+    node.set(format!("daemon.docker={}", socket.display()));
+    let [mut store, mut daemon] = node.alone(["gossip", "daemon"]);
+    // It may start first.
+    daemon.launch();
+    store.start().await;
+    docker.run(ONE, "10.210.128.7", &labels("a"), Some("healthy"));
+    docker.run(TWO, "10.210.128.8", &labels("b"), None);
+    let healthy = |row: &Value| row[5] == "healthy";
+    eventually_row(&store, ONE, "is healthy", healthy).await;
+    eventually_row(&store, TWO, "is healthy", healthy).await;
+
+    store.kill();
+    docker.health(ONE, "unhealthy");
+    store.start().await;
+    let took = eventually_row(&store, ONE, "is unhealthy", |row| row[5] == "unhealthy").await;
+    eprintln!("unhealthy while the store was away → row: {took:?} after its start");
+
+    // What goes while the daemon is away is missed by the next one, in two full lists.
+    daemon.kill();
+    docker.remove(TWO);
+    daemon.launch();
+    eventually_row(&store, TWO, "is gone", Value::is_null).await;
+    docker.health(ONE, "healthy");
+    eventually_row(&store, ONE, "is healthy again", healthy).await;
+}
+
+#[tokio::test]
+async fn kith_ps_lists_containers_and_says_why_others_are_not_listed() {
+    let Servers { _lab, nodes, docker } = servers(&["one", "two"]).await;
+    docker.run(ONE, "10.210.128.7", &labels("a"), Some("starting"));
+    docker.run_in("bridge", TWO, "172.17.0.2", &labels("b"), None);
+    eventually_row(&nodes[1], ONE, "is there", |row| !row.is_null()).await;
+    let ps = async |node: &Node, more: &[&str]| {
+        let api = format!("http://{}", node.at.api);
+        let run = Run::of(["ps", "--api", &api].iter().chain(more)).await;
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        run.stdout
+    };
+    let listed = "111111111111  casa/api  a     one     10.210.128.7  unhealthy  starting\n";
+    let head = "CONTAINER     SERVICE   SLOT  SERVER  ADDRESS       HEALTH     WHY\n";
+    assert_eq!(ps(&nodes[0], &[]).await, format!("{head}{listed}"));
+    assert_eq!(ps(&nodes[1], &[]).await, "CONTAINER  SERVICE  SLOT  SERVER  ADDRESS  HEALTH  WHY\n");
+    assert_eq!(ps(&nodes[1], &["--all"]).await, format!("{head}{listed}"));
+    eventually("it says why", BOUND, async || {
+        let lines = ps(&nodes[0], &["--why", "--json"]).await;
+        let other = lines.lines().find(|line| line.contains("222222222222")).ok_or_else(|| lines.clone())?;
+        let other: Value = serde_json::from_str(other).map_err(|e| e.to_string())?;
+        let said = (&other["health"], &other["reason"]);
+        if said == (&json!("not listed"), &json!("it is not in the network kith")) { Ok(()) } else { Err(lines) }
+    })
+    .await;
 }
 
 #[tokio::test]

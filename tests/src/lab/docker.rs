@@ -107,17 +107,22 @@ impl ScriptedDocker {
 
     /// Starts a container in the network `kith`, or starts it again. `health` is what Docker's own check says, if it has one.
     pub fn run(&self, id: &str, ip: &str, labels: &Value, health: Option<&str>) {
+        self.run_in("kith", id, ip, labels, health);
+    }
+
+    /// The same in another network.
+    pub fn run_in(&self, network: &str, id: &str, ip: &str, labels: &Value, health: Option<&str>) {
         let container = json!({
             "Id": id,
             "Name": format!("/container-{}", &id[..4]),
             "Config": { "Image": "lab/image:1", "Labels": labels },
-            "HostConfig": { "NetworkMode": "kith" },
+            "HostConfig": { "NetworkMode": network },
             "State": {
                 "Status": "running", "Running": true, "Paused": false, "Restarting": false, "Dead": false,
                 "StartedAt": started(),
                 "Health": health.map(|status| json!({ "Status": status })),
             },
-            "NetworkSettings": { "Networks": { "kith": { "IPAddress": ip, "GlobalIPv6Address": "" } } },
+            "NetworkSettings": { "Networks": { network: { "IPAddress": ip, "GlobalIPv6Address": "" } } },
         });
         self.containers(|all| all.insert(id.to_owned(), container));
         self.event("container", id, "start");

@@ -215,8 +215,17 @@ impl Node {
     /// If it runs.
     #[must_use]
     pub fn split(self) -> [Node; 2] {
+        self.alone(["gossip", "dns"])
+    }
+
+    /// The same node in a process for each of these parts; of a node that does not run.
+    ///
+    /// # Panics
+    /// If it runs.
+    #[must_use]
+    pub fn alone<const N: usize>(self, parts: [&'static str; N]) -> [Node; N] {
         assert!(self.process.is_none(), "{} runs already", self.name);
-        ["gossip", "dns"].map(|parts| Node {
+        parts.map(|parts| Node {
             name: format!("{} ({parts})", self.name),
             at: self.at,
             folder: self.folder.clone(),
