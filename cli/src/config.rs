@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use kith_daemon::config::SWEEP_AFTER;
 use kith_dns::forward::{Forwarding, Rebind, Upstream, Upstreams};
 use kith_dns::{Ttl, ZoneName};
 use kith_gossip::identity::Subnets;
@@ -122,6 +123,8 @@ pub(crate) struct Daemon {
     pub(crate) enabled: bool,
     /// Docker's socket; none: this server's containers are entered by somebody else.
     pub(crate) docker: Option<PathBuf>,
+    /// For tests only, which cannot wait for an hour.
+    pub(crate) sweep_after: Duration,
 }
 
 /// What the configuration is read for: a part that is not to run need not be complete.
@@ -387,7 +390,8 @@ impl Daemon {
     fn read(reader: &mut Reader<'_>) -> Daemon {
         let enabled = reader.or(("daemon", "enabled"), Switch(false)).0;
         let docker = reader.or(("daemon", "docker"), Text("/var/run/docker.sock".to_owned())).0;
-        Daemon { enabled, docker: (docker != "none").then(|| docker.into()) }
+        let sweep_after = reader.hidden(("daemon", "sweep_after_ms")).map_or(SWEEP_AFTER, Duration::from_millis);
+        Daemon { enabled, docker: (docker != "none").then(|| docker.into()), sweep_after }
     }
 }
 

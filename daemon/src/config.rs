@@ -1,8 +1,12 @@
 //! What the daemon is told at its start.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kith_gossip_proto::NodeId;
+
+/// How long a tombstone must have been seen. Who removed a server by mistake has as long to take it back.
+pub const SWEEP_AFTER: Duration = Duration::from_secs(3600);
 
 /// The daemon's configuration.
 #[derive(Debug, Clone)]
@@ -21,4 +25,6 @@ pub struct Config {
     pub boot_id: String,
     /// Docker's socket; none: containers are nobody's business here.
     pub docker: Option<PathBuf>,
+    /// How long a tombstone must have been seen before what its server ran is swept.
+    pub sweep_after: Duration,
 }

@@ -73,7 +73,7 @@ impl Daemon {
             Daemon { host, loops: Vec::new(), token: CancellationToken::new(), beats: Vec::new(), boards: Vec::new() };
         daemon.add(heartbeat, heartbeat_wake);
         daemon.add(StoreHealth::new(config.node.clone(), store.clone()), Wake::default());
-        daemon.add(Sweep::new(config.node.clone(), store.clone(), own.clone()), Wake::default());
+        daemon.add(Sweep::new(config.node.clone(), store.clone(), own.clone(), config.sweep_after), Wake::default());
         if let Some(socket) = &config.docker {
             let (wake, changes) = (Wake::default(), Changes::default());
             let parts = containers::Parts {

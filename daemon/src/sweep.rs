@@ -20,7 +20,7 @@ use crate::driver::Reconciler;
 use crate::error::Error;
 use crate::own::{Own, Standing};
 use crate::store::Store;
-use plan::{HELD, Observed, Partition, Step, Table, Tombstone, plan};
+use plan::{Observed, Partition, Step, Table, Tombstone, plan};
 
 /// How often is swept.
 const PERIOD: Duration = Duration::from_secs(300);
@@ -30,15 +30,16 @@ pub(crate) struct Sweep {
     node: NodeId,
     store: Store,
     own: Own,
+    after: Duration,
     /// When each tombstone was first seen.
     seen: BTreeMap<String, Instant>,
     last: Option<Observed>,
 }
 
 impl Sweep {
-    /// The sweep of this node.
-    pub(crate) fn new(node: NodeId, store: Store, own: Own) -> Sweep {
-        Sweep { node, store, own, seen: BTreeMap::new(), last: None }
+    /// The sweep of this node, of tombstones that it has seen for `after`.
+    pub(crate) fn new(node: NodeId, store: Store, own: Own, after: Duration) -> Sweep {
+        Sweep { node, store, own, after, seen: BTreeMap::new(), last: None }
     }
 
     /// The servers that belong, and those that were removed.
@@ -96,7 +97,7 @@ impl Reconciler for Sweep {
 
     fn plan(&self, observed: &Observed, now: Now) -> Vec<Step> {
         match self.own.standing() {
-            Standing::Belongs => plan(observed, now),
+            Standing::Belongs => plan(observed, self.after, now),
             Standing::Removed => Vec::new(),
         }
     }
@@ -115,7 +116,7 @@ impl Reconciler for Sweep {
         let Some(last) = &self.last else { return serde_json::Value::Null };
         let seen = |tombstone: &Tombstone| now.at.saturating_duration_since(tombstone.since);
         let servers = last.tombstones.iter().map(|(id, tombstone)| {
-            let due = HELD.saturating_sub(seen(tombstone)).as_secs();
+            let due = self.after.saturating_sub(seen(tombstone)).as_secs();
             (id.clone(), json!({ "seen_s": seen(tombstone).as_secs(), "due_s": due }))
         });
         json!({

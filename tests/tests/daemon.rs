@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kith_tests::lab::{Authority, Lab, Node, eventually};
+use kith_tests::lab::{Authority, Lab, Node, Run, eventually};
 use serde_json::{Value, json};
 
 /// For a busy machine; what is promised is said where it is measured.
@@ -109,4 +109,50 @@ async fn a_removed_server_leaves_its_row_alone_also_after_a_restart_until_it_is_
     eventually_row(&nodes[0], "one", "is kept again", |row| row.get(1) == Some(&json!("lab"))).await;
     let belongs = shown(Value::Null);
     eventually("the daemon shows that it belongs", BOUND, async || belongs(&heartbeat(&nodes[0]).await?)).await;
+}
+
+#[tokio::test]
+async fn what_ran_on_a_removed_server_is_swept_but_not_while_half_are_missing() {
+    let lab = Lab::new("casa");
+    let mut nodes = started(&lab, &["one"]).await;
+    let one = &mut nodes[0];
+    write(one, "INSERT INTO servers (id, removed_at) VALUES ('gone', 5), ('silent', NULL)").await;
+    for server in ["gone", "silent", "one"] {
+        let insert = "INSERT INTO containers (id, service, server_id, ip) VALUES (?, 'api', ?, '10.210.128.9')";
+        one.api().execute(insert, &json!([format!("{server:a>12}"), server])).await.expect("written");
+    }
+    write(one, "INSERT INTO nats_servers (id, cluster, server_id) VALUES ('n1', 'core', 'gone')").await;
+    let left = async |node: &Node| {
+        let select = "SELECT server_id FROM containers UNION ALL SELECT server_id FROM nats_servers ORDER BY 1";
+        let rows = node.api().query(select).await?;
+        Ok::<_, String>(rows.iter().map(|row| row[0].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>())
+    };
+    let sweep = async |node: &Node| {
+        let status = node.api().get("/v1/status").await?.json();
+        let sweep = status["parts"]["daemon"]["reconcilers"]["sweep"].clone();
+        // What was reported before the restart is gone with the store that it was left at.
+        if sweep["detail"]["removed"]["gone"].is_object() { Ok(sweep) } else { Err(sweep.to_string()) }
+    };
+    one.set("daemon.sweep_after_ms=0");
+    one.stop().await;
+    one.start().await;
+    let shown = eventually("it has looked", BOUND, async || sweep(one).await).await;
+    assert_eq!(shown["detail"]["paused"], true, "one of two servers that belong is not heard: {shown}");
+    let run = Run::of(["sweep", "--dry-run", "--api", &format!("http://{}", one.at.api)]).await;
+    assert!(
+        run.stdout.starts_with("paused: ") && run.stdout.contains("gone    1           1     next sweep"),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(left(one).await, Ok(["gone", "gone", "one", "silent"].map(str::to_owned).into()));
+
+    write(one, "DELETE FROM servers WHERE id = 'silent'").await;
+    one.stop().await;
+    one.start().await;
+    eventually("what the removed one ran is gone, and nothing else", BOUND, async || {
+        let left = left(one).await?;
+        if left == ["one", "silent"] { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    assert_eq!(row(one, "gone").await.map(|row| row.len()), Ok(6), "the tombstone stays");
 }

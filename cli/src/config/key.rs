@@ -44,7 +44,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 37] = [
+pub(crate) const KEYS: [Key; 38] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -82,6 +82,7 @@ pub(crate) const KEYS: [Key; 37] = [
     key("dns", "zone", Kind::Files),
     key("daemon", "enabled", Kind::Switch),
     key("daemon", "docker", Kind::Text),
+    key("daemon", "sweep_after_ms", Kind::Text),
 ];
 
 impl Key {

@@ -81,5 +81,6 @@ pub(crate) fn config(config: &config::Config) -> Result<kith_daemon::Config, Fai
         dir: node.data_dir.clone(),
         boot_id: boot_id(config)?,
         docker: config.daemon.docker.clone(),
+        sweep_after: config.daemon.sweep_after,
     })
 }

@@ -9,9 +9,6 @@ use tokio::time::Instant;
 
 use crate::clock::Now;
 
-/// How long a tombstone must have been seen. Who removed a server by mistake has as long to take it back.
-pub(crate) const HELD: Duration = Duration::from_secs(3600);
-
 /// What there is.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Observed {
@@ -95,12 +92,12 @@ impl Step {
     }
 }
 
-/// What is to be deleted.
-pub(crate) fn plan(observed: &Observed, now: Now) -> Vec<Step> {
+/// What is to be deleted, of servers whose tombstone has been seen for `after`.
+pub(crate) fn plan(observed: &Observed, after: Duration, now: Now) -> Vec<Step> {
     if observed.partition == Partition::Suspected {
         return Vec::new();
     }
-    let due = observed.tombstones.iter().filter(|(_, it)| now.at.saturating_duration_since(it.since) >= HELD);
+    let due = observed.tombstones.iter().filter(|(_, it)| now.at.saturating_duration_since(it.since) >= after);
     let steps = due.flat_map(|(server, tombstone)| {
         let some = tombstone.rows.iter().filter(|(_, rows)| **rows > 0);
         some.map(|(table, rows)| Step { table: *table, server: server.clone(), rows: *rows })
@@ -117,15 +114,16 @@ impl fmt::Display for Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SWEEP_AFTER;
 
     fn planned(seen: &[(&str, u64, u64, u64)], missing: usize, belonging: usize) -> String {
-        let now = Instant::now() + HELD * 2;
+        let now = Instant::now() + SWEEP_AFTER * 2;
         let tombstones = seen.iter().map(|(id, seconds, containers, nats)| {
             let rows = [(Table::Containers, *containers), (Table::NatsServers, *nats)].into();
             ((*id).to_owned(), Tombstone { since: now - Duration::from_secs(*seconds), rows })
         });
         let observed = Observed { tombstones: tombstones.collect(), partition: Partition::of(missing, belonging) };
-        let steps = plan(&observed, Now { at: now, wall_ms: 0 });
+        let steps = plan(&observed, SWEEP_AFTER, Now { at: now, wall_ms: 0 });
         steps.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
