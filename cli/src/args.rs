@@ -16,6 +16,7 @@ pub(crate) use server::{Server, ServerAction};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use ipnet::IpNet;
+use kith_dns::Tls;
 use kith_gossip_client::Endpoint;
 
 use crate::config::Split;
@@ -311,6 +312,15 @@ pub(crate) struct Plain {
     /// Where to answer, UDP and TCP, for zone files and --forward; repeatable
     #[arg(long, value_name = "ADDR", requires = "plain")]
     pub(crate) listen: Vec<SocketAddr>,
+    /// Where to answer over TLS as well, by custom at port 853; repeatable
+    #[arg(long, value_name = "ADDR", requires_all = ["plain", "tls_cert", "tls_key"])]
+    pub(crate) tls_listen: Vec<SocketAddr>,
+    /// The certificate for it and those that lead from it to an authority, PEM; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_listen")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_listen")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Who may ask; default who is near; repeatable
     #[arg(long, value_name = "NET", requires = "plain")]
     pub(crate) allow: Vec<IpNet>,
@@ -320,6 +330,12 @@ pub(crate) struct Plain {
 }
 
 impl Plain {
+    /// DNS over TLS, if it is asked for.
+    pub(crate) fn tls(&self) -> Option<Tls> {
+        let (cert, key) = (self.tls_cert.clone()?, self.tls_key.clone()?);
+        Some(Tls { listen: self.tls_listen.clone(), cert, key })
+    }
+
     /// Whether there is neither store nor configuration.
     pub(crate) fn is_asked_for(&self) -> bool {
         !self.zone_file.is_empty() || !self.forward.is_empty()

@@ -18,7 +18,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use kith_daemon::config::SWEEP_AFTER;
 use kith_dns::forward::{Forwarding, Rebind, Upstream, Upstreams};
-use kith_dns::{Ttl, ZoneName};
+use kith_dns::{Tls, Ttl, ZoneName};
 use kith_gossip::identity::Subnets;
 use kith_gossip::replication::WINDOW;
 use kith_gossip_proto::NodeId;
@@ -102,6 +102,8 @@ pub(crate) struct Api {
 pub(crate) struct Dns {
     pub(crate) enabled: bool,
     pub(crate) listen: Vec<SocketAddr>,
+    /// DNS over TLS.
+    pub(crate) tls: Option<Tls>,
     /// Workers for each address; as many as there are cores, if none are named.
     pub(crate) threads: Option<NonZeroUsize>,
     /// Networks that may ask; those that are near, if none are named.
@@ -369,6 +371,7 @@ impl Dns {
         Dns {
             enabled,
             listen: listen.into_iter().map(|Listen(addr)| addr).collect(),
+            tls: tls(reader),
             threads: reader.optional(("dns", "threads")).map(|Threads(number)| number),
             allow: reader.list(("dns", "allow"), Vec::new()).into_iter().map(|Range(net)| net).collect(),
             rate: NonZeroU32::new(reader.or(("dns", "rrl_rate"), Rate(kith_dns::config::RATE)).0),
@@ -393,6 +396,23 @@ impl Daemon {
         let sweep_after = reader.hidden(("daemon", "sweep_after_ms")).map_or(SWEEP_AFTER, Duration::from_millis);
         Daemon { enabled, docker: (docker != "none").then(|| docker.into()), sweep_after }
     }
+}
+
+/// DNS over TLS, where an address for it is named.
+fn tls(reader: &mut Reader<'_>) -> Option<Tls> {
+    let listen: Vec<Listen> = reader.list(("dns", "tls_listen"), Vec::new());
+    let mut file = |name| reader.optional(("dns", name)).map(|Text(path)| PathBuf::from(path));
+    let files = [file("tls_cert"), file("tls_key")];
+    if !listen.is_empty() {
+        for (name, file) in ["tls_cert", "tls_key"].into_iter().zip(&files) {
+            if file.is_none() && !reader.is_wrong(("dns", name)) {
+                reader.problem(("dns", name), "not set", "DNS over TLS needs a certificate and its key, two PEM files");
+            }
+        }
+    }
+    let [Some(cert), Some(key)] = files else { return None };
+    let listen: Vec<SocketAddr> = listen.into_iter().map(|Listen(addr)| addr).collect();
+    (!listen.is_empty()).then_some(Tls { listen, cert, key })
 }
 
 fn forwarding(reader: &mut Reader<'_>) -> Forwarding {

@@ -16,6 +16,8 @@ use crate::name::ZoneName;
 pub struct Config {
     /// Addresses to listen on, UDP and TCP alike. Port 0 takes a free port, the same for both.
     pub listen: Vec<SocketAddr>,
+    /// DNS over TLS (RFC 7858), beside it; `None`: not served.
+    pub tls: Option<Tls>,
     /// Workers for each address: threads with a socket of their own. By default one for each core.
     pub threads: NonZeroUsize,
     /// Networks that may ask. Empty: this host, the cluster's ranges, networks of bridges, and private networks that an
@@ -46,6 +48,17 @@ pub struct Config {
     pub forward: Forwarding,
 }
 
+/// Where DNS is served over TLS, and by which certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// TCP addresses; by custom at port 853. Port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// The certificate and those that lead from it to an authority, PEM; read again when it changes.
+    pub cert: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+}
+
 /// Answers a second for a network, unless told otherwise. A resolver for a whole office asks for less, since it keeps
 /// what it was told; as a share of an attack it is nothing.
 pub const RATE: u32 = 200;
@@ -56,6 +69,7 @@ impl Config {
     pub fn new(server: impl Into<String>) -> Self {
         Self {
             listen: Vec::new(),
+            tls: None,
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             allow: Vec::new(),
             rate: NonZeroU32::new(RATE),

@@ -7,18 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{Config, Tls};
 use crate::feed::Event;
 use crate::files::Files;
 use crate::follow::{FollowError, Follower};
 use crate::forward::{Engine, Forwarder, Table};
 use crate::keep::{self, Keeper};
-use crate::server::{Answerer, Bound, Desk, Desks, NetworkWatch, Slow, Worker, bind, serve_tcp, slow};
+use crate::server::{
+    Answerer, Bound, Certificate, CertificateWatch, Desk, Desks, NetworkWatch, Slow, TlsError, Wire, Worker, bind,
+    bind_tcp, serve_tcp, slow,
+};
 use crate::status::StatusHandle;
 use crate::zone::{Saved, Settings};
 use crate::zonefile::Fault;
@@ -30,7 +34,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub struct Dns {
     addrs: Vec<SocketAddr>,
     bound: Vec<Bound>,
-    /// By address: that of the streams, then one for each worker.
+    secure: Option<Secure>,
+    /// By address: that of the streams, then one for each worker. At last those of the addresses for TLS.
     desks: Vec<Desk>,
     watch: Option<NetworkWatch>,
     slow: Option<(Slow, Desk)>,
@@ -42,6 +47,14 @@ pub struct Dns {
     status: StatusHandle,
 }
 
+/// Listeners for DNS over TLS.
+#[derive(Debug)]
+struct Secure {
+    listeners: Vec<(SocketAddr, TcpListener)>,
+    certificate: Certificate,
+    watch: CertificateWatch,
+}
+
 /// Why the part cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -51,6 +64,9 @@ pub enum BuildError {
     /// A zone file is wrong, and there is nothing else to serve.
     #[error("{0}")]
     File(Fault),
+    /// The certificate for DNS over TLS cannot be used.
+    #[error("no DNS over TLS")]
+    Tls(#[source] TlsError),
     /// The configuration names no address.
     #[error("no address to listen on")]
     NoAddress,
@@ -123,22 +139,30 @@ impl Dns {
         for addr in &config.listen {
             bound.push(bind(*addr, config.threads).map_err(|source| BuildError::Bind { addr: *addr, source })?);
         }
+        let secure = config.tls.clone().map(Secure::build).transpose()?;
         let addrs: Vec<SocketAddr> = bound.iter().map(|bound| bound.addr).collect();
         let workers = bound.len() * config.threads.get();
         let (forwarder, forwarding) = Forwarder::new(&config, Arc::clone(&settings.routes), &addrs, workers).unzip();
         let (queue, slow) = forwarder.clone().map(|forwarder| slow(answerer(forwarder))).unzip();
         let Desks { listeners, last, counters, watch } = Desks::new(&config, &published, queue.as_ref());
         let slow = slow.map(|slow| (slow, last));
-        let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters, forwarder);
+        let certificate = secure.as_ref().map(|secure| secure.certificate.clone());
+        let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters, (forwarder, certificate));
         let remembered = saved.map(|saved| saved.members).unwrap_or_default();
         let follower = Follower::new(Box::pin(feed), settings, published, (fixed, remembered));
-        Ok(Self { addrs, bound, desks: listeners, watch, slow, forwarding, follower, files, keeper, status })
+        Ok(Self { addrs, bound, secure, desks: listeners, watch, slow, forwarding, follower, files, keeper, status })
     }
 
     /// The addresses listened on, in the order of the configuration, with the ports that were chosen.
     #[must_use]
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
+    }
+
+    /// The addresses for DNS over TLS, likewise.
+    #[must_use]
+    pub fn tls_addrs(&self) -> Vec<SocketAddr> {
+        self.secure.iter().flat_map(|secure| &secure.listeners).map(|(addr, _)| *addr).collect()
     }
 
     /// Shows the state at any time, also while running and after.
@@ -162,11 +186,20 @@ impl Dns {
             let failed = move |source| RunError::Listener { addr, source };
             let mut desk = || desks.next().expect("build made one for each listener");
             let (desk_tcp, stop_tcp) = (desk(), stop.clone());
-            tasks.spawn(async move { serve_tcp(tcp, desk_tcp, stop_tcp).await.map_err(failed) });
+            tasks.spawn(async move { serve_tcp(tcp, Wire::Plain, desk_tcp, stop_tcp).await.map_err(failed) });
             for socket in udp {
                 let (worker, stop_udp) = (Worker::start(socket, desk(), tables.next()), stop.clone());
                 tasks.spawn(async move { worker.map_err(failed)?.run(stop_udp).await.map_err(failed) });
             }
+        }
+        if let Some(Secure { listeners, certificate, watch }) = self.secure {
+            for ((addr, tcp), desk) in listeners.into_iter().zip(desks) {
+                let (wire, stop_tls) = (Wire::Tls(certificate.clone()), stop.clone());
+                let failed = move |source| RunError::Listener { addr, source };
+                tasks.spawn(async move { serve_tcp(tcp, wire, desk, stop_tls).await.map_err(failed) });
+            }
+            let stop_watch = stop.clone();
+            tasks.spawn(async move { watch.run(stop_watch).await.map_err(RunError::Task) });
         }
         if let Some(watch) = self.watch {
             let stop_watch = stop.clone();
@@ -208,6 +241,19 @@ impl Dns {
         }
         tasks.shutdown().await;
         result
+    }
+}
+
+impl Secure {
+    /// Reads the certificate and binds every address, or says what is wrong.
+    fn build(tls: Tls) -> Result<Self, BuildError> {
+        let (certificate, watch) = Certificate::read(&tls.cert, &tls.key).map_err(BuildError::Tls)?;
+        let listener = |addr: SocketAddr| {
+            let bound = bind_tcp(addr).and_then(|listener| Ok((listener.local_addr()?, listener)));
+            bound.map_err(|source| BuildError::Bind { addr, source })
+        };
+        let listeners = tls.listen.into_iter().map(listener).collect::<Result<_, _>>()?;
+        Ok(Self { listeners, certificate, watch })
     }
 }
 

@@ -42,10 +42,11 @@ mod keep;
 mod server;
 pub mod status;
 
-pub use config::{Config, Ttl};
+pub use config::{Config, Tls, Ttl};
 pub use dns::{BuildError, Dns, RunError};
 pub use explain::{Explanation, explain};
 pub use name::ZoneName;
+pub use server::TlsError;
 pub use status::{Status, StatusHandle};
 pub use zonefile::Fault;
 

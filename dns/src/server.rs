@@ -11,6 +11,7 @@ mod round;
 mod slow;
 mod stream;
 mod tcp;
+mod tls;
 mod worker;
 
 use std::num::NonZeroU32;
@@ -25,11 +26,13 @@ use crate::status::{Counters, Published};
 use access::Access;
 use slow::{Handed, Question, ReplyTo};
 
-pub(crate) use bind::{Bound, bind};
+pub(crate) use bind::{Bound, bind, tcp as bind_tcp};
 pub(crate) use desks::Desks;
 pub(crate) use networks::NetworkWatch;
 pub(crate) use slow::{Answerer, Queue, Slow, slow};
-pub(crate) use tcp::serve as serve_tcp;
+pub(crate) use tcp::{Wire, serve as serve_tcp};
+pub use tls::TlsError;
+pub(crate) use tls::{Certificate, CertificateWatch};
 pub(crate) use worker::Worker;
 
 /// What a listener answers with.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::answer::{Rcode, Tally};
 use crate::forward::{ForwardStatus, Forwarder};
 use crate::name::ZoneName;
+use crate::server::{Certificate, TlsError};
 use crate::zone::fixed::FileState;
 use crate::zone::{Freshness, Owner, Zone, rtype};
 use crate::zonefile::Fault;
@@ -62,6 +63,10 @@ pub struct Status {
     pub overflows: u64,
     /// TCP connections closed at once, because there were too many.
     pub connections_refused: u64,
+    /// Connections for TLS that ended before a question.
+    pub handshakes_failed: u64,
+    /// What is wrong with the certificate's files as they are; then the one before is used.
+    pub tls_fault: Option<TlsError>,
     /// Forwarding; `None` where nothing is forwarded.
     pub forward: Option<ForwardStatus>,
 }
@@ -134,6 +139,7 @@ pub struct StatusHandle {
     published: Arc<ArcSwap<Published>>,
     counters: Arc<[Counters]>,
     forwarder: Option<Forwarder>,
+    certificate: Option<Certificate>,
 }
 
 /// The zone being answered from, with what status says of it.
@@ -150,9 +156,9 @@ impl StatusHandle {
         zones: &[ZoneName],
         published: Arc<ArcSwap<Published>>,
         counters: Arc<[Counters]>,
-        forwarder: Option<Forwarder>,
+        (forwarder, certificate): (Option<Forwarder>, Option<Certificate>),
     ) -> Self {
-        Self { zones: zones.into(), published, counters, forwarder }
+        Self { zones: zones.into(), published, counters, forwarder, certificate }
     }
 
     /// The status at this moment.
@@ -192,6 +198,8 @@ impl StatusHandle {
             send_errors: sum(|counters| &counters.send_errors),
             overflows: sum(|counters| &counters.overflows),
             connections_refused: sum(|counters| &counters.connections_refused),
+            handshakes_failed: sum(|counters| &counters.handshakes_failed),
+            tls_fault: self.certificate.as_ref().and_then(Certificate::fault),
             forward: self.forwarder.as_ref().map(Forwarder::status),
         }
     }
@@ -250,6 +258,7 @@ pub(crate) struct Counters {
     pub(crate) send_errors: AtomicU64,
     pub(crate) overflows: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
+    pub(crate) handshakes_failed: AtomicU64,
 }
 
 /// One cache line of counters: by rcode, in the order of [`Rcode::ALL`].
@@ -282,6 +291,7 @@ impl Counters {
             send_errors: AtomicU64::new(0),
             overflows: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
+            handshakes_failed: AtomicU64::new(0),
         }
     }
 

@@ -57,6 +57,9 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     [dns]
     enabled = true                         # default
     listen = ["[::1]:53", "127.0.0.1:53"]  # KITH_DNS_LISTEN
+    tls_listen = []                        # default
+    # tls_cert =                           # default
+    # tls_key =                            # default
     # threads =                            # default
     allow = []                             # default
     rrl_rate = "200"                       # default
@@ -215,4 +218,14 @@ fn zone_files_are_tables_or_paths() {
     assert_eq!(files(&build(file, &[("KITH_DNS_ZONE", "c, d")], &[], Purpose::Dns).unwrap()), ["c", "d"]);
     let wrong = "kith.toml:1: dns.zone: a list, where a table for each file: [[dns.zone]] and file = \"…\" is wanted";
     assert_eq!(problems("[[dns.zone]]\npath = \"a.zone\"\n"), wrong);
+}
+
+#[test]
+fn dns_over_tls_needs_a_certificate_and_its_key() {
+    let set = ["dns.tls_listen=127.0.0.1:853", "dns.tls_cert=/etc/kith/dns.crt", "dns.tls_key=/etc/kith/dns.key"];
+    let tls = build(IDENTITY, &[], &set, Purpose::Agent).unwrap().dns.tls.unwrap();
+    assert_eq!((tls.listen.len(), tls.cert.to_str()), (1, Some("/etc/kith/dns.crt")));
+    let problems = build(IDENTITY, &[], &set[..2], Purpose::Agent).unwrap_err();
+    assert!(problems.contains("dns.tls_key: not set"), "{problems}");
+    assert_eq!(build(IDENTITY, &[], &set[1..], Purpose::Agent).unwrap().dns.tls, None, "nowhere");
 }

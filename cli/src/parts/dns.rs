@@ -20,6 +20,7 @@ use crate::args::Plain;
 use crate::config::{self, Split};
 use crate::exit::{Exit, Failure};
 use crate::feed::Feed;
+use crate::modes::{self, Wanted};
 
 /// The DNS server, buildable again and again.
 pub(crate) struct DnsPart {
@@ -57,6 +58,9 @@ impl Part for DnsPart {
 
     fn build(&mut self) -> BoxFuture<'_, Result<Built, Failure>> {
         async {
+            if let Some(tls) = &self.config.tls {
+                modes::check(&tls.key, Wanted::GroupReads)?;
+            }
             let config = self.config.clone();
             let dns = match &self.source {
                 Source::Store(client) => Dns::build(config, Feed::new(client.clone())).await,
@@ -64,11 +68,17 @@ impl Part for DnsPart {
             };
             let dns = dns.map_err(failure)?;
             pin(&mut self.config.listen, dns.addrs());
+            let secure = dns.tls_addrs();
+            if let Some(tls) = &mut self.config.tls {
+                pin(&mut tls.listen, &secure);
+            }
             let status = dns.status();
             self.status.send_replace(Some(status.clone()));
             let (source, settings) = (self.source.clone(), settings(&self.config));
+            let plain = dns.addrs().iter().map(|addr| ("dns", addr.to_string()));
+            let secure = secure.iter().map(|addr| ("dns-tls", addr.to_string()));
             Ok(Built {
-                listens: dns.addrs().iter().map(|addr| ("dns", addr.to_string())).collect(),
+                listens: plain.chain(secure).collect(),
                 run: Box::new(move |token| {
                     let end = token.child_token();
                     let told = end.clone();
@@ -99,7 +109,7 @@ impl Part for DnsPart {
 fn failure(error: BuildError) -> Failure {
     match &error {
         BuildError::NoAddress | BuildError::NoZone => Failure::new(Exit::Config, error),
-        BuildError::File(_) => Failure::new(Exit::Config, error),
+        BuildError::File(_) | BuildError::Tls(_) => Failure::new(Exit::Config, error),
         BuildError::Task(_) => Failure::new(Exit::Software, error),
         BuildError::Bind { source, .. } => {
             let hint = match source.kind() {
@@ -143,6 +153,7 @@ fn describe(status: &Status, settings: &Value) -> Value {
         "send_errors": status.send_errors,
         "overflows": status.overflows,
         "connections_refused": status.connections_refused,
+        "handshakes_failed": status.handshakes_failed,
         "forward": status.forward.as_ref().map(forward),
     })
 }
@@ -199,6 +210,7 @@ pub(crate) fn plain(plain: &Plain) -> kith_dns::Config {
     let config = kith_dns::Config::new(config::host_name());
     kith_dns::Config {
         listen: plain.listen.clone(),
+        tls: plain.tls(),
         threads: plain.threads.unwrap_or(config.threads),
         allow: plain.allow.clone(),
         zones: Vec::new(),
@@ -217,6 +229,7 @@ pub(crate) fn config(config: &config::Config) -> kith_dns::Config {
     let defaults = kith_dns::Config::new(config.node.name.as_str());
     kith_dns::Config {
         listen: dns.listen.clone(),
+        tls: dns.tls.clone(),
         threads: dns.threads.unwrap_or(defaults.threads),
         allow: dns.allow.clone(),
         rate: dns.rate,

@@ -39,7 +39,8 @@ pub(crate) fn bind(addr: SocketAddr, threads: NonZeroUsize) -> io::Result<Bound>
     Err(last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
 }
 
-fn tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+/// Binds a socket for streams; must be called inside a runtime.
+pub(crate) fn tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = socket(addr, Type::STREAM, Protocol::TCP)?;
     socket.set_nonblocking(true)?;
     // A restart must not wait for connections of the last run to time out.

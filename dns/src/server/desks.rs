@@ -15,7 +15,7 @@ use crate::status::{Counters, Published, Writers};
 /// What the listeners answer with, and what keeps it current.
 #[derive(Debug)]
 pub(crate) struct Desks {
-    /// By address: that of the streams, then one for each worker.
+    /// By address: that of the streams, then one for each worker. At last those of the addresses for TLS.
     pub(crate) listeners: Vec<Desk>,
     /// That of the slow path.
     pub(crate) last: Desk,
@@ -27,7 +27,8 @@ pub(crate) struct Desks {
 impl Desks {
     /// Those of a configuration.
     pub(crate) fn new(config: &Config, published: &Arc<ArcSwap<Published>>, slow: Option<&Queue>) -> Self {
-        let places = places(config.listen.len(), config.threads);
+        let secure = config.tls.as_ref().map_or(0, |tls| tls.listen.len());
+        let places = places(config.listen.len(), config.threads, secure);
         let counters = places.iter().map(|(_, writers)| Counters::new(config.zones.len(), *writers));
         let counters: Arc<[Counters]> = counters.collect();
         let (access, watch) = access(config);
@@ -63,9 +64,9 @@ fn access(config: &Config) -> (Arc<ArcSwap<Access>>, Option<NetworkWatch>) {
 }
 
 /// Who answers, in the order of the desks: for each address the streams, then its workers, of which each knows its
-/// place among all workers; at last the slow path.
-fn places(addrs: usize, threads: NonZeroUsize) -> Vec<(Option<usize>, Writers)> {
+/// place among all workers; then the addresses for TLS, and at last the slow path.
+fn places(addrs: usize, threads: NonZeroUsize, secure: usize) -> Vec<(Option<usize>, Writers)> {
     let workers = |addr: usize| (addr * threads.get()..(addr + 1) * threads.get()).map(|n| (Some(n), Writers::One));
     let of_addr = |addr| std::iter::once((None, Writers::Many)).chain(workers(addr));
-    (0..addrs).flat_map(of_addr).chain([(None, Writers::Many)]).collect()
+    (0..addrs).flat_map(of_addr).chain(std::iter::repeat_n((None, Writers::Many), secure + 1)).collect()
 }

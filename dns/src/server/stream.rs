@@ -41,7 +41,12 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     loop {
         let next = talk.answer();
         if !talk.output.is_empty() {
-            timeout(IDLE, stream.write_all(&talk.output)).await??;
+            // Of TLS a part may wait to be sent.
+            timeout(IDLE, async {
+                stream.write_all(&talk.output).await?;
+                stream.flush().await
+            })
+            .await??;
             talk.output.clear();
         }
         match next {

@@ -5,11 +5,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::tls::Certificate;
 use super::{Desk, stream};
 
 /// Connections of one listener. At the bound a new one is closed at once; each costs a task and some 8 KiB.
@@ -19,8 +21,20 @@ const PER_SOURCE_MAX: usize = 256;
 /// Pause after the system refused to accept (no descriptors left): trying at once would only burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a client may take to hear that a connection ends in good order. Its answers are there already.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What is spoken on the connections of a listener.
+#[derive(Debug, Clone)]
+pub(crate) enum Wire {
+    /// DNS as it is.
+    Plain,
+    /// DNS over TLS.
+    Tls(Certificate),
+}
+
 /// Accepts and serves connections until told to stop, then lets each finish the answer it is writing.
-pub(crate) async fn serve(listener: TcpListener, desk: Desk, token: CancellationToken) -> io::Result<()> {
+pub(crate) async fn serve(listener: TcpListener, wire: Wire, desk: Desk, token: CancellationToken) -> io::Result<()> {
     let mut connections: JoinSet<IpAddr> = JoinSet::new();
     let mut sources: HashMap<IpAddr, usize> = HashMap::new();
     loop {
@@ -39,9 +53,9 @@ pub(crate) async fn serve(listener: TcpListener, desk: Desk, token: Cancellation
                         desk.counters().add(|counters| &counters.connections_refused, 1);
                         continue;
                     }
-                    let (desk, token) = (desk.clone(), token.clone());
+                    let (wire, desk, token) = (wire.clone(), desk.clone(), token.clone());
                     connections.spawn(async move {
-                        if let Err(error) = connection(stream, source, &desk, &token).await {
+                        if let Err(error) = connection(stream, source, &wire, &desk, &token).await {
                             tracing::debug!(%source, %error, "connection ended");
                         }
                         ip
@@ -81,9 +95,28 @@ fn leave(sources: &mut HashMap<IpAddr, usize>, ip: IpAddr) {
     }
 }
 
-async fn connection(stream: TcpStream, source: SocketAddr, desk: &Desk, token: &CancellationToken) -> io::Result<()> {
+async fn connection(
+    mut stream: TcpStream,
+    source: SocketAddr,
+    wire: &Wire,
+    desk: &Desk,
+    token: &CancellationToken,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    stream::serve(stream, source, desk, token).await
+    let certificate = match wire {
+        Wire::Plain => return stream::serve(&mut stream, source, desk, token).await,
+        Wire::Tls(certificate) => certificate,
+    };
+    let mut secure = tokio::select! {
+        // Cancel-safe: nobody was told anything yet.
+        () = token.cancelled() => return Ok(()),
+        secure = certificate.accept(stream) => secure.inspect_err(|_| {
+            desk.counters().add(|counters| &counters.handshakes_failed, 1);
+        })?,
+    };
+    stream::serve(&mut secure, source, desk, token).await?;
+    // Else a client cannot tell an end from a connection that was cut (RFC 8446 §6.1).
+    timeout(FAREWELL, secure.shutdown()).await?
 }
 
 #[cfg(test)]

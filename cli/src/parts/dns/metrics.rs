@@ -89,7 +89,9 @@ impl Page<'_, '_> {
         let help = "Questions for others that were told SERVFAIL because too many waited";
         self.counter("slow_queue_overflows", help, status.overflows)?;
         let help = "Connections closed at once because there were too many";
-        self.counter("connections_refused", help, status.connections_refused)
+        self.counter("connections_refused", help, status.connections_refused)?;
+        let help = "Connections for TLS that ended before a question";
+        self.counter("tls_handshakes_failed", help, status.handshakes_failed)
     }
 
     fn forward(&mut self, forward: &ForwardStatus) -> fmt::Result {

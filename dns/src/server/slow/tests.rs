@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::super::access::Access;
-use super::super::{Bound, Desk, Worker, bind, serve_tcp};
+use super::super::{Bound, Desk, Wire, Worker, bind, serve_tcp};
 use super::*;
 use crate::answer::Rcode;
 use crate::status::{Counters, Published, Writers};
@@ -70,7 +70,7 @@ impl Running {
             tasks.spawn(async move { worker.run(stop).await.unwrap() });
         }
         let (for_tcp, stop) = (desk(1), token.clone());
-        tasks.spawn(async move { serve_tcp(tcp, for_tcp, stop).await.unwrap() });
+        tasks.spawn(async move { serve_tcp(tcp, Wire::Plain, for_tcp, stop).await.unwrap() });
         let mut idle = Some(slow);
         if let Some(slow) = idle.take_if(|_| *runs == Runs::All) {
             let (for_slow, stop) = (desk(2), token.clone());
