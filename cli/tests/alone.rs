@@ -91,6 +91,20 @@ impl Node {
         }
     }
 
+    /// Waits until the status has an alarm that begins so.
+    async fn alarms(&self, begins: &str) {
+        let (client, until) = (self.client(), Instant::now() + BOUND);
+        loop {
+            let status = client.status().await.expect("the store's status");
+            let texts = status["alarms"].as_array().into_iter().flatten().filter_map(|alarm| alarm["text"].as_str());
+            if texts.into_iter().any(|text| text.starts_with(begins)) {
+                return;
+            }
+            assert!(Instant::now() < until, "{begins} is not in {}", status["alarms"]);
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Waits until DNS gives the name this address, marked as this old.
     fn answers(&self, name: &str, address: &str, age: Age) {
         let until = Instant::now() + BOUND;
@@ -145,6 +159,9 @@ async fn dns_answers_on_while_the_store_is_away_and_follows_it_again_when_it_is_
     node.answers("casa-api.internal", "10.210.128.7", Age::Fresh);
     node.counts(r#"kith_dns_queries_total{zone="internal",type="A",rcode="NOERROR"}"#).await;
     node.counts(r#"kith_dns_query_duration_seconds_count{path="at_once"}"#).await;
+
+    node.write("INSERT INTO services (project, name) VALUES ('p', 'q-r'), ('p-q', 'r')").await;
+    node.alarms("service p-q/r: name p-q-r is taken by p/q-r").await;
 
     gossip.signal(Signal::SIGKILL);
     node.answers("casa-api.internal", "10.210.128.7", Age::Stale);

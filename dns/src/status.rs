@@ -43,6 +43,8 @@ pub struct Status {
     pub problems: Vec<ProblemStatus>,
     /// How many there are.
     pub problem_count: usize,
+    /// Services whose flat name another service has, with that one; the first 20.
+    pub clashes: Vec<ProblemStatus>,
     /// Queries answered, where there were any.
     pub queries: Vec<QueryCount>,
     /// Time to the answers that were given at once, from the moment their batch was read until it was sent.
@@ -132,6 +134,36 @@ pub struct QueryCount {
     pub count: u64,
 }
 
+/// Something that does not get better by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alarm {
+    /// Which kind, one word.
+    pub name: &'static str,
+    /// What is wrong, and what to do.
+    pub text: String,
+}
+
+impl Status {
+    /// What somebody has to see to.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<Alarm> {
+        let clash = |clash: &ProblemStatus| Alarm {
+            name: "flat-name",
+            text: format!("service {}: {}; it answers below .svc only: rename one of the two", clash.key, clash.reason),
+        };
+        let file = |file: &FileStatus| {
+            let fault = file.fault.as_ref()?;
+            Some(Alarm { name: "zone-file", text: format!("{fault}; what it was before is served: mend it") })
+        };
+        let tls = |fault: &TlsError| Alarm {
+            name: "dns-certificate",
+            text: format!("{fault}; the certificate before is used on: put both files right"),
+        };
+        let files = self.files.iter().filter_map(file);
+        self.clashes.iter().map(clash).chain(files).chain(self.tls_fault.as_ref().map(tls)).collect()
+    }
+}
+
 /// Gives the status at any time; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct StatusHandle {
@@ -188,6 +220,7 @@ impl StatusHandle {
             files: zone.fixed().files().iter().map(FileStatus::from).collect(),
             problems: problems.iter().map(problem).collect(),
             problem_count,
+            clashes: zone.clashes().iter().map(problem).collect(),
             queries: self.queries(),
             at_once: times(listeners),
             later: times(slow),

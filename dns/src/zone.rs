@@ -78,6 +78,7 @@ struct Contents {
     members: Arc<[Member]>,
     problems: Arc<[Problem]>,
     problem_count: usize,
+    clashes: Arc<[Problem]>,
 }
 
 /// Where a question leads.
@@ -208,6 +209,11 @@ impl Zone {
     /// What was left out and why: the first ones, and how many there are.
     pub(crate) fn problems(&self) -> (&[Problem], usize) {
         (&self.contents.problems, self.contents.problem_count)
+    }
+
+    /// Services whose flat name is another's.
+    pub(crate) fn clashes(&self) -> &[Problem] {
+        &self.contents.clashes
     }
 
     /// Finds a name. `qname` is the lower-cased wire form with its closing zero; `labels` are the offsets at which its

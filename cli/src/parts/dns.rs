@@ -138,6 +138,7 @@ fn describe(status: &Status, settings: &Value) -> Value {
         "build_us": u64::try_from(status.build_time.as_micros()).unwrap_or(u64::MAX),
         "zones": status.zones.iter().map(|zone| json!({ "zone": zone.name, "names": zone.names })).collect::<Vec<_>>(),
         "reverse_names": status.reverse_names,
+        "alarms": status.alarms().iter().map(|alarm| json!({ "name": alarm.name, "text": alarm.text })).collect::<Vec<_>>(),
         "files": status.files.iter().map(describe_file).collect::<Vec<_>>(),
         "bad_rows": status.problem_count,
         "bad": status.problems.iter().take(SHOWN_PROBLEMS).map(|problem| json!({

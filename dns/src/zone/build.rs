@@ -38,6 +38,8 @@ pub(super) use explain::explain;
 use shared::Shared;
 use unit::{Dirty, Units};
 
+/// Most services that did not get their flat name which are told one by one.
+const CLASHES_MAX: usize = 20;
 /// Most problems kept with their reasons; beyond, they are only counted.
 const PROBLEMS_MAX: usize = 100;
 
@@ -47,11 +49,18 @@ pub(crate) struct Problem {
     pub(crate) table: Table,
     pub(crate) key: String,
     pub(crate) reason: String,
+    /// Whether its name is somebody else's.
+    pub(crate) taken: bool,
 }
 
 impl Problem {
     fn new(table: Table, key: &str, fault: &Fault) -> Self {
-        Self { table, key: crate::row::quote(key), reason: fault.to_string() }
+        Self {
+            table,
+            key: crate::row::quote(key),
+            reason: fault.to_string(),
+            taken: matches!(fault, Fault::Taken { .. }),
+        }
     }
 }
 
@@ -71,6 +80,7 @@ pub(crate) struct Builder {
     members: Arc<[Member]>,
     problems: Arc<[Problem]>,
     problem_count: usize,
+    clashes: Arc<[Problem]>,
 }
 
 impl Builder {
@@ -98,6 +108,7 @@ impl Builder {
             members: Arc::new([]),
             problems: Arc::new([]),
             problem_count: 0,
+            clashes: Arc::new([]),
         }
     }
 
@@ -135,6 +146,7 @@ impl Builder {
             members: Arc::clone(&self.members),
             problems: Arc::clone(&self.problems),
             problem_count: self.problem_count,
+            clashes: Arc::clone(&self.clashes),
             lists: super::list::Lists::default(),
         }
     }
@@ -202,6 +214,9 @@ impl Builder {
         .sum();
         self.problems = of_rows.chain(self.units.problems().cloned()).take(PROBLEMS_MAX).collect();
         self.problem_count = in_rows + self.units.problem_count();
+        // Of services somebody is to hear, however much else is wrong.
+        let clashes = self.units.problems().filter(|one| one.taken && one.table == Table::Services);
+        self.clashes = clashes.take(CLASHES_MAX).cloned().collect();
     }
 }
 

@@ -152,6 +152,7 @@ impl About {
             members: members.clone().into(),
             problems: Arc::new([]),
             problem_count: 0,
+            clashes: Arc::new([]),
         };
         let written = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.written_s));
         Saved {

@@ -401,6 +401,8 @@ fn of_two_services_with_one_flat_name_the_smaller_answers_and_both_keep_their_ow
     1
     services a-b/c: name a-b-c is taken by a/b-c
     "#);
+    let clashes: Vec<_> = zone.clashes().iter().map(|clash| (clash.key.as_str(), clash.reason.as_str())).collect();
+    assert_eq!(clashes, [("a-b/c", "name a-b-c is taken by a/b-c")]);
 }
 
 #[test]

@@ -134,7 +134,7 @@ struct Reading {
     subscriptions: SubscriptionFigures,
     members: [(&'static str, u64); 3],
     certificate: Option<Certificate>,
-    alarms: BTreeMap<&'static str, u64>,
+    alarms: BTreeMap<String, u64>,
 }
 
 impl Reading {
@@ -143,7 +143,7 @@ impl Reading {
         let states = [MemberState::Up, MemberState::Silent, MemberState::Removed];
         let count = |state| members.iter().filter(|member| member.state == state).count() as u64;
         let mut alarms = BTreeMap::new();
-        app.membership.alarms().iter().for_each(|alarm| *alarms.entry(alarm.name).or_default() += 1);
+        app.alarms().into_iter().for_each(|(name, _)| *alarms.entry(name).or_default() += 1);
         Self {
             certificate: app.membership.certificate(),
             alarms,
@@ -219,7 +219,7 @@ impl Collector for Reading {
         let mut alarms =
             encoder.encode_descriptor("alarms", "What somebody has to look at", None, sample.metric_type())?;
         for (alarm, count) in &self.alarms {
-            ConstGauge::new(*count).encode(alarms.encode_family(&[("alarm", *alarm)])?)?;
+            ConstGauge::new(*count).encode(alarms.encode_family(&[("alarm", alarm.as_str())])?)?;
         }
         let mut members = encoder.encode_descriptor("members", "Members by state", None, sample.metric_type())?;
         for (state, count) in self.members {

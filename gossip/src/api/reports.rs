@@ -22,9 +22,11 @@ const PARTS: usize = 32;
 const BYTES: usize = 64 * 1024;
 /// Bytes of one part's figures. Beyond it they are refused: some thousand series.
 const FIGURE_BYTES: usize = 256 * 1024;
-/// How long figures are given after they were reported. A part reports every 2 s; one that is gone has no figures, which
+/// Alarms of one part that are shown; what is beyond shows when those are gone.
+const ALARMS: usize = 32;
+/// How long figures are given, and alarms shown, after they were reported. A part reports every 2 s; one that is gone has no figures, which
 /// an alert can see, rather than those of its last moment for ever.
-const FIGURES_LIFE: Duration = Duration::from_secs(15);
+const LIFE: Duration = Duration::from_secs(15);
 
 /// The last report of each part.
 #[derive(Debug, Default)]
@@ -69,17 +71,32 @@ impl Reports {
     /// The figures of all parts that reported theirs of late.
     pub(super) fn figures(&self) -> String {
         let figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = figures.values().filter(|figures| figures.at.elapsed() < FIGURES_LIFE);
+        let current = figures.values().filter(|figures| figures.at.elapsed() < LIFE);
         current.map(|figures| figures.text.as_str()).collect()
     }
 
-    /// All reports by part, each with its age.
+    /// What parts that reported of late want seen to: the `alarms` of their reports, as name and text.
+    pub(super) fn alarms(&self) -> Vec<(String, String)> {
+        let reports = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = |alarm: &Value| {
+            let name = alarm["name"].as_str().filter(|name| check(name).is_ok())?;
+            Some((name.to_owned(), alarm["text"].as_str()?.to_owned()))
+        };
+        let current = reports.values().filter(|report| report.at.elapsed() < LIFE);
+        current
+            .flat_map(|report| report.status["alarms"].as_array().into_iter().flatten().take(ALARMS))
+            .filter_map(read)
+            .collect()
+    }
+
+    /// All reports by part, each with its age, but for their alarms.
     pub(super) fn all(&self) -> Value {
         let reports = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
         let aged = |report: &Report| {
             let mut status = report.status.clone();
             let age = u64::try_from(report.at.elapsed().as_millis()).unwrap_or(u64::MAX);
             if let Some(map) = status.as_object_mut() {
+                map.remove("alarms");
                 map.insert("reported_ms_ago".to_owned(), age.into());
             }
             status
@@ -172,6 +189,11 @@ mod tests {
         assert!(reports.put("one-more".to_owned(), json!({})).is_err());
         let all = reports.all();
         assert_eq!((all.as_object().map(serde_json::Map::len), &all["part0"]["n"]), (Some(PARTS), &json!(1)));
+        let alarm = json!({ "name": "flat-name", "text": "a and b" });
+        let wrong = json!({ "name": "A name", "text": "" });
+        reports.put("part1".to_owned(), json!({ "alarms": [alarm, wrong, 7] })).unwrap();
+        assert_eq!(reports.alarms(), [("flat-name".to_owned(), "a and b".to_owned())]);
+        assert_eq!(reports.all()["part1"]["alarms"], Value::Null, "they are shown with the node's");
         assert!(all["part0"]["reported_ms_ago"].is_u64(), "{all}");
     }
 }

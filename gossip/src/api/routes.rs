@@ -36,6 +36,12 @@ pub(super) struct App {
 }
 
 impl App {
+    /// What somebody has to see to, as name and text: the node's own alarms, and those of its other parts.
+    pub(super) fn alarms(&self) -> Vec<(String, String)> {
+        let own = self.membership.alarms().into_iter().map(|alarm| (alarm.name.to_owned(), alarm.text));
+        own.chain(self.reports.alarms()).collect()
+    }
+
     /// How many other nodes belong to the cluster, up or silent.
     pub(super) fn others(&self) -> usize {
         let members = self.membership.members();

@@ -152,7 +152,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "ends_ms": ms(certificate.ends),
             "days_left": certificate.left.as_secs() / 86_400,
         })),
-        "alarms": app.membership.alarms().iter().map(|alarm| json!({ "name": alarm.name, "text": alarm.text })).collect::<Vec<_>>(),
+        "alarms": app.alarms().into_iter().map(|(name, text)| json!({ "name": name, "text": text })).collect::<Vec<_>>(),
         "parts": app.reports.all(),
     }))
     .into_response()
