@@ -7,11 +7,13 @@ use std::path::PathBuf;
 mod backup;
 mod containers;
 mod enrol;
+mod look;
 mod server;
 
 pub(crate) use backup::{Backup, Restore, StoreAction, StoreArgs};
 pub(crate) use containers::{Ps, Sweep};
 pub(crate) use enrol::{Init, Invite, Join, Place};
+pub(crate) use look::{DnsAction, DnsSocket, Top, Trace};
 pub(crate) use server::{Server, ServerAction};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
@@ -39,6 +41,7 @@ Exit codes:
 Environment:
   KITH_API, KITH_TOKEN_FILE, KITH_CONFIG, KITH_LOG, KITH_LOG_FORMAT  for the flags of these names
   KITH_RESOLVER                                 for `kith resolve --server`
+  KITH_DNS_SOCKET                               for --socket of `kith top` and `kith dns trace`
   KITH_SECTION_KEY, as KITH_GOSSIP_LISTEN       for a key of the configuration
 
 Data goes to stdout, logs and errors to stderr.
@@ -102,8 +105,9 @@ Examples:
   kith dns --config /etc/kith/kith.toml
   kith dns --api unix:/run/kith/kith.sock --set dns.listen=127.0.0.1:5353
   kith dns --listen 127.0.0.1:5353 --zone-file example.zone
-  kith dns --listen 127.0.0.1:5353 --forward corp.example=10.0.0.53")]
-    Dns(DnsAlone),
+  kith dns --listen 127.0.0.1:5353 --forward corp.example=10.0.0.53
+  kith dns trace casa-api.internal")]
+    Dns(Box<DnsAlone>),
     /// Run the daemon alone, which keeps this server's own rows true at a store's API
     #[command(after_help = "\
 The store is found at --api, else at the configuration's api.unix.
@@ -213,6 +217,15 @@ Examples:
   kith why casa-api.internal
   kith why fra.casa-api.internal --json")]
     Why(Why),
+    /// Show the busiest names of a DNS server
+    #[command(after_help = "\
+By the socket of the DNS server on this host, which counts while somebody looks. Of a busy server one in several answers is
+looked at, for all of them.
+
+Examples:
+  kith top
+  kith top --interval 10 --names 5 --count 6 --json")]
+    Top(Top),
     /// The configuration: what is in force, what is wrong
     #[command(after_help = "\
 Examples:
@@ -281,6 +294,7 @@ pub(crate) struct Configured {
 
 /// A DNS server without a store beside it.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct DnsAlone {
     #[command(flatten)]
     pub(crate) configured: Configured,
@@ -288,6 +302,8 @@ pub(crate) struct DnsAlone {
     pub(crate) store: Store,
     #[command(flatten)]
     pub(crate) plain: Plain,
+    #[command(subcommand)]
+    pub(crate) action: Option<DnsAction>,
 }
 
 /// The reconcilers without a store beside them.
@@ -324,6 +340,12 @@ pub(crate) struct Plain {
     /// Who may ask; default who is near; repeatable
     #[arg(long, value_name = "NET", requires = "plain")]
     pub(crate) allow: Vec<IpNet>,
+    /// Where `kith top` and `kith dns trace` look in, a Unix socket
+    #[arg(long, value_name = "PATH", requires = "plain")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Where Prometheus finds /metrics
+    #[arg(long, value_name = "ADDR", requires = "plain")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Threads that answer, for zone files and --forward; default one for each core
     #[arg(long, value_name = "N", requires = "plain")]
     pub(crate) threads: Option<NonZeroUsize>,

@@ -102,6 +102,8 @@ pub(crate) struct Api {
 pub(crate) struct Dns {
     pub(crate) enabled: bool,
     pub(crate) listen: Vec<SocketAddr>,
+    /// Where DNS gives its figures itself, beside the API.
+    pub(crate) metrics: Option<SocketAddr>,
     /// DNS over TLS.
     pub(crate) tls: Option<Tls>,
     /// Workers for each address; as many as there are cores, if none are named.
@@ -372,6 +374,7 @@ impl Dns {
             enabled,
             listen: listen.into_iter().map(|Listen(addr)| addr).collect(),
             tls: tls(reader),
+            metrics: reader.optional(("dns", "metrics")).map(|Listen(addr)| addr),
             threads: reader.optional(("dns", "threads")).map(|Threads(number)| number),
             allow: reader.list(("dns", "allow"), Vec::new()).into_iter().map(|Range(net)| net).collect(),
             rate: NonZeroU32::new(reader.or(("dns", "rrl_rate"), Rate(kith_dns::config::RATE)).0),

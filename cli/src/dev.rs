@@ -31,7 +31,7 @@ use crate::args;
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 use crate::parts::Part;
-use crate::parts::dns::{DnsPart, Source};
+use crate::parts::dns::{DNS_SOCKET, DnsPart, Source};
 use crate::parts::gossip::GossipPart;
 
 /// From built to ready: nodes find each other in a second or two; a busy machine gets its time.
@@ -167,7 +167,8 @@ async fn build(
             ..kith_dns::Config::new(name.as_str())
         },
         Source::Store(client.clone()),
-    );
+    )
+    .looked_into(Some(home.data(&name)?.join(DNS_SOCKET)), None);
     let zone = dns.status();
     let parts: Vec<Box<dyn Part>> = vec![Box::new(GossipPart::new(gossip)), Box::new(dns)];
     let agent = Agent::build(parts, Some(client.clone())).await?;

@@ -32,12 +32,12 @@ use clap::Parser;
 use kith_gossip_client::{Client, Endpoint};
 use tokio_util::sync::CancellationToken;
 
-use args::{Cli, Command, Configured, DnsAlone, Plain, Store};
+use args::{Cli, Command, Configured, DnsAction, DnsAlone, Plain, Store};
 use config::{Config, Purpose};
 use exit::{Exit, Failure};
 use parts::Part;
 use parts::daemon::DaemonPart;
-use parts::dns::{DnsPart, Source};
+use parts::dns::{DNS_SOCKET, DnsPart, Source};
 use parts::gossip::GossipPart;
 use stop::Signals;
 
@@ -60,7 +60,9 @@ fn main() -> ExitCode {
 fn start(cli: Cli) -> Result<(), Failure> {
     start_log(&cli)?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Command::Dns(DnsAlone { plain: Plain { threads: Some(threads), .. }, .. }) = &cli.command {
+    if let Command::Dns(alone) = &cli.command
+        && let Some(threads) = alone.plain.threads
+    {
         builder.worker_threads(threads.get());
     }
     let runtime = builder
@@ -74,6 +76,7 @@ fn start(cli: Cli) -> Result<(), Failure> {
 
 fn start_log(cli: &Cli) -> Result<(), Failure> {
     let quiet = match cli.command {
+        Command::Dns(ref alone) if alone.action.is_some() => "warn",
         Command::Agent(_) | Command::Gossip(_) | Command::Dns(_) | Command::Daemon(_) => "info",
         _ => "warn",
     };
@@ -93,8 +96,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Agent(configured) => node(&configured, Purpose::Agent, None).await,
         Command::Gossip(configured) => node(&configured, Purpose::Gossip, None).await,
-        Command::Dns(alone) if alone.plain.is_asked_for() => plain(&alone.plain).await,
-        Command::Dns(alone) => node(&alone.configured, Purpose::Dns, Some(&alone.store)).await,
+        Command::Dns(alone) => dns(&alone).await,
         Command::Daemon(alone) => node(&alone.configured, Purpose::Daemon, Some(&alone.store)).await,
         Command::Dev(args) => {
             let (signals, token) = (Signals::catch()?, CancellationToken::new());
@@ -113,6 +115,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Members(args) => commands::members(&args.store.client()?, &args).await,
         Command::Resolve(args) => commands::resolve(&args).await,
         Command::Why(args) => commands::why(&args.store.client()?, &args).await,
+        Command::Top(args) => commands::top(&args).await,
         Command::Config(args) => commands::config(&args.action),
         Command::Schema(args) => commands::schema(&args.action).await,
         Command::Backup(args) => commands::backup(&args).await,
@@ -120,6 +123,15 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Store(args) => commands::store(&args.action).await,
         Command::Completions { shell } => commands::completions(shell),
         Command::Man { folder } => commands::man(&folder),
+    }
+}
+
+/// Runs a DNS server alone, or looks into one that runs.
+async fn dns(alone: &DnsAlone) -> Result<(), Failure> {
+    match &alone.action {
+        Some(DnsAction::Trace(args)) => commands::trace(args).await,
+        None if alone.plain.is_asked_for() => plain(&alone.plain).await,
+        None => node(&alone.configured, Purpose::Dns, Some(&alone.store)).await,
     }
 }
 
@@ -133,7 +145,8 @@ async fn node(configured: &Configured, purpose: Purpose, named: Option<&Store>) 
         parts.push(Box::new(GossipPart::new(parts::gossip::config(&config)?)));
     }
     if purpose == Purpose::Dns || (purpose == Purpose::Agent && config.dns.enabled) {
-        parts.push(Box::new(DnsPart::new(parts::dns::config(&config), Source::Store(client.clone()))));
+        let dns = DnsPart::new(parts::dns::config(&config), Source::Store(client.clone()));
+        parts.push(Box::new(dns.looked_into(Some(config.node.data_dir.join(DNS_SOCKET)), config.dns.metrics)));
     }
     if purpose == Purpose::Daemon || (purpose == Purpose::Agent && config.daemon.enabled) {
         parts.push(Box::new(DaemonPart::new(parts::daemon::config(&config)?, client.clone())));
@@ -148,7 +161,9 @@ async fn node(configured: &Configured, purpose: Purpose, named: Option<&Store>) 
 /// Answers from zone files alone, until a signal.
 async fn plain(plain: &Plain) -> Result<(), Failure> {
     let (signals, token) = (Signals::catch()?, CancellationToken::new());
-    let parts: Vec<Box<dyn Part>> = vec![Box::new(DnsPart::new(parts::dns::plain(plain), Source::Files))];
+    let parts: Vec<Box<dyn Part>> = vec![Box::new(
+        DnsPart::new(parts::dns::plain(plain), Source::Files).looked_into(plain.socket.clone(), plain.metrics),
+    )];
     let run = async { agent::Agent::build(parts, None).await?.run(token.clone()).await };
     signals.during(&token, run).await
 }

@@ -63,6 +63,7 @@ fn help_is_what_it_was() {
       members      List the members of the cluster, as one node sees them
       resolve      Ask a DNS server, as a container would
       why          Explain a name: each instance, in or out of the answer, and by which rule
+      top          Show the busiest names of a DNS server
       config       The configuration: what is in force, what is wrong
       schema       The schema of a running node: what files would add to it, and adding it
       backup       Write a copy of a running node's store to a file
@@ -93,6 +94,7 @@ fn help_is_what_it_was() {
     Environment:
       KITH_API, KITH_TOKEN_FILE, KITH_CONFIG, KITH_LOG, KITH_LOG_FORMAT  for the flags of these names
       KITH_RESOLVER                                 for `kith resolve --server`
+      KITH_DNS_SOCKET                               for --socket of `kith top` and `kith dns trace`
       KITH_SECTION_KEY, as KITH_GOSSIP_LISTEN       for a key of the configuration
 
     Data goes to stdout, logs and errors to stderr.

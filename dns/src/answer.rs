@@ -42,6 +42,17 @@ pub enum Transport {
     Tcp,
 }
 
+impl Transport {
+    /// In one word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+        }
+    }
+}
+
 /// One query, with where it came from.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {

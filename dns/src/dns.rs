@@ -24,6 +24,7 @@ use crate::server::{
     bind_tcp, serve_tcp, slow,
 };
 use crate::status::StatusHandle;
+use crate::tap::Tap;
 use crate::zone::{Saved, Settings};
 use crate::zonefile::Fault;
 
@@ -45,6 +46,7 @@ pub struct Dns {
     files: Files,
     keeper: Option<Keeper>,
     status: StatusHandle,
+    tap: Tap,
 }
 
 /// Listeners for DNS over TLS.
@@ -144,13 +146,26 @@ impl Dns {
         let workers = bound.len() * config.threads.get();
         let (forwarder, forwarding) = Forwarder::new(&config, Arc::clone(&settings.routes), &addrs, workers).unzip();
         let (queue, slow) = forwarder.clone().map(|forwarder| slow(answerer(forwarder))).unzip();
-        let Desks { listeners, last, counters, watch } = Desks::new(&config, &published, queue.as_ref());
+        let Desks { listeners, last, counters, tap, watch } = Desks::new(&config, &published, queue.as_ref());
         let slow = slow.map(|slow| (slow, last));
         let certificate = secure.as_ref().map(|secure| secure.certificate.clone());
         let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters, (forwarder, certificate));
         let remembered = saved.map(|saved| saved.members).unwrap_or_default();
         let follower = Follower::new(Box::pin(feed), settings, published, (fixed, remembered));
-        Ok(Self { addrs, bound, secure, desks: listeners, watch, slow, forwarding, follower, files, keeper, status })
+        Ok(Self {
+            addrs,
+            bound,
+            secure,
+            desks: listeners,
+            watch,
+            slow,
+            forwarding,
+            follower,
+            files,
+            keeper,
+            status,
+            tap,
+        })
     }
 
     /// The addresses listened on, in the order of the configuration, with the ports that were chosen.
@@ -169,6 +184,12 @@ impl Dns {
     #[must_use]
     pub fn status(&self) -> StatusHandle {
         self.status.clone()
+    }
+
+    /// Shows answers while they are given.
+    #[must_use]
+    pub fn tap(&self) -> Tap {
+        self.tap.clone()
     }
 
     /// Answers until the token is cancelled; then every socket is closed when this returns. A part of it that ends by

@@ -11,7 +11,7 @@
 //! a pure function, so every naming and selection rule is tested without a socket. [`answer`] turns a query and a zone
 //! into bytes: pure as well, never panicking, never longer than the transport allows. `follow` is the one writer that
 //! swaps zones, `keep` has the last one on disk for the next start; [`forward`] asks others about what is not ours;
-//! `server` is the thin shell of sockets; [`status`] is what all of it shows, and [`explain()`] tells why a name answers
+//! `server` is the thin shell of sockets; [`status`] is what all of it shows, [`tap`] shows answers while they are given, and [`explain()`] tells why a name answers
 //! what it does.
 //!
 //! Invariants: an answer takes no lock and asks nobody; absence of news removes nothing (a lost feed freezes the zone
@@ -41,11 +41,13 @@ mod follow;
 mod keep;
 mod server;
 pub mod status;
+pub mod tap;
+pub mod top;
 
 pub use config::{Config, Tls, Ttl};
 pub use dns::{BuildError, Dns, RunError};
 pub use explain::{Explanation, explain};
-pub use name::ZoneName;
+pub use name::{ZoneName, rcode_name, rtype_name};
 pub use server::TlsError;
 pub use status::{Status, StatusHandle};
 pub use zonefile::Fault;

@@ -153,6 +153,22 @@ pub(crate) fn split_first(relative: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::from(*len))
 }
 
+/// A record type as people write it.
+#[must_use]
+pub fn rtype_name(number: u16) -> String {
+    match hickory_proto::rr::RecordType::from(number) {
+        hickory_proto::rr::RecordType::Unknown(number) => format!("TYPE{number}"),
+        known => known.to_string(),
+    }
+}
+
+/// A response code as people write it.
+#[must_use]
+pub fn rcode_name(number: u8) -> String {
+    let known = crate::query::Rcode::ALL.into_iter().find(|rcode| *rcode as u16 == u16::from(number));
+    known.map_or_else(|| format!("RCODE{number}"), |rcode| rcode.name().to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

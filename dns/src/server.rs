@@ -23,6 +23,7 @@ use arc_swap::{ArcSwap, Guard};
 use crate::answer::{self, Asked, Outcome};
 use crate::cookie::Cookies;
 use crate::status::{Counters, Published};
+use crate::tap::Tap;
 use access::Access;
 use slow::{Handed, Question, ReplyTo};
 
@@ -49,6 +50,8 @@ pub(crate) struct Desk {
     pub(crate) cookies: Cookies,
     /// Answers a second by UDP for each network that is not private, by this worker; `None`: without a bound.
     pub(crate) rate: Option<NonZeroU32>,
+    /// Who looks at what is answered.
+    pub(crate) tap: Tap,
     /// Where names go that are not ours; `None`: they are refused.
     pub(crate) slow: Option<Queue>,
 }

@@ -44,7 +44,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 41] = [
+pub(crate) const KEYS: [Key; 42] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -70,6 +70,7 @@ pub(crate) const KEYS: [Key; 41] = [
     key("dns", "tls_listen", Kind::Texts),
     key("dns", "tls_cert", Kind::Text),
     key("dns", "tls_key", Kind::Text),
+    key("dns", "metrics", Kind::Text),
     key("dns", "threads", Kind::Text),
     key("dns", "allow", Kind::Texts),
     key("dns", "rrl_rate", Kind::Text),

@@ -60,6 +60,7 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     tls_listen = []                        # default
     # tls_cert =                           # default
     # tls_key =                            # default
+    # metrics =                            # default
     # threads =                            # default
     allow = []                             # default
     rrl_rate = "200"                       # default

@@ -1,8 +1,11 @@
 //! The DNS server as a part: fed from the store's API, or by zone files alone.
 
+mod control;
 pub(crate) mod metrics;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -20,15 +23,23 @@ use crate::args::Plain;
 use crate::config::{self, Split};
 use crate::exit::{Exit, Failure};
 use crate::feed::Feed;
+use control::{Control, Looked};
+
 use crate::modes::{self, Wanted};
 
 /// The DNS server, buildable again and again.
 pub(crate) struct DnsPart {
     config: kith_dns::Config,
     source: Source,
+    /// Where it is looked into: a Unix socket, and an address for figures.
+    socket: Option<PathBuf>,
+    metrics: Option<SocketAddr>,
     /// The status of the server that was built last.
     status: Arc<watch::Sender<Option<StatusHandle>>>,
 }
+
+/// The socket's name in a node's folder.
+pub(crate) const DNS_SOCKET: &str = "dns.sock";
 
 /// Where names come from, beside zone files.
 #[derive(Clone)]
@@ -42,7 +53,12 @@ pub(crate) enum Source {
 impl DnsPart {
     /// A server with this configuration.
     pub(crate) fn new(config: kith_dns::Config, source: Source) -> DnsPart {
-        DnsPart { config, source, status: Arc::new(watch::Sender::new(None)) }
+        DnsPart { config, source, socket: None, metrics: None, status: Arc::new(watch::Sender::new(None)) }
+    }
+
+    /// The same, which can be looked into.
+    pub(crate) fn looked_into(self, socket: Option<PathBuf>, metrics: Option<SocketAddr>) -> DnsPart {
+        DnsPart { socket, metrics, ..self }
     }
 
     /// Follows the status of whichever server runs.
@@ -72,16 +88,21 @@ impl Part for DnsPart {
             if let Some(tls) = &mut self.config.tls {
                 pin(&mut tls.listen, &secure);
             }
+            let control = Control::bind(self.socket.as_deref(), self.metrics)
+                .await
+                .map_err(|error| Failure::new(Exit::Unavailable, error).context("cannot listen for metrics of DNS"))?;
+            self.metrics = control.metrics_addr();
             let status = dns.status();
+            let looked = Looked { tap: dns.tap(), status: status.clone() };
             self.status.send_replace(Some(status.clone()));
             let (source, settings) = (self.source.clone(), settings(&self.config));
             let plain = dns.addrs().iter().map(|addr| ("dns", addr.to_string()));
             let secure = secure.iter().map(|addr| ("dns-tls", addr.to_string()));
             Ok(Built {
-                listens: plain.chain(secure).collect(),
+                listens: plain.chain(secure).chain(control.listens()).collect(),
                 run: Box::new(move |token| {
                     let end = token.child_token();
-                    let told = end.clone();
+                    let (told, told_control) = (end.clone(), end.clone());
                     let reports = async move {
                         if let Source::Store(client) = source {
                             let figures = status.clone();
@@ -97,7 +118,8 @@ impl Part for DnsPart {
                         end.cancel();
                         ended
                     };
-                    let run = async move { Ok(tokio::join!(server, reports).0?) };
+                    let control = control.run(looked, told_control);
+                    let run = async move { Ok(tokio::join!(server, reports, control).0?) };
                     run.boxed()
                 }),
             })

@@ -159,6 +159,11 @@ impl Batch {
         Ok(())
     }
 
+    /// How many datagrams wait for an answer.
+    pub(crate) fn len(&self) -> usize {
+        self.received
+    }
+
     /// Hands each datagram to `answer`, with the emptied buffer that the reply to it is to be written to.
     pub(crate) fn answer_each(&mut self, mut answer: impl FnMut(Packet<'_>, &mut Vec<u8>) -> Reply) {
         let received = self.received;

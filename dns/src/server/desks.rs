@@ -11,6 +11,7 @@ use super::{Desk, Queue};
 use crate::config::Config;
 use crate::cookie::Cookies;
 use crate::status::{Counters, Published, Writers};
+use crate::tap::Tap;
 
 /// What the listeners answer with, and what keeps it current.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct Desks {
     /// That of the slow path.
     pub(crate) last: Desk,
     pub(crate) counters: Arc<[Counters]>,
+    /// Of all of them.
+    pub(crate) tap: Tap,
     /// `None` where the networks that may ask are configured.
     pub(crate) watch: Option<NetworkWatch>,
 }
@@ -32,7 +35,7 @@ impl Desks {
         let counters = places.iter().map(|(_, writers)| Counters::new(config.zones.len(), *writers));
         let counters: Arc<[Counters]> = counters.collect();
         let (access, watch) = access(config);
-        let cookies = Cookies::new(rand::random());
+        let (cookies, tap) = (Cookies::new(rand::random()), Tap::default());
         // The kernel spreads the askers of a network over the workers.
         let threads = u32::try_from(config.threads.get()).unwrap_or(u32::MAX);
         let rate = config.rate.map(|rate| NonZeroU32::new(rate.get() / threads).unwrap_or(NonZeroU32::MIN));
@@ -44,11 +47,12 @@ impl Desks {
             access: Arc::clone(&access),
             cookies,
             rate,
+            tap: tap.clone(),
             slow: slow.cloned(),
         };
         let mut listeners: Vec<Desk> = places.iter().enumerate().map(desk).collect();
         let last = listeners.pop().expect("the slow path has the last place");
-        Self { listeners, last, counters, watch }
+        Self { listeners, last, counters, tap, watch }
     }
 }
 

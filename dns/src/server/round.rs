@@ -1,12 +1,13 @@
 //! One round of a worker: what is decided about each datagram before it is read.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::access::Access;
 use super::limit::{Limit, Limiter, is_private};
 use super::{Desk, Reply};
 use crate::answer::{self, Asked, Proof};
 use crate::status::Published;
+use crate::tap::{Basis, Given, Watched};
 
 /// What holds for one batch.
 pub(super) struct Round<'b> {
@@ -16,6 +17,24 @@ pub(super) struct Round<'b> {
     pub(super) limiter: &'b mut Option<Limiter>,
     /// Since the worker began.
     pub(super) elapsed: Duration,
+    pub(super) sight: Option<Sight>,
+}
+
+/// Those who look at this batch, and which of its datagrams stands for all in a sample.
+pub(super) struct Sight {
+    watched: Watched,
+    together: u32,
+    chosen: u32,
+    place: u32,
+}
+
+impl Sight {
+    /// Of a batch of so many, by any number; `None` while nobody looks.
+    pub(super) fn of(desk: &Desk, together: usize, any: u32) -> Option<Self> {
+        let watched = desk.tap.watched()?;
+        let together = u32::try_from(together).unwrap_or(u32::MAX).max(1);
+        Some(Self { watched, together, chosen: any % together, place: 0 })
+    }
 }
 
 impl Round<'_> {
@@ -37,6 +56,25 @@ impl Round<'_> {
                 self.desk.counters().count(&tally);
                 Reply::Send
             }
+        }
+    }
+
+    /// Shows what became of a datagram that came to be answered at `begun`.
+    pub(super) fn show(
+        &mut self,
+        asked: &Asked<'_>,
+        (reply, out): (Reply, &[u8]),
+        from: Option<Basis>,
+        begun: Instant,
+    ) {
+        let Some(sight) = &mut self.sight else { return };
+        let weight = if sight.place == sight.chosen { sight.together } else { 0 };
+        sight.place += 1;
+        if reply == Reply::Send {
+            let Asked { query, source, transport, .. } = *asked;
+            let took = begun.elapsed();
+            let given = Given { query, reply: out, source, transport, from, took, weight };
+            sight.watched.show(&self.published.zone, given);
         }
     }
 
@@ -73,7 +111,8 @@ mod tests {
         let (published, access) = (desk.published(), desk.access.load());
         let mut limiter = desk.rate.map(Limiter::new);
         let elapsed = Duration::from_secs(1);
-        let mut round = Round { desk, published: &published, access: &access, limiter: &mut limiter, elapsed };
+        let mut round =
+            Round { desk, published: &published, access: &access, limiter: &mut limiter, elapsed, sight: None };
         let ask = |source: &&str| {
             let source: IpAddr = source.parse().unwrap();
             let (transport, cookies) = (Transport::Udp, testing::COOKIES);

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::Desk;
 use super::batch::SentTo;
 use crate::answer::{Asked, Cookies, Tally, Transport};
+use crate::tap::{Basis, Given};
 
 /// Questions that wait to be taken up. At the bound the next one is told SERVFAIL; taking one up is microseconds, so
 /// that more would only be a longer wait behind a flood.
@@ -55,6 +56,17 @@ impl Question {
     pub(crate) fn asked(&self) -> Asked<'_> {
         let Self { query, transport, source, turn, cookies, .. } = self;
         Asked { query, transport: *transport, source: *source, turn: *turn, cookies: *cookies }
+    }
+
+    /// The same once more, for who looks.
+    fn copy(&self) -> Self {
+        Self { query: self.query.clone(), ..*self }
+    }
+
+    /// As it is shown with its reply.
+    fn given<'a>(&'a self, reply: &'a [u8]) -> Given<'a> {
+        let (query, from, took) = (&*self.query, Some(Basis::Forward), self.came.elapsed());
+        Given { query, reply, source: self.source, transport: self.transport, from, took, weight: 1 }
     }
 
     /// The worker that it came to.
@@ -147,9 +159,13 @@ impl Slow {
                     let (answerer, desk) = (self.answerer.clone(), desk.clone());
                     tasks.spawn(async move {
                         let came = question.came;
+                        let shown = desk.tap.watched().map(|_| question.copy());
                         if let Some((reply, tally)) = (answerer.0)(question).await {
                             desk.counters().count(&tally);
                             desk.counters().took(came.elapsed(), 1);
+                            if let (Some(question), Some(watched)) = (&shown, desk.tap.watched()) {
+                                watched.show(&desk.published().zone, question.given(&reply));
+                            }
                             give(&desk, reply, reply_to);
                         }
                     });

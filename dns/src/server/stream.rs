@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::slow::ReplyTo;
 use super::{Desk, Reply};
 use crate::answer::{Asked, Transport};
+use crate::tap::Given;
 
 /// How long a connection may go without a whole query, and a client without taking its answers. Counted from the last
 /// whole query or late answer, so that a byte now and then keeps nothing open.
@@ -129,6 +130,7 @@ impl<'d> Talk<'d> {
         let (begun, mut answered) = (Instant::now(), 0);
         let published = self.desk.published();
         let cookies = self.desk.cookies();
+        let watched = self.desk.tap.watched();
         let next = loop {
             if self.output.len() >= WRITE {
                 break Next::Write;
@@ -137,10 +139,16 @@ impl<'d> Talk<'d> {
             self.turn = self.turn.wrapping_add(1);
             let (source, turn) = (self.source.ip(), self.turn);
             let asked = Asked { query, transport: Transport::Tcp, source, turn, cookies };
+            let came = watched.as_ref().map(|_| std::time::Instant::now());
             let mut reply = self.desk.answer(&published, &asked, &mut self.reply);
             if reply == Reply::Later {
                 let Ok(room) = self.later.clone().try_reserve_owned() else { break Next::Wait };
                 reply = self.desk.hand_over(&published, &asked, ReplyTo::Stream(room), &mut self.reply);
+            }
+            if let (Some(watched), Some(came), Reply::Send) = (&watched, came, reply) {
+                let (transport, from, took, weight) = (Transport::Tcp, None, came.elapsed(), 1);
+                let given = Given { query, reply: &self.reply, source, transport, from, took, weight };
+                watched.show(&published.zone, given);
             }
             used += 2 + query.len();
             match reply {

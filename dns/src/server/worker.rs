@@ -8,25 +8,26 @@
 //! without a connection as well, although it reports them as not connected.
 
 use std::io;
-use std::net::{Shutdown, UdpSocket};
+use std::net::{Shutdown, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Batch, Door, Packet, Sent};
+use super::batch::{Batch, Door, Packet, Sent, SentTo};
 use super::limit::Limiter;
-use super::round::Round;
+use super::round::{Round, Sight};
 use super::slow::ReplyTo;
 use super::{Desk, Reply};
 use crate::answer::{Asked, Transport};
 use crate::forward::Table;
+use crate::tap::Basis;
 
 /// Receive errors in a row after which the socket is given up, so that the part is restarted with a fresh one.
 const ERRORS_MAX: u32 = 100;
@@ -136,7 +137,14 @@ fn work(
         {
             // Given back before the next wait, which may be long: an old zone is not to be kept by who sleeps.
             let (published, access) = (desk.published(), desk.access.load());
-            let mut round = Round { desk, published: &published, access: &access, limiter: &mut limiter, elapsed };
+            let mut round = Round {
+                desk,
+                published: &published,
+                access: &access,
+                limiter: &mut limiter,
+                elapsed,
+                sight: Sight::of(desk, batch.len(), turn),
+            };
             let cookies = desk.cookies();
             if let Some(table) = &mut table {
                 table.fill(Instant::now());
@@ -150,25 +158,44 @@ fn work(
                     desk.counters().add(|counters| &counters.dropped, 1);
                     return Reply::Nothing;
                 }
-                match round.answer(&asked, out) {
-                    Reply::Later => {
-                        if let Some(tally) = table.as_mut().and_then(|table| table.answer(&asked, out)) {
-                            desk.counters().count(&tally);
-                            return Reply::Send;
-                        }
-                        let reply_to = ReplyTo::Datagram { socket: Arc::clone(socket), to: source, from: sent_to };
-                        desk.hand_over(round.published, &asked, reply_to, out)
-                    }
-                    reply => reply,
+                let begun = round.sight.is_some().then(Instant::now);
+                let (reply, basis) = match round.answer(&asked, out) {
+                    Reply::Later => later(&round, table.as_deref_mut(), (socket, source, sent_to), &asked, out),
+                    reply => (reply, None),
+                };
+                if let Some(begun) = begun {
+                    round.show(&asked, (reply, out), basis, begun);
                 }
+                reply
             });
         }
-        let Sent { taken, failed } = batch.send(socket.as_fd());
-        if taken > 0 {
-            desk.counters().took(began.elapsed() - elapsed, taken);
-        }
-        if failed > 0 {
-            desk.counters().add(|counters| &counters.send_errors, failed);
-        }
+        let sent = batch.send(socket.as_fd());
+        count(desk, sent, began.elapsed() - elapsed);
     }
+}
+
+/// Counts what was sent of a batch that took so long.
+fn count(desk: &Desk, Sent { taken, failed }: Sent, took: Duration) {
+    if taken > 0 {
+        desk.counters().took(took, taken);
+    }
+    if failed > 0 {
+        desk.counters().add(|counters| &counters.send_errors, failed);
+    }
+}
+
+/// Answers what is in no zone of ours: from the table, or hands it over.
+fn later(
+    round: &Round<'_>,
+    table: Option<&mut Table>,
+    (socket, to, from): (&Arc<UdpSocket>, SocketAddr, SentTo),
+    asked: &Asked<'_>,
+    out: &mut Vec<u8>,
+) -> (Reply, Option<Basis>) {
+    if let Some(tally) = table.and_then(|table| table.answer(asked, out)) {
+        round.desk.counters().count(&tally);
+        return (Reply::Send, Some(Basis::Kept));
+    }
+    let reply_to = ReplyTo::Datagram { socket: Arc::clone(socket), to, from };
+    (round.desk.hand_over(round.published, asked, reply_to, out), None)
 }

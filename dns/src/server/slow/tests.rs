@@ -18,6 +18,7 @@ use super::super::{Bound, Desk, Wire, Worker, bind, serve_tcp};
 use super::*;
 use crate::answer::Rcode;
 use crate::status::{Counters, Published, Writers};
+use crate::tap::Tap;
 use crate::testing::{self, query};
 use crate::zone::Owner;
 
@@ -52,6 +53,7 @@ impl Running {
         let published = Arc::new(ArcSwap::from_pointee(published));
         let counters: Arc<[Counters]> = (0..3).map(|_| Counters::new(1, Writers::Many)).collect();
         let desk = |mine| Desk {
+            tap: Tap::default(),
             published: Arc::clone(&published),
             all: Arc::clone(&counters),
             mine,
