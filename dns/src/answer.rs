@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use crate::config::Ttl;
 pub use crate::cookie::Cookies;
 pub(crate) use crate::cookie::Proof;
+use crate::forward::Special;
 use crate::query::{self, Edns, QName, Query, Reject};
 use crate::zone::fixed::FixedNode;
 use crate::zone::{
@@ -77,6 +78,13 @@ impl Asked<'_> {
             (Transport::Udp, Some(Edns { payload, .. })) => usize::from((*payload).clamp(UDP_MAX, PAYLOAD)),
         }
     }
+
+    /// The OPT of the reply to `query`, which is this one parsed, from this server.
+    pub(crate) fn opt<'s>(&self, query: &Query<'_>, server: &'s str, ede: Option<Ede>) -> Option<Opt<'s>> {
+        let edns = query.edns.as_ref()?;
+        let (cookie, _) = self.cookies.reply(edns.cookie, self.source);
+        Some(Opt::of(edns, server, ede).with(cookie))
+    }
 }
 
 /// What became of a query.
@@ -84,8 +92,8 @@ impl Asked<'_> {
 pub enum Outcome {
     /// `out` has the reply.
     Answer(Tally),
-    /// A name in no zone of ours. `out` has the REFUSED that a server without forwarding sends; one that forwards
-    /// for this client sends its own instead.
+    /// A name in no zone of ours. `out` has what a server without forwarding sends, REFUSED or a denial; one that
+    /// forwards for this client sends its own instead.
     Foreign(Tally),
     /// Nothing is to be sent, and `out` is empty.
     Drop,
@@ -210,12 +218,24 @@ impl<'a> Reply<'a> {
         }
         match self.zone.find(self.query.name.wire(), self.query.name.labels()) {
             Found::Foreign => {
-                self.without_records(out, Rcode::Refused, None);
-                Outcome::Foreign(Tally { owner: Owner::Nobody, qtype: self.query.qtype, rcode: Rcode::Refused })
+                let rcode = self.foreign(out);
+                Outcome::Foreign(Tally { owner: Owner::Nobody, qtype: self.query.qtype, rcode })
             }
             Found::Own { origin, name, by } => {
                 let rcode = self.own(out, origin, &name, by);
                 Outcome::Answer(Tally { owner: origin.owner(), qtype: self.query.qtype, rcode })
+            }
+        }
+    }
+
+    /// What a server says that does not forward. Programs in containers ask for a name of one label as it stands before
+    /// they complete it, and take anything but a denial for trouble; a server of files alone has none of those.
+    fn foreign(&self, out: &mut Vec<u8>) -> Rcode {
+        match Special::alone(self.query).filter(|_| self.zone.has_names()) {
+            Some(special) => special.answer(self.query, self.size(), self.opt(None).as_ref(), out),
+            None => {
+                self.without_records(out, Rcode::Refused, None);
+                Rcode::Refused
             }
         }
     }
@@ -544,9 +564,7 @@ impl<'a> Reply<'a> {
     }
 
     fn opt(&self, ede: Option<Ede>) -> Option<Opt<'a>> {
-        let edns = self.query.edns.as_ref()?;
-        let (cookie, _) = self.asked.cookies.reply(edns.cookie, self.asked.source);
-        Some(Opt::of(edns, self.zone.server(), ede).with(cookie))
+        self.asked.opt(self.query, self.zone.server(), ede)
     }
 
     /// Most bytes of this reply.

@@ -47,7 +47,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::answer::message::{Authority, Ede, Message, Opt};
+use crate::answer::message::{Authority, Ede, Message};
 use crate::answer::{Asked, Tally};
 use crate::config::Config;
 use crate::query::{self, Query, Rcode};
@@ -65,7 +65,7 @@ pub(crate) use route::Routes;
 use seats::{Seat, Seats};
 use servers::{Own, Servers};
 pub use settings::{By, Domain, Forwarding, Rebind, RebindError, Upstream, UpstreamError, Upstreams};
-use special::Special;
+pub(crate) use special::Special;
 pub(crate) use table::Table;
 use table::{AHEAD_MAX, FILL_MAX, Fill};
 
@@ -167,6 +167,7 @@ impl Forwarder {
         };
         let table = |(fills, counts)| Table {
             server: Arc::clone(&shared.server),
+            routes: Arc::clone(&shared.routes),
             clients: Arc::clone(&shared.clients),
             cache: Cache::new(half / workers.max(1)),
             now: Instant::now(),
@@ -198,7 +199,7 @@ impl Forwarder {
             Ok(Some(course)) => course,
             Ok(None) => return self.say(asked, query, Rcode::Refused, None, out),
             Err(special) => {
-                let opt = query.edns.as_ref().map(|edns| Opt::of(edns, &shared.server, None));
+                let opt = asked.opt(query, &shared.server, None);
                 return special.answer(query, asked.size(query), opt.as_ref(), out);
             }
         };
@@ -256,13 +257,14 @@ impl Forwarder {
             // A full queue costs the next one this way again.
             fill.try_send((key.bytes().into(), Arc::clone(entry))).ok();
         }
-        entry.write(query, asked.size(query), &self.0.server, Instant::now(), out);
+        let opt = asked.opt(query, &self.0.server, entry.ede());
+        entry.write(query, asked.size(query), opt.as_ref(), Instant::now(), out);
         entry.rcode()
     }
 
     /// A reply without records.
     fn say(&self, asked: &Asked<'_>, query: &Query<'_>, rcode: Rcode, ede: Option<Ede>, out: &mut Vec<u8>) -> Rcode {
-        let opt = query.edns.as_ref().map(|edns| Opt::of(edns, &self.0.server, ede));
+        let opt = asked.opt(query, &self.0.server, ede);
         let message = Message::new(out, query, asked.size(query), opt.as_ref());
         message.finish(query.head, rcode, Authority::None, opt.as_ref());
         rcode
@@ -329,7 +331,7 @@ impl Forwarder {
 impl Shared {
     /// Where a question goes; `None` if nobody is asked about such names.
     fn course(&self, query: &Query<'_>) -> Result<Option<Course>, Special> {
-        let (servers, guard) = match self.routes.route(query.name.wire(), query.name.labels(), None) {
+        let (servers, guard) = match self.routes.foreign(query) {
             Route::Special(special) => return Err(special),
             Route::Domain(place) => (self.domains[place].as_ref().unwrap_or(&self.default), &self.open),
             Route::Upstreams | Route::Own => (&self.default, &self.guard),

@@ -189,6 +189,11 @@ impl Zone {
         self.contents.generation as u32
     }
 
+    /// Whether names are served that are not in files.
+    pub(crate) fn has_names(&self) -> bool {
+        self.contents.origins.iter().any(|origin| matches!(origin.owner(), Owner::Forward(_)))
+    }
+
     /// The answering server's id.
     pub(crate) fn server(&self) -> &str {
         &self.contents.server

@@ -284,6 +284,54 @@ async fn own_names_and_those_that_mean_this_host_are_never_asked_for() {
 }
 
 #[tokio::test]
+async fn a_name_of_one_label_is_denied_here_and_what_leads_below_a_top_level_domain_is_asked_for() {
+    let ns = |question: &Message, _| {
+        let name = question.queries[0].name().to_ascii();
+        Act::Answer(reply(question, ResponseCode::NoError, &[&format!("{name} 60 NS a.example.")], &[]))
+    };
+    let (fake, corp) = (Fake::start(ns).await, Fake::start(|asked, _| Act::Answer(one_address(asked, 60))).await);
+    let server = Running::start(Forwarding {
+        upstreams: Upstreams::These(vec![fake.upstream()]),
+        domains: vec![Domain { suffix: "corp".parse().unwrap(), servers: vec![corp.upstream()] }],
+        ..Forwarding::refused()
+    })
+    .await;
+    for rtype in [RecordType::A, RecordType::AAAA, RecordType::HTTPS, RecordType::TXT] {
+        let over_tcp = tcp(server.addr, &[query(9, "api.", rtype)]).await;
+        for answer in [&server.ask("api.", rtype).await, &over_tcp[0]] {
+            assert_eq!(shown(answer), "Non-Existent Domain AA", "{rtype}");
+            // By an SOA at or above the name it may be kept (RFC 2308 §5).
+            let soa = &answer.authorities[0];
+            assert_eq!((soa.name.to_ascii(), soa.ttl, soa.record_type()), (".".into(), 5, RecordType::SOA));
+        }
+    }
+    assert_eq!(fake.asked(), 0);
+    assert_eq!(shown(&server.ask("example.", RecordType::NS).await), "No Error RA 60 a.example.");
+    assert_eq!(shown(&server.ask("corp.", RecordType::A).await), "No Error RA 60 192.0.2.1");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn cookies_are_answered_whoever_knows_the_answer() {
+    let fake = Fake::start(|question, _| Act::Answer(one_address(question, 300))).await;
+    let server = Running::to(&[&fake]).await;
+    // Asked for, kept, of this host, of one label, ours.
+    for name in ["www.example.", "www.example.", "localhost.", "api.", "api.internal."] {
+        let mut message = with_edns(query(7, name, RecordType::A), 1232);
+        let edns = message.edns.as_mut().unwrap();
+        edns.options_mut().insert(EdnsOption::Unknown(10, b"a client".to_vec()));
+        for answer in [udp(server.addr, &message).await, tcp(server.addr, &[message]).await.remove(0)] {
+            match answer.edns.as_ref().and_then(|edns| edns.option(EdnsCode::Cookie)) {
+                Some(EdnsOption::Unknown(_, both)) => assert_eq!((both.len(), &both[..8]), (24, &b"a client"[..])),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+    assert_eq!(fake.asked(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn the_longest_domain_has_its_own_servers_and_may_point_anywhere() {
     let inside = |question: &Message, _| {
         let name = question.queries[0].name().to_ascii();
@@ -629,6 +677,7 @@ async fn an_upstream_by_tls_proves_its_name_and_its_connection_is_kept() {
 async fn without_upstreams_foreign_names_are_refused() {
     let server = Running::start(Forwarding::refused()).await;
     assert_eq!(shown(&server.ask("www.example.", RecordType::A).await), "Query Refused");
+    assert_eq!(shown(&server.ask("api.", RecordType::A).await), "Non-Existent Domain AA");
     assert_eq!(server.status.get().forward, None);
     server.stop().await;
 }

@@ -7,12 +7,14 @@ use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use proptest::prelude::*;
 
 use super::{Asked, Outcome, Rcode, Transport, answer};
+use crate::config::Config;
+use crate::facts::Facts;
 use crate::feed::Event;
 use crate::testing::{
-    COOKIES, ELSEWHERE, Row, ask, ask_as, container, decode, dig, nats, query, server, service, snapshot, text, zone,
-    zone_of,
+    COOKIES, ELSEWHERE, Row, ask, ask_as, config, container, decode, dig, nats, query, server, service, snapshot, text,
+    zone, zone_of,
 };
-use crate::zone::{Freshness, Zone};
+use crate::zone::{Freshness, Settings, Zone};
 
 /// A service with so many instances, and one of each other thing.
 fn rows(instances: usize) -> Vec<Row> {
@@ -315,6 +317,21 @@ fn labels_of_any_bytes_and_names_of_any_length_do_not_exist() {
     assert_eq!(ask(&[&long, &long, &long, &long, &long]), Rcode::FormErr as u8);
     assert_eq!(ask(&[&b"x"[..]; 127]), Rcode::Refused as u8, "as many labels as a name can have");
     assert_eq!(ask(&[&b"x"[..]; 128]), Rcode::FormErr as u8);
+}
+
+#[test]
+fn a_name_of_one_label_is_denied_where_containers_ask_and_refused_by_a_server_of_files() {
+    let denied = "Non-Existent Domain AA\n  authority: . 5 IN SOA . nobody.invalid. 1 3600 1200 604800 5";
+    let zone = zone_of([]);
+    for rtype in ["A", "AAAA", "TXT", "HTTPS", "ANY", "TYPE65280"] {
+        assert_eq!(text(&ask(&zone, &query("api", rtype))), denied, "{rtype}");
+    }
+    for (name, rtype) in [("com", "NS"), ("com", "DS"), (".", "NS"), ("www.example.com", "A")] {
+        assert_eq!(text(&ask(&zone, &query(name, rtype))), "Query Refused", "{name} {rtype}");
+    }
+    let config = Config { zones: Vec::new(), ..config() };
+    let zone = Zone::build(&Facts::default(), &Settings::from(&config), 0);
+    assert_eq!(text(&ask(&zone, &query("api", "A"))), "Query Refused");
 }
 
 #[test]

@@ -123,6 +123,11 @@ impl Entry {
         self.body.rcode
     }
 
+    /// What else is to be said of it.
+    pub(crate) fn ede(&self) -> Option<Ede> {
+        self.body.ede
+    }
+
     /// How long ago it expired; `None` while it has not.
     fn expired_for(&self, now: Instant) -> Option<Duration> {
         self.elapsed(now).checked_sub(self.ttl)
@@ -160,10 +165,10 @@ impl Entry {
     }
 
     /// Writes the reply to `query`, of at most `size` bytes: whole records, and TC if one of them is missing.
-    pub(crate) fn write(&self, query: &Query<'_>, size: usize, server: &str, now: Instant, out: &mut Vec<u8>) {
+    /// `opt` says its [`Entry::ede`].
+    pub(crate) fn write(&self, query: &Query<'_>, size: usize, opt: Option<&Opt<'_>>, now: Instant, out: &mut Vec<u8>) {
         let body = &self.body;
-        let opt = query.edns.as_ref().map(|edns| Opt::of(edns, server, body.ede));
-        let room = size.saturating_sub(HEADER + query.question.len() + opt.as_ref().map_or(0, Opt::len));
+        let room = size.saturating_sub(HEADER + query.question.len() + opt.map_or(0, Opt::len));
         let (kept, bytes) = if body.records.len() <= room {
             (body.marks.len(), body.records.len())
         } else {
@@ -186,6 +191,6 @@ impl Entry {
         let extent = if kept < body.marks.len() { Extent::Cut } else { Extent::Whole };
         let answers = kept.min(usize::from(body.counts[0]));
         let counts = [answers as u16, (kept - answers) as u16];
-        message::forwarded(out, query.head, self.body.rcode, extent, counts, opt.as_ref());
+        message::forwarded(out, query.head, self.body.rcode, extent, counts, opt);
     }
 }

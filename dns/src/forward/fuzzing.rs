@@ -6,6 +6,7 @@ use hickory_proto::op::Message;
 
 use super::clean::{Cleaned, Sent, clean};
 use super::rebind::Guard;
+use crate::answer::message::Opt;
 use crate::query::{self, HEADER, QName};
 
 /// The lengths that are asked for: the smallest, ours, and that of a stream.
@@ -29,7 +30,8 @@ pub(crate) fn forwarded(bytes: &[u8]) {
     let mut out = Vec::new();
     let mut whole = 0;
     for size in SIZES.into_iter().rev() {
-        entry.write(&query, size, "s1", Instant::now(), &mut out);
+        let opt = query.edns.as_ref().map(|edns| Opt::of(edns, "s1", entry.ede()));
+        entry.write(&query, size, opt.as_ref(), Instant::now(), &mut out);
         whole = whole.max(out.len());
         assert!(out.len() <= size, "{} bytes of {size}", out.len());
         let read = Message::from_vec(&out).expect("an answer that another codec reads");

@@ -5,6 +5,7 @@
 
 use super::special::Special;
 use crate::name::ZoneName;
+use crate::query::Query;
 
 /// Who answers a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,14 @@ impl Routes {
             (_, Some(place)) => Route::Domain(place),
             (Some(_), None) => Route::Own,
             (None, None) => Special::of(name, labels).map_or(Route::Upstreams, Route::Special),
+        }
+    }
+
+    /// Who answers this question, whose name is in no zone of ours or taken from it by a domain.
+    pub(crate) fn foreign(&self, query: &Query<'_>) -> Route {
+        match self.route(query.name.wire(), query.name.labels(), None) {
+            Route::Upstreams => Special::alone(query).map_or(Route::Upstreams, Route::Special),
+            route => route,
         }
     }
 

@@ -25,8 +25,15 @@ enum Kind {
     Empty,
     /// Not even the domain itself exists.
     Missing,
+    /// Below it there is no name of one label that has addresses.
+    Root,
 }
 
+/// Types by which resolvers find their way from the root down and check signatures: a question for one of them is about
+/// a top-level domain, and from no program that completes names.
+const OF_DELEGATIONS: [u16; 8] = [rtype::NS, rtype::SOA, rtype::DS, 46, 47, 48, 50, 51];
+/// Five seconds, as all that is denied below our own zones.
+const ALONE_TTL: u32 = 5;
 /// Three hours, as RFC 6303 §3 has it.
 const TTL: u32 = 10_800;
 
@@ -59,7 +66,12 @@ static DOMAINS: LazyLock<Vec<(Box<[u8]>, Kind)>> = LazyLock::new(|| {
     all.extend(
         [("1", Kind::Loopback), ("0", Kind::Empty)].map(|(last, kind)| (format!("{last}.{zeros}ip6.arpa"), kind)),
     );
+    // In it is every name: the last.
+    all.push((String::new(), Kind::Root));
     let wire = |name: &str| {
+        if name.is_empty() {
+            return [0].into();
+        }
         let labels: Vec<&str> = name.split('.').collect();
         [&*name::relative(&labels).expect("short names"), &[0]].concat().into()
     };
@@ -69,7 +81,17 @@ static DOMAINS: LazyLock<Vec<(Box<[u8]>, Kind)>> = LazyLock::new(|| {
 impl Special {
     /// The one that this name is in.
     pub(crate) fn of(name: &[u8], labels: &[u8]) -> Option<Self> {
-        DOMAINS.iter().position(|(domain, _)| is_within(name, labels, domain)).map(Self)
+        let (_, few) = DOMAINS.split_last()?;
+        few.iter().position(|(domain, _)| is_within(name, labels, domain)).map(Self)
+    }
+
+    /// For a name of one label that nothing else claims: no such name has addresses, upstreams need not learn which
+    /// ones are tried here, and the answer must not depend on theirs. Resolvers that check signatures are none of those
+    /// who try; they are told the truth.
+    pub(crate) fn alone(query: &Query<'_>) -> Option<Self> {
+        let checks = query.head.checking_disabled != 0 || query.edns.is_some_and(|edns| edns.dnssec_ok != 0);
+        let alone = query.name.labels().len() == 1 && !checks && !OF_DELEGATIONS.contains(&query.qtype);
+        alone.then(|| Self(DOMAINS.len() - 1))
     }
 
     /// The answer, of at most `size` bytes.
@@ -77,7 +99,11 @@ impl Special {
         let (domain, kind) = &DOMAINS[self.0];
         let at_apex = query.name.wire().len() == domain.len();
         let mut message = Message::new(out, query, size, opt);
-        let ttl = Ttl::from_secs(i64::from(TTL)).unwrap_or(Ttl::MAX);
+        let ttl = match kind {
+            Kind::Root => ALONE_TTL,
+            Kind::Localhost | Kind::Loopback | Kind::Empty | Kind::Missing => TTL,
+        };
+        let ttl = Ttl::from_secs(i64::from(ttl)).unwrap_or(Ttl::MAX);
         let wanted = |rtype: u16| query.qtype == rtype || query.qtype == rtype::ANY;
         let before = message.position();
         // A record of this size fits into the smallest message, next to any question and OPT.
@@ -97,12 +123,12 @@ impl Special {
             Kind::Empty | Kind::Localhost | Kind::Loopback if at_apex && query.qtype == rtype::SOA => {
                 soa(domain, &mut message, Section::Answer, query, ttl);
             }
-            Kind::Empty | Kind::Localhost | Kind::Loopback | Kind::Missing => {}
+            Kind::Empty | Kind::Localhost | Kind::Loopback | Kind::Missing | Kind::Root => {}
         }
         let rcode = match kind {
             Kind::Localhost => Rcode::NoError,
             Kind::Loopback | Kind::Empty if at_apex => Rcode::NoError,
-            Kind::Loopback | Kind::Empty | Kind::Missing => Rcode::NxDomain,
+            Kind::Loopback | Kind::Empty | Kind::Missing | Kind::Root => Rcode::NxDomain,
         };
         if message.position() == before {
             soa(domain, &mut message, Section::Authority, query, ttl);
@@ -119,7 +145,7 @@ fn soa(domain: &[u8], message: &mut Message<'_>, section: Section, query: &Query
     let mut rdata = [0; 38];
     rdata[..2].copy_from_slice(&apex);
     rdata[2..18].copy_from_slice(b"\x06nobody\x07invalid\0");
-    for (index, number) in [1, 3600, 1200, 604_800, TTL].into_iter().enumerate() {
+    for (index, number) in [1, 3600, 1200, 604_800, ttl.as_secs()].into_iter().enumerate() {
         rdata[18 + 4 * index..22 + 4 * index].copy_from_slice(&u32::to_be_bytes(number));
     }
     let record = Record::<{ RR_HEAD + 38 }>::new(rtype::SOA, ttl, &rdata);

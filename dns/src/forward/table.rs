@@ -12,6 +12,7 @@ use super::cache::{Cache, Key};
 use super::count::{TableCounts, count_alone};
 use super::entry::{Age, Entry};
 use super::rebind::Guard;
+use super::route::{Route, Routes};
 use crate::answer::{Asked, Tally};
 use crate::query;
 use crate::zone::Owner;
@@ -34,6 +35,7 @@ pub(super) struct Ahead {
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(super) server: Arc<str>,
+    pub(super) routes: Arc<Routes>,
     pub(super) clients: Arc<Guard>,
     pub(super) cache: Cache,
     /// When the batch came that is being answered.
@@ -65,9 +67,15 @@ impl Table {
         if !self.clients.has(asked.source.to_canonical()) {
             return None;
         }
+        if let Route::Special(special) = self.routes.foreign(query) {
+            let opt = asked.opt(query, &self.server, None);
+            let rcode = special.answer(query, asked.size(query), opt.as_ref(), out);
+            return Some(Tally { owner: Owner::Nobody, qtype: query.qtype, rcode });
+        }
         let key = Key::of(query);
         let (entry, age) = self.cache.fresh(key.bytes(), self.now)?;
-        entry.write(query, asked.size(query), &self.server, self.now, out);
+        let opt = asked.opt(query, &self.server, entry.ede());
+        entry.write(query, asked.size(query), opt.as_ref(), self.now, out);
         let (rcode, is_stale) = (entry.rcode(), entry.is_stale());
         count_alone(&self.counts.hits);
         if is_stale {

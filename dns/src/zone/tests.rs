@@ -251,7 +251,8 @@ fn negatives_are_nodata_for_what_exists_and_nxdomain_for_what_does_not() {
       additional: local.node.internal. 5 IN A 10.210.1.1
       additional: local.node.internal. 5 IN AAAA fdcc::1
     www.example.com A: Query Refused
-    xinternal A: Query Refused
+    xinternal A: Non-Existent Domain AA
+      authority: . 5 IN SOA . nobody.invalid. 1 3600 1200 604800 5
     "#);
 }
 

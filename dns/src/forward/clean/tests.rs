@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::super::fuzzing;
 use super::*;
+use crate::answer::message::Opt;
 use crate::query;
 use crate::testing::{decode, text};
 
@@ -87,7 +88,9 @@ fn given_as(message: &Message, dnssec: Dnssec) -> String {
     let asked = asked.to_vec().unwrap();
     let mut out = Vec::new();
     let life = entry.life();
-    entry.write(&query::parse(&asked).unwrap(), 65_535, "s1", Instant::now(), &mut out);
+    let query = query::parse(&asked).unwrap();
+    let opt = query.edns.as_ref().map(|edns| Opt::of(edns, "s1", entry.ede()));
+    entry.write(&query, 65_535, opt.as_ref(), Instant::now(), &mut out);
     let denied = if denied > 0 { format!(", {denied} denied") } else { String::new() };
     format!("{} ({}s{denied})", text(&decode(&out)), life.as_secs())
 }
