@@ -3,6 +3,8 @@
 //! The rules that resolvers in containers need are these: the same rcode for every type of a name, SOA on every
 //! negative, the question copied byte by byte, never silent to a sane query, never longer than the transport takes.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub(crate) mod message;
 
 use std::net::IpAddr;

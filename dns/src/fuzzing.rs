@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use crate::answer::{Asked, Outcome, Rcode, Transport, answer};
+use crate::answer::{self, Asked, Outcome, Rcode, Transport, answer};
 use crate::config::Config;
 use crate::cookie::Cookies;
 use crate::facts::Facts;
@@ -17,7 +17,8 @@ use crate::zonefile::Reader;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every one, by the name of its corpus below `fuzz/corpus`.
-pub const TARGETS: &[Target] = &[("forwarded", forward::fuzzing::forwarded), ("zone", zone)];
+pub const TARGETS: &[Target] =
+    &[("forwarded", forward::fuzzing::forwarded), ("query", answer::fuzzing::query), ("zone", zone)];
 
 /// A zone file: each record has a sound owner, and a zone that is accepted has an answer, never a denial, for each of its
 /// records.

@@ -56,5 +56,7 @@ pub use zonefile::Fault;
 #[doc(hidden)]
 pub mod fuzzing;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "the fuzzer needs a part of it"))]
+#[allow(clippy::unwrap_used, reason = "a test's functions are tests as well")]
 mod testing;
