@@ -97,6 +97,9 @@ pub enum Outcome {
     /// A name in no zone of ours. `out` has what a server without forwarding sends, REFUSED or a denial; one that
     /// forwards for this client sends its own instead.
     Foreign(Tally),
+    /// A name of ours that leads to one in no zone of ours. `out` has the reply of a server without forwarding; one that
+    /// forwards for this client adds what stands there.
+    Onward(Tally),
     /// Nothing is to be sent, and `out` is empty.
     Drop,
 }
@@ -142,6 +145,8 @@ enum End {
     Alias(usize),
     /// Somebody else is to be asked.
     Referral,
+    /// An alias, whose target is somebody else's.
+    Away,
 }
 
 /// Whether several records of one set may point to one name.
@@ -224,8 +229,12 @@ impl<'a> Reply<'a> {
                 Outcome::Foreign(Tally { owner: Owner::Nobody, qtype: self.query.qtype, rcode })
             }
             Found::Own { origin, name, by } => {
-                let rcode = self.own(out, origin, &name, by);
-                Outcome::Answer(Tally { owner: origin.owner(), qtype: self.query.qtype, rcode })
+                let (rcode, end) = self.own(out, origin, &name, by);
+                let tally = Tally { owner: origin.owner(), qtype: self.query.qtype, rcode };
+                match end {
+                    End::Away if self.query.head.wants_recursion() => Outcome::Onward(tally),
+                    End::Code(_) | End::Alias(_) | End::Referral | End::Away => Outcome::Answer(tally),
+                }
             }
         }
     }
@@ -250,12 +259,12 @@ impl<'a> Reply<'a> {
     }
 
     /// The answer from a zone of ours.
-    fn own(&self, out: &mut Vec<u8>, origin: &Origin, name: &Name<'_>, by: By) -> Rcode {
+    fn own(&self, out: &mut Vec<u8>, origin: &Origin, name: &Name<'_>, by: By) -> (Rcode, End) {
         let alias = matches!(name, Name::Fixed(node) if node.set(rtype::CNAME).is_some());
         let stale = match (self.zone.freshness(), name) {
             (Freshness::Loading, _) if by == By::Facts => {
                 self.without_records(out, Rcode::ServFail, Some(Ede::NotReady));
-                return Rcode::ServFail;
+                return (Rcode::ServFail, End::Code(Rcode::ServFail));
             }
             (Freshness::Loading | Freshness::Current, _) => None,
             // What stands in a file does not age; what an alias leads to may.
@@ -273,12 +282,12 @@ impl<'a> Reply<'a> {
         // A referral is not our word; one that an alias leads to does not change whose word the alias is (RFC 1035 §4.1.1).
         let (rcode, authority) = match end {
             End::Code(rcode) => (rcode, Authority::Ours),
-            End::Alias(_) => (Rcode::NoError, Authority::Ours),
+            End::Alias(_) | End::Away => (Rcode::NoError, Authority::Ours),
             End::Referral if alias => (Rcode::NoError, Authority::Ours),
             End::Referral => (Rcode::NoError, Authority::None),
         };
         message.finish(self.query.head, rcode, authority, opt.as_ref());
-        rcode
+        (rcode, end)
     }
 
     /// Answers with what stands at a name, which is the one that the message is about.
@@ -313,7 +322,7 @@ impl<'a> Reply<'a> {
     }
 
     /// Goes on with the target of an alias that stands at this offset of the message. A target that is not ours is the
-    /// asker's to find.
+    /// asker's to find, or that of who forwards for it.
     fn follow(&self, message: &mut Message<'_>, target: usize) -> End {
         let done = End::Code(Rcode::NoError);
         let Some((qname, _)) = QName::parse(message.written(target)) else { return done };
@@ -321,7 +330,7 @@ impl<'a> Reply<'a> {
             return done;
         }
         match self.zone.find(qname.wire(), qname.labels()) {
-            Found::Foreign => done,
+            Found::Foreign => End::Away,
             Found::Own { by: By::Facts, .. } if self.zone.freshness() == Freshness::Loading => {
                 End::Code(Rcode::ServFail)
             }

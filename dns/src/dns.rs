@@ -284,7 +284,7 @@ fn answerer(forwarder: Forwarder) -> Answerer {
         let forwarder = forwarder.clone();
         async move {
             let mut reply = Vec::with_capacity(512);
-            let tally = forwarder.answer(&question.asked(), question.worker(), &mut reply).await?;
+            let tally = forwarder.answer(&question.asked(), question.begun(), question.worker(), &mut reply).await?;
             Some((reply, tally))
         }
     })

@@ -27,6 +27,7 @@ mod exchange;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod group;
+mod onward;
 mod rebind;
 mod resolv;
 mod route;
@@ -47,8 +48,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::answer::message::{Authority, Ede, Message};
-use crate::answer::{Asked, Tally};
+use crate::answer::message::{self, Authority, Ede, Message};
+use crate::answer::{Asked, Tally, Transport};
 use crate::config::Config;
 use crate::query::{self, Query, Rcode};
 use crate::zone::Owner;
@@ -59,6 +60,7 @@ pub(crate) use engine::Engine;
 use entry::{Age, Entry};
 use exchange::{Question, Trust};
 use group::Group;
+use onward::Begun;
 use rebind::Guard;
 use route::Route;
 pub(crate) use route::Routes;
@@ -180,11 +182,21 @@ impl Forwarder {
         Some((forwarder.clone(), (Engine::new(forwarder, ahead), tables)))
     }
 
-    /// Answers a question about a name that is not ours into `out`. `worker` is the one whose table is to have the
-    /// answer. `None`: nothing is to be sent.
-    pub(crate) async fn answer(&self, asked: &Asked<'_>, worker: Option<usize>, out: &mut Vec<u8>) -> Option<Tally> {
+    /// Answers into `out` a question about a name that is not ours or, where `begun` has aliases, about one of ours that
+    /// leads to one that is not. `begun` is the reply of who does not forward. `worker` is the one whose table is to have
+    /// the answer. `None`: nothing is to be sent.
+    pub(crate) async fn answer(
+        &self,
+        asked: &Asked<'_>,
+        begun: &[u8],
+        worker: Option<usize>,
+        out: &mut Vec<u8>,
+    ) -> Option<Tally> {
         let query = query::parse(asked.query).ok()?;
-        let rcode = self.reply(asked, &query, worker, out).await;
+        let rcode = match Begun::read(begun, &query) {
+            Some(aliases) => self.go_on(asked, &query, (&aliases, begun), out).await,
+            None => self.reply(asked, &query, worker, out).await,
+        };
         Some(Tally { owner: Owner::Nobody, qtype: query.qtype, rcode })
     }
 
@@ -214,7 +226,7 @@ impl Forwarder {
             return self.give(&entry, asked, query, (&key, worker), out);
         }
         // Who does not want recursion wants what is kept (RFC 1034 §4.3.1).
-        if query.head.copied & 1 == 0 {
+        if !query.head.wants_recursion() {
             return self.say(asked, query, Rcode::Refused, None, out);
         }
         let seated = match lock(&shared.seats).enter(source) {
@@ -236,6 +248,39 @@ impl Forwarder {
             Some(entry) => self.give(&entry, asked, query, (&key, worker), out),
             // The part is being stopped.
             None => self.say(asked, query, Rcode::ServFail, None, out),
+        }
+    }
+
+    /// Answers with our aliases and with what stands at their end.
+    async fn go_on(
+        &self,
+        asked: &Asked<'_>,
+        query: &Query<'_>,
+        (aliases, begun): (&Begun<'_>, &[u8]),
+        out: &mut Vec<u8>,
+    ) -> Rcode {
+        let packet = aliases.question(query);
+        // As by a stream: nothing is cut that is to be put together.
+        let of_target = Asked { query: &packet, transport: Transport::Tcp, ..*asked };
+        let rcode = match query::parse(&packet) {
+            Ok(target) => self.reply(&of_target, &target, None, out).await,
+            Err(_) => Rcode::ServFail,
+        };
+        if rcode == Rcode::Refused {
+            // What a server says that does not forward for this client.
+            out.clear();
+            out.extend_from_slice(begun);
+            return Rcode::NoError;
+        }
+        let entry = aliases.with(out, rcode, query);
+        match entry.filter(|_| matches!(rcode, Rcode::NoError | Rcode::NxDomain)) {
+            Some(entry) => {
+                let opt = asked.opt(query, &self.0.server, None);
+                entry.write(query, asked.size(query), opt.as_ref(), Instant::now(), out);
+                message::set_authoritative(out);
+                rcode
+            }
+            None => self.say(asked, query, Rcode::ServFail, Some(Ede::NetworkError), out),
         }
     }
 

@@ -92,6 +92,13 @@ pub(crate) struct Head {
     pub(crate) checking_disabled: u8,
 }
 
+impl Head {
+    /// RD.
+    pub(crate) fn wants_recursion(self) -> bool {
+        self.copied & 1 != 0
+    }
+}
+
 /// A question's name, lower-cased.
 #[derive(Debug)]
 pub(crate) struct QName {

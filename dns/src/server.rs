@@ -63,6 +63,8 @@ pub(crate) enum Reply {
     Nothing,
     /// The slow path is to answer: not before it is handed over.
     Later,
+    /// The slow path is to add to the reply what its alias leads to: not before it is handed over.
+    Onward,
 }
 
 impl Desk {
@@ -81,8 +83,9 @@ impl Desk {
     fn answer(&self, published: &Published, asked: &Asked<'_>, out: &mut Vec<u8>) -> Reply {
         match answer::answer(&published.zone, asked, out) {
             Outcome::Foreign(_) if self.slow.is_some() => Reply::Later,
-            // Names that are not ours are refused where nothing forwards them.
-            Outcome::Answer(tally) | Outcome::Foreign(tally) => {
+            Outcome::Onward(_) if self.slow.is_some() => Reply::Onward,
+            // Where nothing forwards, it is said what is known here.
+            Outcome::Answer(tally) | Outcome::Foreign(tally) | Outcome::Onward(tally) => {
                 self.counters().count(&tally);
                 Reply::Send
             }
@@ -93,10 +96,11 @@ impl Desk {
         }
     }
 
-    /// Hands a query over to the slow path, whose reply goes where it is told. Where it takes no more, `out` says so.
+    /// Hands a query over to the slow path, with the reply in `out` of who does not forward; its own goes where it is told.
+    /// Where it takes no more, `out` says so.
     fn hand_over(&self, published: &Published, asked: &Asked<'_>, reply_to: ReplyTo, out: &mut Vec<u8>) -> Reply {
         let Some(slow) = &self.slow else { return Reply::Nothing };
-        if slow.offer(Question::new(asked, self.worker), reply_to) == Handed::Over {
+        if slow.offer(Question::new(asked, out, self.worker), reply_to) == Handed::Over {
             return Reply::Later;
         }
         self.counters().add(|counters| &counters.overflows, 1);

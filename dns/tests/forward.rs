@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's functions are tests as well")]
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -146,6 +147,10 @@ struct Running {
 
 impl Running {
     async fn start(forward: Forwarding) -> Self {
+        Self::with_files(forward, Vec::new()).await
+    }
+
+    async fn with_files(forward: Forwarding, files: Vec<PathBuf>) -> Self {
         let (feed, events) = mpsc::unbounded_channel();
         for event in Table::ALL.map(Event::Reset).into_iter().chain(Table::ALL.map(Event::Synced)) {
             feed.send(event).unwrap();
@@ -154,6 +159,7 @@ impl Running {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             ranges: vec!["10.210.0.0/16".parse().unwrap()],
             forward,
+            files,
             ..Config::new("s1")
         };
         let dns = Dns::build(config, UnboundedReceiverStream::new(events)).await.unwrap();
@@ -308,6 +314,56 @@ async fn a_name_of_one_label_is_denied_here_and_what_leads_below_a_top_level_dom
     assert_eq!(fake.asked(), 0);
     assert_eq!(shown(&server.ask("example.", RecordType::NS).await), "No Error RA 60 a.example.");
     assert_eq!(shown(&server.ask("corp.", RecordType::A).await), "No Error RA 60 192.0.2.1");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_alias_of_ours_is_followed_to_who_answers_for_its_target() {
+    let fake = Fake::start(|question, _| {
+        let name = question.queries[0].name().to_ascii();
+        Act::Answer(match &*name.to_ascii_lowercase() {
+            "away.example." => {
+                let addresses = (1..40).map(|n| format!("next.example. 60 A 192.0.2.{n}"));
+                let records: Vec<_> = [format!("{name} 90 CNAME next.example.")].into_iter().chain(addresses).collect();
+                let records: Vec<_> = records.iter().map(String::as_str).collect();
+                let some = if question.queries[0].query_type() == RecordType::A { 40 } else { 1 };
+                reply(question, ResponseCode::NoError, &records[..some], if some == 1 { &[SOA] } else { &[] })
+            }
+            "gone.example." => reply(question, ResponseCode::NXDomain, &[], &[SOA]),
+            _ => reply(question, ResponseCode::ServFail, &[], &[]),
+        })
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("zone");
+    let aliases = "to CNAME away.example.\non CNAME to\ngone CNAME gone.example.\ndead CNAME dead.example.\n\
+        me CNAME localhost.\nalone CNAME api.\n";
+    std::fs::write(&file, format!("$ORIGIN internal.\n$TTL 30\n@ SOA a b 1 2 3 4 5\n{aliases}")).unwrap();
+    let forward = Forwarding { upstreams: Upstreams::These(vec![fake.upstream()]), ..Forwarding::refused() };
+    let server = Running::with_files(forward, vec![file]).await;
+    for name in ["to.internal.", "on.internal.", "To.Internal."] {
+        let whole = &tcp(server.addr, &[query(9, name, RecordType::A)]).await[0];
+        let ours = if name == "on.internal." { " 30 to.internal." } else { "" };
+        let begins = format!("No Error AA RA{ours} 30 away.example. 90 next.example. 60 192.0.2.1 60 192.0.2.2");
+        assert!(shown(whole).starts_with(&begins), "{}", shown(whole));
+        assert!(whole.queries[0].name().eq_case(&Name::from_ascii(name).unwrap()));
+        let cut = server.ask(name, RecordType::A).await;
+        assert!(cut.metadata.truncation && cut.answers.len() < whole.answers.len(), "{}", shown(&cut));
+    }
+    assert_eq!(fake.asked(), 1, "what stands at the target is kept");
+    let nothing = server.ask("to.internal.", RecordType::AAAA).await;
+    assert_eq!(shown(&nothing), "No Error AA RA 30 away.example. 90 next.example.");
+    assert_eq!(nothing.authorities.len(), 1);
+    let denied = server.ask("gone.internal.", RecordType::A).await;
+    assert_eq!((shown(&denied), denied.authorities.len()), ("Non-Existent Domain AA RA 30 gone.example.".into(), 1));
+    assert_eq!(shown(&server.ask("dead.internal.", RecordType::A).await), "Server Failure");
+    assert_eq!(shown(&server.ask("me.internal.", RecordType::A).await), "No Error AA RA 30 localhost. 10800 127.0.0.1");
+    assert_eq!(shown(&server.ask("alone.internal.", RecordType::A).await), "Non-Existent Domain AA RA 30 api.");
+    // Who does not want recursion, or wants the alias itself, gets that.
+    let mut own = query(7, "to.internal.", RecordType::A);
+    own.metadata.recursion_desired = false;
+    assert_eq!(shown(&udp(server.addr, &own).await), "No Error AA 30 away.example.");
+    assert_eq!(shown(&server.ask("to.internal.", RecordType::CNAME).await), "No Error AA 30 away.example.");
     server.stop().await;
 }
 

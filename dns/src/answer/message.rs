@@ -196,6 +196,11 @@ pub(crate) fn forwarded(
     }
 }
 
+/// Marks a reply as one that begins with our word (RFC 1035 §4.1.1: AA is about the first name of the answer).
+pub(crate) fn set_authoritative(out: &mut [u8]) {
+    out[2] |= 0x04;
+}
+
 /// The OPT record of a reply.
 pub(crate) struct Opt<'a> {
     dnssec_ok: u16,

@@ -37,6 +37,7 @@ const IN_FLIGHT_MAX: usize = 2048;
 #[derive(Debug)]
 pub(crate) struct Question {
     query: Box<[u8]>,
+    begun: Box<[u8]>,
     transport: Transport,
     source: IpAddr,
     turn: u32,
@@ -46,10 +47,19 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    /// A copy of what was asked, of this worker if it came by one.
-    pub(crate) fn new(asked: &Asked<'_>, worker: Option<usize>) -> Self {
+    /// A copy of what was asked and of the reply of who does not forward, of this worker if it came by one.
+    pub(crate) fn new(asked: &Asked<'_>, begun: &[u8], worker: Option<usize>) -> Self {
         let Asked { query, transport, source, turn, cookies } = *asked;
-        Self { query: query.into(), transport, source, turn, cookies, worker, came: Instant::now() }
+        Self {
+            query: query.into(),
+            begun: begun.into(),
+            transport,
+            source,
+            turn,
+            cookies,
+            worker,
+            came: Instant::now(),
+        }
     }
 
     /// As it was asked.
@@ -60,13 +70,18 @@ impl Question {
 
     /// The same once more, for who looks.
     fn copy(&self) -> Self {
-        Self { query: self.query.clone(), ..*self }
+        Self { query: self.query.clone(), begun: Box::default(), ..*self }
     }
 
     /// As it is shown with its reply.
     fn given<'a>(&'a self, reply: &'a [u8]) -> Given<'a> {
         let (query, from, took) = (&*self.query, Some(Basis::Forward), self.came.elapsed());
         Given { query, reply, source: self.source, transport: self.transport, from, took, weight: 1 }
+    }
+
+    /// The reply of who does not forward.
+    pub(crate) fn begun(&self) -> &[u8] {
+        &self.begun
     }
 
     /// The worker that it came to.

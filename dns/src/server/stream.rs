@@ -141,7 +141,7 @@ impl<'d> Talk<'d> {
             let asked = Asked { query, transport: Transport::Tcp, source, turn, cookies };
             let came = watched.as_ref().map(|_| std::time::Instant::now());
             let mut reply = self.desk.answer(&published, &asked, &mut self.reply);
-            if reply == Reply::Later {
+            if matches!(reply, Reply::Later | Reply::Onward) {
                 let Ok(room) = self.later.clone().try_reserve_owned() else { break Next::Wait };
                 reply = self.desk.hand_over(&published, &asked, ReplyTo::Stream(room), &mut self.reply);
             }
@@ -159,7 +159,7 @@ impl<'d> Talk<'d> {
                 }
                 // What is no query gets no answer, and who sends such things no connection.
                 Reply::Nothing => break Next::Close,
-                Reply::Later => {}
+                Reply::Later | Reply::Onward => {}
             }
         };
         if answered > 0 {

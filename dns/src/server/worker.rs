@@ -161,6 +161,8 @@ fn work(
                 let begun = round.sight.is_some().then(Instant::now);
                 let (reply, basis) = match round.answer(&asked, out) {
                     Reply::Later => later(&round, table.as_deref_mut(), (socket, source, sent_to), &asked, out),
+                    // What an alias of ours leads to is put together on the slow path.
+                    Reply::Onward => later(&round, None, (socket, source, sent_to), &asked, out),
                     reply => (reply, None),
                 };
                 if let Some(begun) = begun {
