@@ -16,10 +16,9 @@ const SIZES: [usize; 3] = [512, 1232, 65_535];
 /// is never longer than the asker takes, and says TC if it is cut.
 pub(crate) fn forwarded(bytes: &[u8]) {
     let Some((flags, message)) = bytes.split_first() else { return };
-    let Some(question) = message.get(HEADER..).and_then(|body| Some(&body[..QName::parse(body)?.0.wire().len() + 4]))
-    else {
-        return;
-    };
+    let Some(body) = message.get(HEADER..) else { return };
+    let Some((name, _)) = QName::parse(body) else { return };
+    let Some(question) = body.get(..name.wire().len() + 4) else { return };
     let sent = Sent { id: [message[0], message[1]], question, dnssec_ok: flags & 1 != 0 };
     let guard = if flags & 2 != 0 { Guard::cluster(&[]) } else { Guard::default() };
     let Cleaned::Answer(entry, _) = clean(message, &sent, &guard) else { return };
