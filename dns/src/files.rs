@@ -1,23 +1,16 @@
 //! Zone files, followed: read at the start, and again whenever one of them changes.
-//!
-//! Whether a file has changed is asked of the file system each second. (inotify would tell at once, and tells nothing of a
-//! folder that is mounted from elsewhere or replaced by a link, which is how files come into a container.)
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::{JoinError, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::watch::follow;
 use crate::zone::fixed::{FileState, Fixed, FixedZone, load};
 use crate::zone::reverse_zones;
 use crate::zonefile::{Fault, Source};
-
-/// How often files are looked at: soon enough for whoever has just saved one, and far too seldom to cost anything.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// All zone files.
 #[derive(Debug)]
@@ -67,23 +60,12 @@ impl Files {
     }
 
     /// Follows them until told to stop.
-    pub(crate) async fn run(mut self, token: CancellationToken) -> Result<(), JoinError> {
-        let mut ticks = interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !self.files.is_empty() {
-            tokio::select! {
-                // Cancel-safe, both: nothing is begun before its arm runs.
-                () = token.cancelled() => return Ok(()),
-                _ = ticks.tick() => {}
-            }
-            self = spawn_blocking(|| {
-                self.look();
-                self
-            })
-            .await?;
+    pub(crate) async fn run(self, token: CancellationToken) -> Result<(), JoinError> {
+        if self.files.is_empty() {
+            token.cancelled().await;
+            return Ok(());
         }
-        token.cancelled().await;
-        Ok(())
+        follow(self, Self::look, token).await
     }
 
     /// Reads what has changed, and publishes it.

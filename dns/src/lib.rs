@@ -11,8 +11,8 @@
 //! a pure function, so every naming and selection rule is tested without a socket. [`answer`] turns a query and a zone
 //! into bytes: pure as well, never panicking, never longer than the transport allows. `follow` is the one writer that
 //! swaps zones, `keep` has the last one on disk for the next start; [`forward`] asks others about what is not ours;
-//! `server` is the thin shell of sockets; [`status`] is what all of it shows, [`tap`] shows answers while they are given, and [`explain()`] tells why a name answers
-//! what it does.
+//! `server` is the thin shell of sockets; [`status`] is what all of it shows, [`tap`] shows answers while they are given, and
+//! [`explain()`] tells why a name answers what it does.
 //!
 //! Invariants: an answer takes no lock and asks nobody; absence of news removes nothing (a lost feed freezes the zone
 //! and marks it stale); a bad row is left out, counted and named, and never stops the rest; own zones are never
@@ -43,6 +43,7 @@ mod server;
 pub mod status;
 pub mod tap;
 pub mod top;
+mod watch;
 
 pub use config::{Config, Tls, Ttl};
 pub use dns::{BuildError, Dns, RunError};

@@ -13,16 +13,15 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpStream;
-use tokio::task::{JoinError, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::task::JoinError;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::watch::follow;
 use crate::zonefile::Source;
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
 /// How long a handshake may take: two round trips to anywhere, and a slow client.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// The protocol, for clients that name it (RFC 7858 has none of its own; this is IANA's).
@@ -83,21 +82,8 @@ impl Certificate {
 
 impl CertificateWatch {
     /// Follows the files until told to stop.
-    pub(crate) async fn run(mut self, token: CancellationToken) -> Result<(), JoinError> {
-        let mut ticks = interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                // Cancel-safe, both: nothing is begun before its arm runs.
-                () = token.cancelled() => return Ok(()),
-                _ = ticks.tick() => {}
-            }
-            self = spawn_blocking(|| {
-                self.look();
-                self
-            })
-            .await?;
-        }
+    pub(crate) async fn run(self, token: CancellationToken) -> Result<(), JoinError> {
+        follow(self, Self::look, token).await
     }
 
     /// Reads what has changed. Files that are wrong are read again each time: of two that belong together one may be
