@@ -39,6 +39,7 @@ mod containers;
 mod docker;
 mod health;
 
+mod peers;
 mod store_health;
 mod sweep;
 
@@ -46,4 +47,5 @@ pub use beat::Stuck;
 pub use clock::{Clock, Now};
 pub use config::Config;
 pub use daemon::{BuildError, Daemon, Host, RunError};
+pub use peers::MeshRange;
 pub use status::{Status, StatusHandle};
