@@ -17,6 +17,7 @@ use crate::driver::{Driver, Reconciler};
 use crate::error::Error;
 use crate::heartbeat::Heartbeat;
 use crate::own::{Column, Columns, Own};
+use crate::partition::{Partition, Partitions};
 use crate::status::{Board, StatusHandle};
 use crate::store::Store;
 use crate::store_health::StoreHealth;
@@ -73,7 +74,11 @@ impl Daemon {
             Daemon { host, loops: Vec::new(), token: CancellationToken::new(), beats: Vec::new(), boards: Vec::new() };
         daemon.add(heartbeat, heartbeat_wake);
         daemon.add(StoreHealth::new(config.node.clone(), store.clone()), Wake::default());
-        daemon.add(Sweep::new(config.node.clone(), store.clone(), own.clone(), config.sweep_after), Wake::default());
+        let (partition_wake, sweep_wake) = (Wake::default(), Wake::default());
+        let partition = Partition::new([sweep_wake.clone()]);
+        daemon.add(Partitions::new(config.node.clone(), store.clone(), partition.clone()), partition_wake.clone());
+        daemon.loops.push(Box::pin(store.clone().follow_members(partition_wake, daemon.token.clone())));
+        daemon.add(Sweep::new(store.clone(), own.clone(), partition, config.sweep_after), sweep_wake);
         if let Some(socket) = &config.docker {
             let (wake, changes) = (Wake::default(), Changes::default());
             let parts = containers::Parts {

@@ -22,7 +22,7 @@ use crate::beat::{Beat, Doing};
 use crate::clock::{Clock, Now};
 use crate::error::Error;
 use crate::retry::Retry;
-use crate::status::Board;
+use crate::status::{Alarm, Board, Shown};
 use crate::wake::Wake;
 
 /// Longest pass. The store gives a statement longer; who waits for it so long is shown as failing, and tries again.
@@ -54,6 +54,11 @@ pub(crate) trait Reconciler: Send + 'static {
     /// What else its status shows.
     fn detail(&self, _now: Now) -> Value {
         Value::Null
+    }
+
+    /// What somebody has to see to.
+    fn alarms(&self, _now: Now) -> Vec<Alarm> {
+        Vec::new()
     }
 }
 
@@ -105,7 +110,8 @@ impl<R: Reconciler> Driver<R> {
         let now = self.clock.now();
         let error = ended.err().map(|error| error.chain());
         self.log(error.as_deref());
-        self.board.passed(now.at - begun, error.clone(), self.reconciler.detail(now), now.at);
+        let shown = Shown { detail: self.reconciler.detail(now), alarms: self.reconciler.alarms(now) };
+        self.board.passed(now.at - begun, error.clone(), shown, now.at);
         self.beat.stamp(Doing::Waiting);
         let period = self.reconciler.period(now);
         self.failing = error;

@@ -40,6 +40,8 @@ mod docker;
 mod health;
 
 mod peers;
+
+mod partition;
 mod store_health;
 mod sweep;
 

@@ -16,6 +16,17 @@ const SHOWN: usize = 10;
 pub struct Status {
     /// Each reconciler, by its name.
     pub reconcilers: BTreeMap<&'static str, PassStatus>,
+    /// What somebody has to see to.
+    pub alarms: Vec<Alarm>,
+}
+
+/// Something that somebody has to see to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Alarm {
+    /// What it is about.
+    pub name: &'static str,
+    /// What is wrong, for people.
+    pub text: String,
 }
 
 /// One reconciler.
@@ -58,7 +69,8 @@ impl StatusHandle {
     /// The status as it is.
     pub fn get(&self) -> Status {
         let now = Instant::now();
-        Status { reconcilers: self.boards.iter().map(|(name, board)| (*name, board.read(now))).collect() }
+        let reconcilers = self.boards.iter().map(|(name, board)| (*name, board.read(now))).collect();
+        Status { reconcilers, alarms: self.boards.iter().flat_map(|(_, board)| board.alarms()).collect() }
     }
 }
 
@@ -75,7 +87,16 @@ struct Notes {
     planned_at: Option<Instant>,
     error: Option<String>,
     last_error: Option<(String, Instant)>,
-    detail: Value,
+    shown: Shown,
+}
+
+/// What a reconciler has to say of itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shown {
+    /// Its own figures.
+    pub(crate) detail: Value,
+    /// What somebody has to see to.
+    pub(crate) alarms: Vec<Alarm>,
 }
 
 impl Board {
@@ -89,7 +110,7 @@ impl Board {
     }
 
     /// A pass that ended.
-    pub(crate) fn passed(&self, ran_for: Duration, error: Option<String>, detail: Value, now: Instant) {
+    pub(crate) fn passed(&self, ran_for: Duration, error: Option<String>, shown: Shown, now: Instant) {
         self.write(|notes| {
             notes.passes += 1;
             notes.ran_for = ran_for;
@@ -97,12 +118,17 @@ impl Board {
                 notes.last_error = Some((error.clone(), now));
             }
             notes.error = error;
-            notes.detail = detail;
+            notes.shown = shown;
         });
     }
 
     fn write(&self, change: impl FnOnce(&mut Notes)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Its alarms.
+    fn alarms(&self) -> Vec<Alarm> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).shown.alarms.clone()
     }
 
     /// What was noted, as of `now`.
@@ -117,7 +143,7 @@ impl Board {
             planned_ms_ago: notes.planned_at.map(ago),
             error: notes.error,
             last_error: notes.last_error.map(|(reason, at)| LastError { reason, ms_ago: ago(at) }),
-            detail: notes.detail,
+            detail: notes.shown.detail,
         }
     }
 }

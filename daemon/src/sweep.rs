@@ -1,17 +1,15 @@
 //! The sweep: containers and NATS servers of a server that was removed go, an hour after we saw its tombstone. A `servers` row
 //! never does: it is the tombstone.
 //!
-//! Absence sweeps nothing. Who is silent, and whose row is gone, keeps its rows; and while so many servers are missing that we may be the
-//! ones who are cut off, nothing is swept at all.
+//! Absence sweeps nothing. Who is silent, and whose row is gone, keeps its rows; and unless it is known that we are not the ones who
+//! are cut off ([`partition`](crate::partition)), nothing is swept at all.
 
 mod plan;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kith_gossip_client::members::MemberState;
 use kith_gossip_client::{Statement, Value};
-use kith_gossip_proto::NodeId;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -19,17 +17,18 @@ use crate::clock::Now;
 use crate::driver::Reconciler;
 use crate::error::Error;
 use crate::own::{Own, Standing};
+use crate::partition::{Partition, Suspicion};
 use crate::store::Store;
-use plan::{Observed, Partition, Step, Table, Tombstone, plan};
+use plan::{Observed, Step, Table, Tombstone, plan};
 
 /// How often is swept.
 const PERIOD: Duration = Duration::from_secs(300);
 
 /// Sweeps.
 pub(crate) struct Sweep {
-    node: NodeId,
     store: Store,
     own: Own,
+    partition: Partition,
     after: Duration,
     /// When each tombstone was first seen.
     seen: BTreeMap<String, Instant>,
@@ -38,22 +37,8 @@ pub(crate) struct Sweep {
 
 impl Sweep {
     /// The sweep of this node, of tombstones that it has seen for `after`.
-    pub(crate) fn new(node: NodeId, store: Store, own: Own, after: Duration) -> Sweep {
-        Sweep { node, store, own, after, seen: BTreeMap::new(), last: None }
-    }
-
-    /// The servers that belong, and those that were removed.
-    async fn servers(&self) -> Result<(BTreeSet<String>, BTreeSet<String>), Error> {
-        let rows = self.store.rows(Statement::new("SELECT id, removed_at IS NOT NULL FROM servers")).await?;
-        let (mut belonging, mut removed) = (BTreeSet::from([self.node.as_str().to_owned()]), BTreeSet::new());
-        for cells in rows {
-            match &cells[..] {
-                [Value::Text(id), Value::Integer(0)] => belonging.insert(id.clone()),
-                [Value::Text(id), _] => removed.insert(id.clone()),
-                _ => false,
-            };
-        }
-        Ok((belonging, removed))
+    pub(crate) fn new(store: Store, own: Own, partition: Partition, after: Duration) -> Sweep {
+        Sweep { store, own, partition, after, seen: BTreeMap::new(), last: None }
     }
 
     async fn rows_of_removed(&self) -> Result<BTreeMap<(String, Table), u64>, Error> {
@@ -76,11 +61,7 @@ impl Reconciler for Sweep {
     type Step = Step;
 
     async fn observe(&mut self, now: Now) -> Result<Observed, Error> {
-        let (belonging, removed) = self.servers().await?;
-        let heard = self.store.members().await?;
-        let up: BTreeSet<_> =
-            heard.into_iter().filter(|member| member.state == MemberState::Up).map(|member| member.server).collect();
-        let missing = belonging.iter().filter(|id| id.as_str() != self.node.as_str() && !up.contains(*id)).count();
+        let removed = self.store.servers().await?.removed;
         self.seen.retain(|id, _| removed.contains(id));
         let mut tombstones = BTreeMap::new();
         let rows = self.rows_of_removed().await?;
@@ -90,7 +71,7 @@ impl Reconciler for Sweep {
             let rows = Table::ALL.map(|table| (table, count(table)));
             tombstones.insert(id, Tombstone { since, rows: rows.into() });
         }
-        let observed = Observed { tombstones, partition: Partition::of(missing, belonging.len()) };
+        let observed = Observed { tombstones, suspicion: self.partition.suspicion() };
         self.last = Some(observed.clone());
         Ok(observed)
     }
@@ -120,7 +101,7 @@ impl Reconciler for Sweep {
             (id.clone(), json!({ "seen_s": seen(tombstone).as_secs(), "due_s": due }))
         });
         json!({
-            "paused": last.partition == Partition::Suspected,
+            "paused": last.suspicion != Suspicion::Clear,
             "removed": servers.collect::<serde_json::Map<_, _>>(),
         })
     }

@@ -36,7 +36,7 @@ pub(crate) async fn run(client: &Client, args: &Sweep) -> Result<(), Failure> {
         return lines.iter().try_for_each(|line| out.json(&line.json(&daemon["paused"])));
     }
     if daemon["paused"] == json!(true) {
-        out.line("paused: half of the servers or more are not heard, so this one may be cut off")?;
+        out.line("paused: half of the servers or more are not heard, or not yet, so this one may be cut off")?;
     }
     let cells: Vec<Vec<String>> = lines.iter().map(Line::cells).collect();
     table::render(&HEAD, &cells).into_iter().try_for_each(|line| out.line(line))

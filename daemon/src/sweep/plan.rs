@@ -8,6 +8,7 @@ use kith_gossip_client::Statement;
 use tokio::time::Instant;
 
 use crate::clock::Now;
+use crate::partition::Suspicion;
 
 /// What there is.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,7 +16,7 @@ pub(crate) struct Observed {
     /// The servers that were removed.
     pub(crate) tombstones: BTreeMap<String, Tombstone>,
     /// Whether we may be the ones who are cut off.
-    pub(crate) partition: Partition,
+    pub(crate) suspicion: Suspicion,
 }
 
 /// A server that was removed.
@@ -34,15 +35,6 @@ pub(crate) enum Table {
     Containers,
     /// `nats_servers`.
     NatsServers,
-}
-
-/// Whether so many servers are missing that it may be us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Partition {
-    /// They are not.
-    None,
-    /// They are.
-    Suspected,
 }
 
 /// What is deleted.
@@ -74,13 +66,6 @@ impl Table {
     }
 }
 
-impl Partition {
-    /// `missing` of `belonging` servers, ourselves counted among the latter, are not heard: half of them or more.
-    pub(crate) fn of(missing: usize, belonging: usize) -> Partition {
-        if 2 * missing >= belonging { Partition::Suspected } else { Partition::None }
-    }
-}
-
 impl Step {
     /// The statement. A server that was taken back since it was looked at keeps its rows.
     pub(crate) fn statement(&self) -> Statement {
@@ -94,8 +79,9 @@ impl Step {
 
 /// What is to be deleted, of servers whose tombstone has been seen for `after`.
 pub(crate) fn plan(observed: &Observed, after: Duration, now: Now) -> Vec<Step> {
-    if observed.partition == Partition::Suspected {
-        return Vec::new();
+    match observed.suspicion {
+        Suspicion::Clear => {}
+        Suspicion::Unknown | Suspicion::Suspected => return Vec::new(),
     }
     let due = observed.tombstones.iter().filter(|(_, it)| now.at.saturating_duration_since(it.since) >= after);
     let steps = due.flat_map(|(server, tombstone)| {
@@ -116,36 +102,33 @@ mod tests {
     use super::*;
     use crate::config::SWEEP_AFTER;
 
-    fn planned(seen: &[(&str, u64, u64, u64)], missing: usize, belonging: usize) -> String {
+    fn planned(seen: &[(&str, u64, u64, u64)], suspicion: Suspicion) -> String {
         let now = Instant::now() + SWEEP_AFTER * 2;
         let tombstones = seen.iter().map(|(id, seconds, containers, nats)| {
             let rows = [(Table::Containers, *containers), (Table::NatsServers, *nats)].into();
             ((*id).to_owned(), Tombstone { since: now - Duration::from_secs(*seconds), rows })
         });
-        let observed = Observed { tombstones: tombstones.collect(), partition: Partition::of(missing, belonging) };
+        let observed = Observed { tombstones: tombstones.collect(), suspicion };
         let steps = plan(&observed, SWEEP_AFTER, Now { at: now, wall_ms: 0 });
         steps.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
     fn what_a_removed_server_ran_goes_after_an_hour_and_nothing_else() {
-        assert_eq!(planned(&[("fra-3", 3599, 7, 1)], 0, 3), "");
-        insta::assert_snapshot!(planned(&[("fra-3", 3600, 7, 1), ("fra-4", 9000, 0, 0), ("fra-5", 10, 5, 5)], 0, 3), @r"
+        assert_eq!(planned(&[("fra-3", 3599, 7, 1)], Suspicion::Clear), "");
+        insta::assert_snapshot!(planned(&[("fra-3", 3600, 7, 1), ("fra-4", 9000, 0, 0), ("fra-5", 10, 5, 5)], Suspicion::Clear), @r"
         delete 7 containers of fra-3, which was removed
         delete 1 nats_servers of fra-3, which was removed
         ");
-        assert_eq!(planned(&[], 0, 1), "");
+        assert_eq!(planned(&[], Suspicion::Clear), "");
     }
 
     #[test]
-    fn nothing_is_swept_while_half_or_more_are_missing() {
+    fn nothing_is_swept_unless_it_is_known_that_we_are_not_cut_off() {
         let old = [("fra-3", 9000, 7, 0)];
-        for (missing, belonging) in [(1, 2), (2, 3), (2, 4), (3, 4), (10, 20)] {
-            assert_eq!(planned(&old, missing, belonging), "", "{missing} of {belonging}");
-        }
-        for (missing, belonging) in [(0, 1), (0, 2), (1, 3), (1, 4), (9, 20)] {
-            assert_ne!(planned(&old, missing, belonging), "", "{missing} of {belonging}");
-        }
+        assert_eq!(planned(&old, Suspicion::Suspected), "");
+        assert_eq!(planned(&old, Suspicion::Unknown), "");
+        assert_ne!(planned(&old, Suspicion::Clear), "");
     }
 
     #[test]
