@@ -153,10 +153,8 @@ Examples:
   kith join - < token
   kith join --again kith1.eyJub2RlIjoi…")]
     Join(Join),
-    /// The servers of the cluster: list them, remove one, take it back
-    #[command(
-        after_help = "Examples:\n  kith server ls\n  kith server remove fra-2\n  kith server remove fra-2 --undo"
-    )]
+    /// The servers of the cluster: list them, drain one, remove one
+    #[command(after_help = "Examples:\n  kith server ls\n  kith server drain fra-2\n  kith server remove fra-2")]
     Server(Server),
     /// Show what a node knows: members, lag, digest, DNS, parts
     #[command(after_help = "Examples:\n  kith status\n  kith status --json --api http://127.0.0.1:31222")]

@@ -53,7 +53,7 @@ fn help_is_what_it_was() {
       init         Found a cluster: its authority, and this server as its first
       invite       Make a token with which one more server joins
       join         Join a cluster with a token, as one more server
-      server       The servers of the cluster: list them, remove one, take it back
+      server       The servers of the cluster: list them, drain one, remove one
       status       Show what a node knows: members, lag, digest, DNS, parts
       ps           List containers: this server's, or those of all
       sweep        Say what will be deleted of servers that were removed, and when

@@ -1,4 +1,4 @@
-//! `kith server`: a server is taken out of the cluster and let in again, as an operator does it.
+//! `kith server`: a server is drained, or taken out of the cluster, and let in again, as an operator does it.
 
 use std::time::Duration;
 
@@ -102,4 +102,58 @@ async fn a_removed_server_is_shut_out_says_so_itself_and_comes_back_with_all_it_
         if alarms == json!([]) { Ok(()) } else { Err(alarms.to_string()) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_runs_on_a_drained_server_is_out_of_answers_until_it_is_undrained() {
+    let (lab, authority) = (Lab::new("casa"), Authority::new("casa"));
+    let mut nodes = lab.nodes(&authority, &["one", "two"]);
+    for node in &mut nodes {
+        node.start().await;
+    }
+    let [one, two] = &nodes[..] else { panic!("two nodes were made") };
+    let insert = |sql: &'static str, row: Value| async move { one.api().execute(sql, &row).await.expect("written") };
+    for server in ["one", "two"] {
+        insert("INSERT INTO servers (id) VALUES (?)", json!([server])).await;
+    }
+    for name in ["api", "lone"] {
+        insert("INSERT INTO services (project, name) VALUES ('casa', ?)", json!([name])).await;
+    }
+    let sql =
+        "INSERT INTO containers (id, project, service, server_id, ip, instance_id) VALUES (?, 'casa', ?, ?, ?, ?)";
+    insert(sql, json!(["aaaaaaaaaaaa", "api", "one", "10.210.129.1", "a"])).await;
+    insert(sql, json!(["bbbbbbbbbbbb", "api", "two", "10.210.130.1", "b"])).await;
+    insert(sql, json!(["cccccccccccc", "lone", "two", "10.210.130.2", "a"])).await;
+    let answered = async |addresses: &[&str]| {
+        for node in [one, two] {
+            eventually(&format!("{} answers {addresses:?}", node.name), BOUND, async || {
+                let answer = node.resolve("casa-api.internal").await?;
+                let mut found: Vec<_> = answer.addresses.iter().map(ToString::to_string).collect();
+                found.sort();
+                if found == addresses { Ok(()) } else { Err(format!("{answer:?}")) }
+            })
+            .await;
+        }
+    };
+    answered(&["10.210.129.1", "10.210.130.1"]).await;
+
+    let drained = kith(one, &["server", "drain", "two"]).await;
+    assert_eq!(drained.code, Some(0), "{}", drained.stderr);
+    assert!(drained.stdout.contains("kith server undrain two"), "{}", drained.stdout);
+    assert!(drained.stdout.contains("nobody answers for casa/lone now"), "{}", drained.stdout);
+    assert!(!drained.stdout.contains("casa/api"), "{}", drained.stdout);
+    answered(&["10.210.129.1"]).await;
+    let again = kith(two, &["server", "drain", "two", "--json"]).await;
+    assert_eq!(
+        serde_json::from_str::<Value>(&again.stdout).expect("JSON"),
+        json!({ "server": "two", "draining": true, "changed": false })
+    );
+    let listed = kith(one, &["server", "ls"]).await;
+    assert!(listed.stdout.contains("up, draining"), "{}", listed.stdout);
+
+    let back = kith(one, &["server", "undrain", "two"]).await;
+    assert!(back.code == Some(0) && back.stdout.contains("in answers again"), "{}{}", back.stdout, back.stderr);
+    answered(&["10.210.129.1", "10.210.130.1"]).await;
+    let unknown = kith(one, &["server", "drain", "four"]).await;
+    assert!(unknown.code == Some(1) && unknown.stderr.contains("there is no server four"), "{}", unknown.stderr);
 }

@@ -45,4 +45,31 @@ Examples:
         #[command(flatten)]
         store: Store,
     },
+    /// Keep new work away from a server: no name is answered with what runs there
+    #[command(after_help = "\
+What runs there goes on, and connections that are open stay. Services that run nowhere else are named.
+
+Examples:
+  kith server drain fra-2
+  kith server undrain fra-2")]
+    Drain {
+        /// The server's name
+        #[arg(value_name = "ID")]
+        server: NodeId,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        store: Store,
+    },
+    /// Answer with what runs on a server again
+    #[command(after_help = "Example:\n  kith server undrain fra-2")]
+    Undrain {
+        /// The server's name
+        #[arg(value_name = "ID")]
+        server: NodeId,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        store: Store,
+    },
 }

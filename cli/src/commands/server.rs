@@ -1,4 +1,4 @@
-//! `kith server`: who belongs to the cluster, by the `servers` rows, and taking one out of it.
+//! `kith server`: who belongs to the cluster, by the `servers` rows, taking one out of it, and keeping new work away from one.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use crate::args::{Output, ServerAction};
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 
-/// Lists or removes.
+/// Lists, or marks one.
 pub(crate) async fn run(action: &ServerAction) -> Result<(), Failure> {
     match action {
         ServerAction::Ls { output, store } => list(&store.client()?, output).await,
@@ -22,6 +22,8 @@ pub(crate) async fn run(action: &ServerAction) -> Result<(), Failure> {
             let mark = if *undo { Mark::Belongs } else { Mark::Removed };
             set(&store.client()?, server, mark, output).await
         }
+        ServerAction::Drain { server, output, store } => set(&store.client()?, server, Mark::Draining, output).await,
+        ServerAction::Undrain { server, output, store } => set(&store.client()?, server, Mark::Serving, output).await,
     }
 }
 
@@ -30,6 +32,8 @@ pub(crate) async fn run(action: &ServerAction) -> Result<(), Failure> {
 enum Mark {
     Belongs,
     Removed,
+    Draining,
+    Serving,
 }
 
 /// A server as its row and gossip have it.
@@ -39,7 +43,15 @@ struct Server {
     hostname: String,
     /// Milliseconds since 1970, by the operator's clock.
     removed_at: Option<i64>,
+    draining: Draining,
     state: Option<&'static str>,
+}
+
+/// Whether an operator keeps new work away from a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Draining {
+    Yes,
+    No,
 }
 
 async fn list(client: &Client, output: &Output) -> Result<(), Failure> {
@@ -52,6 +64,7 @@ async fn list(client: &Client, output: &Output) -> Result<(), Failure> {
                 "subnet": server.subnet,
                 "hostname": server.hostname,
                 "removed_at": server.removed_at,
+                "draining": server.draining == Draining::Yes,
                 "state": server.state,
             }))
         });
@@ -59,7 +72,11 @@ async fn list(client: &Client, output: &Output) -> Result<(), Failure> {
     let row = |(name, server): (&String, &Server)| {
         let text = |text: &str| if text.is_empty() { "-".to_owned() } else { printable(text) };
         let state = if server.removed_at.is_some() { "removed" } else { server.state.unwrap_or("not seen") };
-        vec![printable(name), state.to_owned(), text(&server.subnet), text(&server.hostname)]
+        let state = match server.draining {
+            Draining::Yes => format!("{state}, draining"),
+            Draining::No => state.to_owned(),
+        };
+        vec![printable(name), state, text(&server.subnet), text(&server.hostname)]
     };
     let rows: Vec<Vec<String>> = servers.iter().map(row).collect();
     table::render(&["SERVER", "STATE", "SUBNET", "HOST"], &rows).into_iter().try_for_each(|line| out.line(line))
@@ -81,8 +98,11 @@ async fn set(client: &Client, server: &NodeId, mark: Mark, output: &Output) -> R
     let changed = done.results.iter().any(|result| result.rows_affected > 0);
     let mut out = Out::new();
     if output.json {
-        let removed = mark == Mark::Removed;
-        return out.json(&json!({ "server": server.as_str(), "removed": removed, "changed": changed }));
+        let said = match mark {
+            Mark::Belongs | Mark::Removed => ("removed", mark == Mark::Removed),
+            Mark::Serving | Mark::Draining => ("draining", mark == Mark::Draining),
+        };
+        return out.json(&json!({ "server": server.as_str(), (said.0): said.1, "changed": changed }));
     }
     out.line(match (mark, changed) {
         (Mark::Removed, true) => {
@@ -91,7 +111,35 @@ async fn set(client: &Client, server: &NodeId, mark: Mark, output: &Output) -> R
         (Mark::Removed, false) => format!("{server} was removed already"),
         (Mark::Belongs, true) => format!("{server} belongs to the cluster again, and is let in within seconds"),
         (Mark::Belongs, false) => format!("{server} was not removed"),
-    })
+        (Mark::Draining, true) => {
+            format!("{server} drains: no name is answered with what runs there. Back: kith server undrain {server}")
+        }
+        (Mark::Draining, false) => format!("{server} drained already"),
+        (Mark::Serving, true) => format!("{server} is in answers again"),
+        (Mark::Serving, false) => format!("{server} did not drain"),
+    })?;
+    if mark == Mark::Draining {
+        for service in only_there(client, server).await? {
+            out.line(format!("nobody answers for {service} now: it runs nowhere else"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The services of which every container is on this server, or on others that drain or were removed.
+async fn only_there(client: &Client, server: &NodeId) -> Result<Vec<String>, Failure> {
+    let serving = "SELECT id FROM servers WHERE removed_at IS NULL AND NOT draining";
+    let sql = format!(
+        "SELECT DISTINCT project, service FROM containers AS here WHERE server_id = ? AND NOT EXISTS (\
+         SELECT 1 FROM containers AS other WHERE other.project = here.project AND other.service = here.service \
+         AND other.server_id IN ({serving})) ORDER BY 1, 2"
+    );
+    let rows = client.query(Statement::new(sql).with([server.as_str()])).await?.collect().await?;
+    let name = |row: &Vec<Value>| {
+        let text = |cell: usize| row.get(cell).and_then(Value::as_text).unwrap_or_default();
+        printable(&if text(0).is_empty() { text(1).to_owned() } else { format!("{}/{}", text(0), text(1)) })
+    };
+    Ok(rows.iter().map(name).collect())
 }
 
 /// A member without a row, which has never written one, is given one to carry the mark.
@@ -108,12 +156,20 @@ fn statement(server: &NodeId, mark: Mark) -> Statement {
                        removed_at = excluded.removed_at WHERE removed_at IS NULL";
             Statement::new(sql).with([name, Value::from(now)])
         }
+        Mark::Draining => {
+            let sql = "INSERT INTO servers (id, draining) VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET \
+                       draining = excluded.draining WHERE draining IS NOT excluded.draining";
+            Statement::new(sql).with([name])
+        }
+        Mark::Serving => {
+            Statement::new("UPDATE servers SET draining = 0 WHERE id = ? AND draining IS NOT 0").with([name])
+        }
     }
 }
 
 /// The rows, and the members that have none, by name.
 async fn observe(client: &Client) -> Result<BTreeMap<String, Server>, Failure> {
-    let rows = client.query("SELECT id, subnet, hostname, removed_at FROM servers").await?.collect().await?;
+    let rows = client.query("SELECT id, subnet, hostname, removed_at, draining FROM servers").await?.collect().await?;
     Ok(join(&rows, &client.members().await?))
 }
 
@@ -123,11 +179,21 @@ fn join(rows: &[Vec<Value>], members: &[Member]) -> BTreeMap<String, Server> {
         .iter()
         .map(|row| {
             let removed_at = row.get(3).and_then(Value::as_integer);
-            (text(row, 0), Server { subnet: text(row, 1), hostname: text(row, 2), removed_at, state: None })
+            let draining = match row.get(4).and_then(Value::as_integer) {
+                Some(0) | None => Draining::No,
+                Some(_) => Draining::Yes,
+            };
+            (text(row, 0), Server { subnet: text(row, 1), hostname: text(row, 2), removed_at, draining, state: None })
         })
         .collect();
     for member in members {
-        let unknown = || Server { subnet: String::new(), hostname: String::new(), removed_at: None, state: None };
+        let unknown = || Server {
+            subnet: String::new(),
+            hostname: String::new(),
+            removed_at: None,
+            draining: Draining::No,
+            state: None,
+        };
         servers.entry(member.server.clone()).or_insert_with(unknown).state = Some(member.state.as_str());
     }
     servers
