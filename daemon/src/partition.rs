@@ -33,10 +33,10 @@ use crate::store::Store;
 use plan::{Heard, Link, Observed, Step, plan};
 pub(crate) use suspicion::{Partition, Suspicion};
 
-/// How often is looked if no member changes. With the 10 s of silence, and a report every 2 s, a cut is told within 15 s.
+/// How often is looked if no member changes. A report is made every 2 s.
 const PERIOD: Duration = Duration::from_secs(3);
-/// The same while we have no connection to anybody, and somebody may be missing at any moment.
-const ALONE: Duration = Duration::from_secs(1);
+/// The same while somebody may be missing in a moment.
+const UNCERTAIN: Duration = Duration::from_secs(1);
 /// Names in an alarm; the rest are counted.
 const NAMED: usize = 10;
 
@@ -83,11 +83,10 @@ impl Partitions {
 /// How a member is heard; none if it is no member, or has left.
 fn heard(member: Option<Member>) -> Option<Heard> {
     let member = member?;
-    let ms_ago = member.heard_ms_ago;
-    let link = if member.rtt_us.is_some() { Link::Direct } else { Link::ByOthers { ms_ago: ms_ago.unwrap_or(0) } };
+    let link = if member.rtt_us.is_some() { Link::Direct } else { Link::ByOthers };
     match member.state {
-        MemberState::Up => Some(Heard::Up(link)),
-        MemberState::Silent => Some(Heard::Silent { ms_ago }),
+        MemberState::Up => Some(Heard::Up { link, ms_ago: member.heard_ms_ago.unwrap_or(0) }),
+        MemberState::Silent => Some(Heard::Silent { ms_ago: member.heard_ms_ago }),
         MemberState::Removed => None,
     }
 }
@@ -133,8 +132,7 @@ impl Reconciler for Partitions {
     }
 
     fn period(&self, _now: Now) -> Duration {
-        let alone = self.last.as_ref().is_some_and(|last| !last.others.is_empty() && last.direct().is_empty());
-        if alone { ALONE } else { PERIOD }
+        if self.last.as_ref().is_some_and(Observed::is_uncertain) { UNCERTAIN } else { PERIOD }
     }
 
     fn detail(&self, now: Now) -> Value {
@@ -144,18 +142,16 @@ impl Reconciler for Partitions {
             let about = match last.others.get(id) {
                 Some(Heard::Silent { ms_ago }) => json!({ "gossip": "silent", "heard_ms_ago": ms_ago }),
                 Some(Heard::Not { since }) => json!({ "gossip": "no member", "for_ms": ms(*since) }),
-                Some(Heard::Up(Link::ByOthers { ms_ago })) => {
-                    json!({ "gossip": "no connection", "heard_ms_ago": ms_ago })
-                }
-                Some(Heard::Up(Link::Direct)) | None => json!({ "gossip": "up" }),
+                Some(Heard::Up { ms_ago, .. }) => json!({ "gossip": "unheard", "heard_ms_ago": ms_ago }),
+                None => json!({ "gossip": "left" }),
             };
             (id.clone(), about)
         });
         json!({
             "suspicion": self.partition.suspicion().as_str(),
             "belonging": last.belonging(),
-            "hears": last.direct(),
-            "hears_by_others": last.by_others(),
+            "hears": last.up(Link::Direct),
+            "hears_by_others": last.up(Link::ByOthers),
             "missing": missing.collect::<Map<_, _>>(),
         })
     }

@@ -14,9 +14,12 @@ use crate::clock::Now;
 /// within this time.
 const ABSENT: Duration = Duration::from_secs(10);
 
-/// How long a member may be unheard while we have no connection to anybody. Nothing can come by any way then, so this is no guess; and of a
-/// link that is cut in one direction the side that still hears does so until the other's connection has died, 5 s later.
-const ALONE_MS: u64 = 4_000;
+/// How long a member may be unheard before it is missing. Gossip calls it silent, and takes its containers out of answers, after 10 s. But
+/// of a link that is cut in one direction the side that still hears does so until the other's connection has died, 5 s later, and it is to
+/// tell within 15 s too. Heartbeats come every 300 ms: twenty in a row are lost to nothing else.
+const UNHEARD_MS: u64 = 6_000;
+/// When it is looked more closely.
+const LATE_MS: u64 = 2_000;
 
 /// What there is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +36,12 @@ pub(crate) struct Observed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Heard {
     /// Its heartbeat advances here.
-    Up(Link),
+    Up {
+        /// By which way.
+        link: Link,
+        /// When it last did.
+        ms_ago: u64,
+    },
     /// Its heartbeat has not advanced here for 10 s.
     Silent {
         /// When it last did, if it ever did.
@@ -52,10 +60,7 @@ pub(crate) enum Link {
     /// By a connection of our own.
     Direct,
     /// Only by what others pass on: one way between us may be cut.
-    ByOthers {
-        /// When it was last heard.
-        ms_ago: u64,
-    },
+    ByOthers,
 }
 
 /// What is told.
@@ -109,25 +114,23 @@ impl Observed {
         self.others.len() + 1
     }
 
-    /// Who is heard by a connection of our own.
-    pub(crate) fn direct(&self) -> Vec<&str> {
-        self.which(|heard| *heard == Heard::Up(Link::Direct))
+    /// Who is heard in this way.
+    pub(crate) fn up(&self, by: Link) -> Vec<&str> {
+        let up = self.others.iter().filter(|(_, heard)| matches!(heard, Heard::Up { link, .. } if *link == by));
+        up.map(|(id, _)| id.as_str()).collect()
     }
 
-    /// Who is heard by others only.
-    pub(crate) fn by_others(&self) -> Vec<&str> {
-        self.which(|heard| matches!(heard, Heard::Up(Link::ByOthers { .. })))
+    /// Whether somebody may be missing in a moment.
+    pub(crate) fn is_uncertain(&self) -> bool {
+        self.others.values().any(|heard| matches!(heard, Heard::Up { ms_ago: LATE_MS.., .. } | Heard::Not { .. }))
     }
+}
 
-    fn which(&self, is: impl Fn(&Heard) -> bool) -> Vec<&str> {
-        self.others.iter().filter(|(_, heard)| is(heard)).map(|(id, _)| id.as_str()).collect()
-    }
-
-    /// Whether a server is missing.
-    fn verdict(&self, heard: &Heard, now: Now) -> Verdict {
-        match *heard {
-            Heard::Up(Link::ByOthers { ms_ago }) if ms_ago >= ALONE_MS && self.direct().is_empty() => Verdict::Missing,
-            Heard::Up(Link::Direct | Link::ByOthers { .. }) => Verdict::Here,
+impl Heard {
+    fn verdict(self, now: Now) -> Verdict {
+        match self {
+            Heard::Up { ms_ago: UNHEARD_MS.., .. } => Verdict::Missing,
+            Heard::Up { .. } => Verdict::Here,
             Heard::Silent { .. } => Verdict::Missing,
             Heard::Not { since } if now.at.saturating_duration_since(since) >= ABSENT => Verdict::Missing,
             Heard::Not { .. } => Verdict::NotYet,
@@ -138,11 +141,11 @@ impl Observed {
 /// What is to be told.
 pub(crate) fn plan(observed: &Observed, now: Now) -> Vec<Step> {
     let told = |id: &String| observed.told.contains(id);
-    let is = |wanted: Verdict| observed.others.iter().filter(move |(_, heard)| observed.verdict(heard, now) == wanted);
+    let is = |wanted: Verdict| observed.others.iter().filter(move |(_, heard)| heard.verdict(now) == wanted);
     let new = is(Verdict::Missing).filter(|(id, _)| !told(id));
     let new = new.map(|(id, heard)| Step::Missing { server: id.clone(), heard: *heard });
     let settled = observed.told.iter().filter_map(|id| {
-        let why = match observed.others.get(id).map(|heard| observed.verdict(heard, now)) {
+        let why = match observed.others.get(id).map(|heard| heard.verdict(now)) {
             None => Settled::Left,
             Some(Verdict::Here) => Settled::Heard,
             Some(Verdict::Missing | Verdict::NotYet) => return None,
@@ -184,7 +187,7 @@ impl fmt::Display for Step {
 mod tests {
     use super::*;
 
-    const UP: Heard = Heard::Up(Link::Direct);
+    const UP: Heard = Heard::Up { link: Link::Direct, ms_ago: 300 };
     const SILENT: Heard = Heard::Silent { ms_ago: Some(10_000) };
 
     fn planned(others: &[(&str, Heard)], told: &[&str], before: Suspicion, now: Instant) -> String {
@@ -197,7 +200,7 @@ mod tests {
     #[test]
     fn who_is_missing_is_told_once_and_so_is_who_comes_back() {
         let now = Instant::now() + ABSENT * 3;
-        let others = [("a", UP), ("b", Heard::Up(Link::ByOthers { ms_ago: 9_000 })), ("c", SILENT), ("d", UP)];
+        let others = [("a", UP), ("b", Heard::Up { link: Link::ByOthers, ms_ago: 4_000 }), ("c", SILENT), ("d", UP)];
         insta::assert_snapshot!(planned(&others, &[], Suspicion::Clear, now), @"c is missing: silent");
         assert_eq!(planned(&others, &["c"], Suspicion::Clear, now), "");
         insta::assert_snapshot!(planned(&others, &["a", "gone", "c"], Suspicion::Clear, now), @r"
@@ -250,14 +253,18 @@ mod tests {
     }
 
     #[test]
-    fn without_any_connection_whoever_is_unheard_for_4_s_is_missing() {
+    fn a_member_is_missing_before_gossip_calls_it_silent() {
         let now = Instant::now() + ABSENT * 3;
-        let by_others = |ms_ago| Heard::Up(Link::ByOthers { ms_ago });
-        assert_eq!(planned(&[("a", by_others(3_999))], &[], Suspicion::Clear, now), "");
-        assert_eq!(planned(&[("a", by_others(4_000)), ("b", UP)], &[], Suspicion::Clear, now), "");
-        insta::assert_snapshot!(planned(&[("a", by_others(4_000)), ("b", by_others(100))], &[], Suspicion::Clear, now), @r"
-        a is missing: silent
-        ");
+        let up = |link, ms_ago| [("a", Heard::Up { link, ms_ago }), ("b", UP), ("c", UP)];
+        for link in [Link::Direct, Link::ByOthers] {
+            assert_eq!(planned(&up(link, 5_999), &[], Suspicion::Clear, now), "");
+            assert_eq!(planned(&up(link, 6_000), &[], Suspicion::Clear, now), "a is missing: silent");
+        }
+        let uncertain = |ms_ago| {
+            let others = up(Link::Direct, ms_ago).map(|(id, heard)| (id.to_owned(), heard));
+            Observed { others: others.into(), told: Vec::new(), before: Suspicion::Clear }.is_uncertain()
+        };
+        assert!(!uncertain(1_999) && uncertain(2_000));
     }
 
     #[test]
