@@ -127,8 +127,19 @@ pub(crate) struct Daemon {
     pub(crate) enabled: bool,
     /// Docker's socket; none: this server's containers are entered by somebody else.
     pub(crate) docker: Option<PathBuf>,
+    /// Whether Docker's network for containers that others reach is made here.
+    pub(crate) network: Network,
     /// For tests only, which cannot wait for an hour.
     pub(crate) sweep_after: Duration,
+}
+
+/// Who makes Docker's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// The daemon.
+    Kept,
+    /// Somebody else.
+    Foreign,
 }
 
 /// What the configuration is read for: a part that is not to run need not be complete.
@@ -397,7 +408,8 @@ impl Daemon {
         let enabled = reader.or(("daemon", "enabled"), Switch(false)).0;
         let docker = reader.or(("daemon", "docker"), Text("/var/run/docker.sock".to_owned())).0;
         let sweep_after = reader.hidden(("daemon", "sweep_after_ms")).map_or(SWEEP_AFTER, Duration::from_millis);
-        Daemon { enabled, docker: (docker != "none").then(|| docker.into()), sweep_after }
+        let network = if reader.or(("daemon", "network"), Switch(true)).0 { Network::Kept } else { Network::Foreign };
+        Daemon { enabled, docker: (docker != "none").then(|| docker.into()), network, sweep_after }
     }
 }
 

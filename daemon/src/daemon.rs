@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::beat::{Beat, Doing, LIMIT, Stuck, Watchdog};
+use crate::bridge::Bridge;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::containers::{self, Containers, SeenFile};
-use crate::docker::{self, Changes};
+use crate::docker::{self, Follow};
 use crate::driver::{Driver, Reconciler};
 use crate::error::Error;
 use crate::heartbeat::Heartbeat;
@@ -80,20 +81,24 @@ impl Daemon {
         daemon.loops.push(Box::pin(store.clone().follow_members(partition_wake, daemon.token.clone())));
         daemon.add(Sweep::new(store.clone(), own.clone(), partition, config.sweep_after), sweep_wake);
         if let Some(socket) = &config.docker {
-            let (wake, changes) = (Wake::default(), Changes::default());
+            let follow = Follow::default();
+            if let Some(network) = config.network.clone() {
+                let bridge = Bridge::new(config.node.clone(), store.clone(), own.clone(), network, socket);
+                daemon.add(bridge, follow.networks.clone());
+            }
             let parts = containers::Parts {
                 node: config.node.clone(),
                 boot_id: config.boot_id.clone(),
                 store,
                 own,
                 socket: socket.clone(),
-                changes: changes.clone(),
-                wake: wake.clone(),
+                changes: follow.changes.clone(),
+                wake: follow.containers.clone(),
                 file: SeenFile::within(&config.dir),
             };
             let containers = Containers::new(parts).map_err(|error| BuildError(error.into()))?;
-            daemon.add(containers, wake.clone());
-            daemon.loops.push(Box::pin(docker::follow(socket.clone(), changes, wake, daemon.token.clone())));
+            daemon.add(containers, follow.containers.clone());
+            daemon.loops.push(Box::pin(docker::follow(socket.clone(), follow, daemon.token.clone())));
         }
         Ok(daemon)
     }

@@ -5,8 +5,10 @@
 
 mod events;
 mod inspect;
+mod networks;
 
-pub(crate) use events::{Changes, Noted, follow};
+pub(crate) use events::{Changes, Follow, Noted, follow};
+pub(crate) use networks::{ApiVersion, Network, Reach};
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -69,6 +71,14 @@ pub(crate) enum DockerError {
     Silent(PathBuf),
 }
 
+impl DockerError {
+    /// Whether it says that what it was asked about is not there.
+    fn is_not_found(&self) -> bool {
+        let Self::Call(_, error) = self else { return false };
+        matches!(error, bollard::errors::Error::DockerResponseServerError { status_code: 404, .. })
+    }
+}
+
 /// A client of Docker, which connects when it is first asked, and again after a failure.
 #[derive(Debug)]
 pub(crate) struct Docker {
@@ -102,10 +112,7 @@ impl Docker {
             let asked = this.call(client.inspect_container(&id, None)).await;
             match asked {
                 Ok(container) => Ok((id, inspect::container(container))),
-                Err(DockerError::Call(
-                    _,
-                    bollard::errors::Error::DockerResponseServerError { status_code: 404, .. },
-                )) => Ok((id, None)),
+                Err(error) if error.is_not_found() => Ok((id, None)),
                 Err(error) => Err(error),
             }
         };

@@ -4,12 +4,21 @@ use std::path::PathBuf;
 
 use kith_gossip_client::error::Chain;
 
+use crate::docker::DockerError;
+use crate::firewall::FirewallError;
+
 /// A pass that failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The store is away, or refused.
     #[error("the store")]
     Store(#[from] kith_gossip_client::Error),
+    /// Docker is away, or refused.
+    #[error(transparent)]
+    Docker(#[from] DockerError),
+    /// The firewall cannot be read or changed.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
     /// A file of ours.
     #[error("{}", path.display())]
     File {

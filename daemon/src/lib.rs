@@ -39,6 +39,9 @@ mod containers;
 mod docker;
 mod health;
 
+mod bridge;
+mod firewall;
+
 mod peers;
 
 mod partition;
@@ -47,7 +50,7 @@ mod sweep;
 
 pub use beat::Stuck;
 pub use clock::{Clock, Now};
-pub use config::Config;
+pub use config::{Config, Network};
 pub use daemon::{BuildError, Daemon, Host, RunError};
 pub use peers::MeshRange;
 pub use status::{Status, StatusHandle};

@@ -78,6 +78,7 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     [daemon]
     enabled = false                  # default
     docker = "/var/run/docker.sock"  # default
+    network = true                   # default
     "#);
 }
 

@@ -4,6 +4,8 @@ use std::io::Write;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use ipnet::IpNet;
+use kith_daemon::config::TUNNEL;
 use kith_daemon::{Clock, Daemon, Host, Stuck};
 use kith_gossip_client::Client;
 use serde_json::json;
@@ -70,6 +72,16 @@ fn leave(stuck: &[Stuck]) {
     leave_at_once(Exit::Software as i32)
 }
 
+/// Docker's network, if it is made here: a cluster whose range cannot be divided among its servers has none for containers.
+fn network(config: &config::Config) -> Option<kith_daemon::Network> {
+    let cluster = match config.cluster.cidr {
+        IpNet::V4(cluster) if config.cluster.subnets().is_some() => cluster,
+        IpNet::V4(_) | IpNet::V6(_) => return None,
+    };
+    let kept = config.daemon.network == config::Network::Kept;
+    kept.then(|| kith_daemon::Network { cluster, tunnel: TUNNEL.to_owned() })
+}
+
 /// The daemon's configuration.
 pub(crate) fn config(config: &config::Config) -> Result<kith_daemon::Config, Failure> {
     let node = &config.node;
@@ -81,6 +93,7 @@ pub(crate) fn config(config: &config::Config) -> Result<kith_daemon::Config, Fai
         dir: node.data_dir.clone(),
         boot_id: boot_id(config)?,
         docker: config.daemon.docker.clone(),
+        network: network(config),
         sweep_after: config.daemon.sweep_after,
     })
 }

@@ -71,13 +71,24 @@ impl Changes {
     }
 }
 
+/// Who follows Docker's events.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Follow {
+    /// Where is noted whose they are.
+    pub(crate) changes: Changes,
+    /// Who looks at containers.
+    pub(crate) containers: Wake,
+    /// Who looks at Docker's networks, and at what it leaves of the firewall when it starts.
+    pub(crate) networks: Wake,
+}
+
 /// Follows Docker's events until the token is cancelled, noting whose they are and waking who looks.
-pub(crate) async fn follow(socket: PathBuf, changes: Changes, wake: Wake, token: CancellationToken) {
+pub(crate) async fn follow(socket: PathBuf, follow: Follow, token: CancellationToken) {
     let go_on = async {
         let mut retry = Retry::new();
         loop {
             let begun = Instant::now();
-            events(&socket, &changes, &wake).await;
+            events(&socket, &follow).await;
             if begun.elapsed() >= HELD {
                 retry.succeeded();
             }
@@ -88,30 +99,41 @@ pub(crate) async fn follow(socket: PathBuf, changes: Changes, wake: Wake, token:
 }
 
 /// One connection, to its end. Why it ended is for who asks Docker next to find out and tell.
-async fn events(socket: &std::path::Path, changes: &Changes, wake: &Wake) {
+async fn events(socket: &std::path::Path, follow: &Follow) {
     let Ok(docker) = connect(socket).await else { return };
     let types = std::collections::HashMap::from([("type", vec!["container", "network"])]);
     let mut events = docker.events(Some(EventsOptionsBuilder::default().filters(&types).build()));
     // What happened while nobody listened was told to nobody.
-    look_at_all(changes, wake);
+    follow.look_at_all();
+    follow.networks.poke();
     while let Some(Ok(event)) = events.next().await {
+        if made_or_removed_a_network(&event) {
+            follow.networks.poke();
+        }
         if let Some((id, what)) = of(event) {
-            changes.note(|noted| {
+            follow.changes.note(|noted| {
                 match what {
                     What::Changed => noted.changed.insert(id),
                     What::Destroyed => noted.destroyed.insert(id),
                 };
             });
-            wake.poke();
+            follow.containers.poke();
         }
     }
     // Whether Docker has gone is found out by asking it.
-    look_at_all(changes, wake);
+    follow.look_at_all();
 }
 
-fn look_at_all(changes: &Changes, wake: &Wake) {
-    changes.note(|noted| noted.missed = true);
-    wake.poke();
+impl Follow {
+    fn look_at_all(&self) {
+        self.changes.note(|noted| noted.missed = true);
+        self.containers.poke();
+    }
+}
+
+fn made_or_removed_a_network(event: &EventMessage) -> bool {
+    let action = event.action.as_deref();
+    event.typ == Some(EventMessageTypeEnum::NETWORK) && matches!(action, Some("create" | "destroy" | "remove"))
 }
 
 enum What {

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path as Segment, State};
+use axum::extract::{Path as Segment, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
@@ -33,6 +33,9 @@ pub struct ScriptedDocker {
 #[derive(Debug)]
 struct Shared {
     containers: Mutex<BTreeMap<String, Value>>,
+    /// By name.
+    networks: Mutex<BTreeMap<String, Value>>,
+    version: &'static str,
     events: broadcast::Sender<String>,
     hangs: watch::Sender<bool>,
 }
@@ -44,8 +47,19 @@ impl ScriptedDocker {
     /// If the socket cannot be made.
     #[must_use]
     pub fn at(socket: &Path) -> ScriptedDocker {
+        ScriptedDocker::speaking("1.43", socket)
+    }
+
+    /// The same, whose newest API is this one.
+    ///
+    /// # Panics
+    /// If the socket cannot be made.
+    #[must_use]
+    pub fn speaking(version: &'static str, socket: &Path) -> ScriptedDocker {
         let shared = Shared {
             containers: Mutex::default(),
+            networks: Mutex::default(),
+            version,
             events: broadcast::Sender::new(EVENTS),
             hangs: watch::Sender::new(false),
         };
@@ -72,6 +86,8 @@ impl ScriptedDocker {
             .route("/version", get(version))
             .route("/containers/json", get(list))
             .route("/containers/{id}/json", get(inspect))
+            .route("/networks/create", post(create_network))
+            .route("/networks/{name}", get(network).delete(remove_network))
             .route("/events", get(events));
         let routes = Router::new()
             .nest("/{version}", api.clone())
@@ -162,6 +178,39 @@ impl ScriptedDocker {
         self.event("container", id, "destroy");
     }
 
+    /// The network of this name, as it was made.
+    #[must_use]
+    pub fn network(&self, name: &str) -> Option<Value> {
+        self.networks(|all| all.get(name).cloned())
+    }
+
+    /// Somebody makes a network of this name, with these options and this range.
+    pub fn make_network(&self, name: &str, subnet: &str, options: &Value) {
+        self.networks(|all| {
+            let asked = json!({
+                "Name": name, "Driver": "bridge", "Internal": false, "Options": options,
+                "IPAM": { "Config": [{ "Subnet": subnet }] },
+            });
+            all.insert(name.to_owned(), made(asked));
+        });
+        self.event("network", name, "create");
+    }
+
+    /// Something happens to a network.
+    pub fn event_of_network(&self, name: &str) {
+        self.event("network", name, "create");
+    }
+
+    /// Somebody removes it.
+    pub fn drop_network(&self, name: &str) {
+        self.networks(|all| all.remove(name));
+        self.event("network", name, "destroy");
+    }
+
+    fn networks<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Value>) -> T) -> T {
+        change(&mut self.shared.networks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn state(&self, id: &str, change: impl FnOnce(&mut Value)) {
         self.containers(|all| change(&mut all.get_mut(id).expect("it is there")["State"]));
     }
@@ -204,13 +253,58 @@ impl Shared {
 
 async fn version(State((shared, _)): Served) -> Response {
     shared.answers().await;
-    Json(json!({ "ApiVersion": "1.43", "MinAPIVersion": "1.24", "Version": "24.0.0" })).into_response()
+    Json(json!({ "ApiVersion": shared.version, "MinAPIVersion": "1.24", "Version": "24.0.0" })).into_response()
 }
 
-async fn list(State((shared, _)): Served) -> Response {
+async fn list(State((shared, _)): Served, Query(asked): Query<BTreeMap<String, String>>) -> Response {
     shared.answers().await;
     let all = shared.containers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Json(all.keys().map(|id| json!({ "Id": id })).collect::<Vec<_>>()).into_response()
+    let filters: Value = asked.get("filters").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let network = filters["network"][0].as_str().map(str::to_owned);
+    let inside = |container: &Value| match &network {
+        // The id of a network is made of its name.
+        Some(id) => !container["NetworkSettings"]["Networks"][id.trim_start_matches("id-of-")].is_null(),
+        None => true,
+    };
+    let listed = all.iter().filter(|(_, container)| inside(container));
+    Json(listed.map(|(id, container)| json!({ "Id": id, "Names": [container["Name"]] })).collect::<Vec<_>>())
+        .into_response()
+}
+
+/// A network as Docker shows it, of what was asked for.
+fn made(mut asked: Value) -> Value {
+    asked["Id"] = json!(format!("id-of-{}", asked["Name"].as_str().unwrap_or_default()));
+    asked
+}
+
+async fn create_network(State((shared, _)): Served, Json(asked): Json<Value>) -> Response {
+    shared.answers().await;
+    let network = made(asked);
+    let (id, name) = (network["Id"].clone(), network["Name"].as_str().unwrap_or_default().to_owned());
+    let mut all = shared.networks.lock().unwrap_or_else(PoisonError::into_inner);
+    if all.contains_key(&name) {
+        let message = json!({ "message": format!("network with name {name} already exists") });
+        return (StatusCode::CONFLICT, Json(message)).into_response();
+    }
+    all.insert(name, network);
+    (StatusCode::CREATED, Json(json!({ "Id": id, "Warning": "" }))).into_response()
+}
+
+async fn network(State((shared, _)): Served, Segment(path): Segment<BTreeMap<String, String>>) -> Response {
+    shared.answers().await;
+    match shared.networks.lock().unwrap_or_else(PoisonError::into_inner).get(&path["name"]) {
+        Some(network) => Json(network.clone()).into_response(),
+        None => (StatusCode::NOT_FOUND, Json(json!({ "message": "no such network" }))).into_response(),
+    }
+}
+
+async fn remove_network(State((shared, _)): Served, Segment(path): Segment<BTreeMap<String, String>>) -> Response {
+    shared.answers().await;
+    let mut all = shared.networks.lock().unwrap_or_else(PoisonError::into_inner);
+    match all.remove(path["name"].trim_start_matches("id-of-")) {
+        Some(_) => StatusCode::NO_CONTENT.into_response(),
+        None => (StatusCode::NOT_FOUND, Json(json!({ "message": "no such network" }))).into_response(),
+    }
 }
 
 async fn inspect(State((shared, _)): Served, Segment(path): Segment<BTreeMap<String, String>>) -> Response {

@@ -35,6 +35,15 @@ impl Dockerd {
     /// Starts one with its files in `folder`, in the network of `node`; none, said aloud in the name of `test`, where there is no
     /// Docker or it does not come up.
     pub async fn start(test: &str, node: &Node, folder: TempDir) -> Option<Dockerd> {
+        Dockerd::run(test, node, folder, &["--iptables=false"]).await
+    }
+
+    /// The same, of a Docker that keeps its rules in the node's firewall, as an ordinary one does.
+    pub async fn start_with_firewall(test: &str, node: &Node, folder: TempDir) -> Option<Dockerd> {
+        Dockerd::run(test, node, folder, &[]).await
+    }
+
+    async fn run(test: &str, node: &Node, folder: TempDir, options: &[&str]) -> Option<Dockerd> {
         for program in ["dockerd", "docker"] {
             let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
             if !found.is_ok_and(|status| status.success()) {
@@ -49,7 +58,7 @@ impl Dockerd {
         let mut command = node.beside(&resolver);
         // In process ids of its own, so that with the first process all end.
         command.args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "dockerd"]);
-        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs"]);
+        command.args(["--bridge=none", "--ip6tables=false", "--storage-driver=vfs"]).args(options);
         command.arg(format!("--host=unix://{}", Dockerd::socket(at).display()));
         for (option, name) in [("data-root", "data"), ("exec-root", "exec"), ("pidfile", "pid")] {
             command.arg(format!("--{option}={}", at.join(name).display()));

@@ -417,5 +417,7 @@ fn configuration(
     line(format!("unix = {}", quoted(&folder.join(SOCKET))));
     line("[dns]".to_owned());
     line(format!("listen = [\"{}\"]", at.dns));
+    // A node may run on the host's own network, whose firewall is none of a test's business.
+    line("[daemon]\nnetwork = false".to_owned());
     text
 }
