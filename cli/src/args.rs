@@ -6,14 +6,16 @@ use std::path::PathBuf;
 
 mod backup;
 mod containers;
+mod daemon;
 mod enrol;
 mod look;
 mod server;
 
 pub(crate) use backup::{Backup, Restore, StoreAction, StoreArgs};
 pub(crate) use containers::{Ps, Sweep};
+pub(crate) use daemon::{DaemonAction, DaemonAlone, SetupDocker, SetupHost, Uninstall};
 pub(crate) use enrol::{Init, Invite, Join, Place};
-pub(crate) use look::{DnsAction, DnsSocket, Top, Trace};
+pub(crate) use look::{DnsAction, DnsSocket, Doctor, Top, Trace};
 pub(crate) use server::{Server, ServerAction};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
@@ -114,8 +116,10 @@ The store is found at --api, else at the configuration's api.unix.
 
 Examples:
   kith daemon --config /etc/kith/kith.toml
-  kith daemon --api unix:/run/kith/kith.sock")]
-    Daemon(DaemonAlone),
+  kith daemon --api unix:/run/kith/kith.sock
+  kith daemon setup-docker --dry-run
+  kith daemon setup-host --dry-run")]
+    Daemon(Box<DaemonAlone>),
     /// Run a whole cluster on loopback, for a first look
     #[command(after_help = "\
 Node i listens on the given ports + i - 1; port 0 gives each node free ones.
@@ -260,6 +264,16 @@ Examples:
     /// The store itself: whether it is sound
     #[command(after_help = "Example:\n  kith store verify")]
     Store(StoreArgs),
+    /// Take Kith off this host: put back what it changed
+    #[command(after_help = "\
+Stop it first. Files that were changed get the text that they had before, or are left without what Kith put there; the firewall's
+rules, Docker's network and the unit go. The store, the certificate and the configuration stay, but for --purge. What is left is named.
+
+Examples:
+  kith uninstall --dry-run
+  kith uninstall --apply
+  kith uninstall --apply --purge")]
+    Uninstall(Uninstall),
     /// Print a script that completes this command line in your shell
     #[command(after_help = "\
 Examples:
@@ -302,15 +316,6 @@ pub(crate) struct DnsAlone {
     pub(crate) plain: Plain,
     #[command(subcommand)]
     pub(crate) action: Option<DnsAction>,
-}
-
-/// The reconcilers without a store beside them.
-#[derive(Debug, Args)]
-pub(crate) struct DaemonAlone {
-    #[command(flatten)]
-    pub(crate) configured: Configured,
-    #[command(flatten)]
-    pub(crate) store: Store,
 }
 
 /// A DNS server of zone files and of other servers' names, alone.

@@ -19,6 +19,7 @@ mod dev;
 mod exit;
 mod log;
 mod modes;
+mod notify;
 mod out;
 mod retry;
 mod stop;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use args::{Cli, Command, Configured, DnsAction, DnsAlone, Plain, Store};
 use config::{Config, Purpose};
 use exit::{Exit, Failure};
+use notify::Notifier;
 use parts::Part;
 use parts::daemon::DaemonPart;
 use parts::dns::{DNS_SOCKET, DnsPart, Source};
@@ -97,7 +99,10 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Agent(configured) => node(&configured, Purpose::Agent, None).await,
         Command::Gossip(configured) => node(&configured, Purpose::Gossip, None).await,
         Command::Dns(alone) => dns(&alone).await,
-        Command::Daemon(alone) => node(&alone.configured, Purpose::Daemon, Some(&alone.store)).await,
+        Command::Daemon(alone) => match &alone.action {
+            Some(action) => commands::setup(action).await,
+            None => node(&alone.configured, Purpose::Daemon, Some(&alone.store)).await,
+        },
         Command::Dev(args) => {
             let (signals, token) = (Signals::catch()?, CancellationToken::new());
             signals.during(&token, dev::run(&args, token.clone())).await
@@ -121,6 +126,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Backup(args) => commands::backup(&args).await,
         Command::Restore(args) => commands::restore(&args),
         Command::Store(args) => commands::store(&args.action).await,
+        Command::Uninstall(args) => commands::uninstall(&args).await,
         Command::Completions { shell } => commands::completions(shell),
         Command::Man { folder } => commands::man(&folder),
     }
@@ -154,7 +160,10 @@ async fn node(configured: &Configured, purpose: Purpose, named: Option<&Store>) 
     // Of DNS or the daemon alone there is one part, whose own status is reported; the store's process speaks of the parts
     // beside it.
     let reported = matches!(purpose, Purpose::Agent | Purpose::Gossip).then_some(client);
-    let run = async { agent::Agent::build(parts, reported).await?.run(token.clone()).await };
+    let run = async {
+        let agent = agent::Agent::build(parts, reported).await?;
+        Notifier::from_environment().during(&token, agent.run(token.clone())).await
+    };
     signals.during(&token, run).await
 }
 
@@ -164,7 +173,10 @@ async fn plain(plain: &Plain) -> Result<(), Failure> {
     let parts: Vec<Box<dyn Part>> = vec![Box::new(
         DnsPart::new(parts::dns::plain(plain), Source::Files).looked_into(plain.socket.clone(), plain.metrics),
     )];
-    let run = async { agent::Agent::build(parts, None).await?.run(token.clone()).await };
+    let run = async {
+        let agent = agent::Agent::build(parts, None).await?;
+        Notifier::from_environment().during(&token, agent.run(token.clone())).await
+    };
     signals.during(&token, run).await
 }
 

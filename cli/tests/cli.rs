@@ -69,6 +69,7 @@ fn help_is_what_it_was() {
       backup       Write a copy of a running node's store to a file
       restore      Make a backup the store of this server, which must not be running
       store        The store itself: whether it is sound
+      uninstall    Take Kith off this host: put back what it changed
       completions  Print a script that completes this command line in your shell
       man          Write the man pages of all commands into a folder
       help         Print this message or the help of the given subcommand(s)
@@ -127,6 +128,7 @@ fn every_command_shows_examples_and_the_same_flags() {
         "invite",
         "join",
         "server",
+        "uninstall",
         "completions",
         "man",
     ] {

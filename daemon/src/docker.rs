@@ -120,6 +120,23 @@ impl Docker {
         answers.into_iter().collect()
     }
 
+    /// The containers that run, with the path of the `resolv.conf` of each that has one of its own.
+    pub(crate) async fn running(&mut self) -> Result<Vec<(String, Option<PathBuf>)>, DockerError> {
+        let client = self.client().await?;
+        let options = ListContainersOptionsBuilder::default().build();
+        let listed = self.call(client.list_containers(Some(options))).await?;
+        let mut running = Vec::new();
+        for id in listed.into_iter().filter_map(|container| container.id) {
+            match self.call(client.inspect_container(&id, None)).await {
+                Ok(answer) => running.push(inspect::resolver(answer)),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        running.sort();
+        Ok(running)
+    }
+
     /// Forgets the connection: the next call makes another, and negotiates anew.
     pub(crate) fn failed(&mut self) {
         self.client = None;

@@ -19,6 +19,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod setup;
 
 mod daemon;
 pub mod status;

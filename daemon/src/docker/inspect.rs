@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use bollard::models::{ContainerInspectResponse, ContainerState, HealthStatusEnum};
 
@@ -37,6 +38,13 @@ pub(super) fn container(answer: ContainerInspectResponse) -> Option<Container> {
         networks: networks.collect(),
         on_host: mode.as_deref() == Some("host"),
     })
+}
+
+/// The name of a container, and the path of its own `resolv.conf`. One in the host's network uses the host's.
+pub(super) fn resolver(answer: ContainerInspectResponse) -> (String, Option<PathBuf>) {
+    let on_host = answer.host_config.and_then(|host| host.network_mode).is_some_and(|mode| mode == "host");
+    let path = answer.resolv_conf_path.filter(|path| !on_host && !path.is_empty());
+    (answer.name.unwrap_or_default().trim_start_matches('/').to_owned(), path.map(PathBuf::from))
 }
 
 /// A container that is being started again counts as running for Docker, and not for us.

@@ -196,6 +196,14 @@ impl ScriptedDocker {
         self.event("network", name, "create");
     }
 
+    /// The container's `resolv.conf` is this file.
+    ///
+    /// # Panics
+    /// If there is no such container.
+    pub fn resolver(&self, id: &str, path: &Path) {
+        self.containers(|all| all.get_mut(id).expect("it is there")["ResolvConfPath"] = json!(path));
+    }
+
     /// Something happens to a network.
     pub fn event_of_network(&self, name: &str) {
         self.event("network", name, "create");
