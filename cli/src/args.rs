@@ -163,6 +163,15 @@ Examples:
     /// Show what a node knows: members, lag, digest, DNS, parts
     #[command(after_help = "Examples:\n  kith status\n  kith status --json --api http://127.0.0.1:31222")]
     Status(Status),
+    /// Look into each layer, here and toward each other server, and say what to do
+    #[command(after_help = "\
+Of this server: the store, its certificate, DNS, Docker, the daemon, alarms. Toward each other: its UDP port, gossip, the tunnel. Run it
+on both sides of what does not work. Exit code 1 if anything fails.
+
+Examples:
+  kith doctor
+  kith doctor --json | jq 'select(.state == \"fails\")'")]
+    Doctor(Doctor),
     /// List containers: this server's, or those of all
     #[command(after_help = "\
 A container is listed by the daemon of its server once it is in Docker's network kith; --why tells of those that are not.

@@ -2,6 +2,7 @@
 
 mod backup;
 mod config;
+mod doctor;
 mod exec;
 mod members;
 mod pages;
@@ -22,6 +23,7 @@ mod why;
 
 pub(crate) use backup::{backup, restore, store};
 pub(crate) use config::{load, run as config};
+pub(crate) use doctor::run as doctor;
 pub(crate) use exec::run as exec;
 pub(crate) use members::run as members;
 pub(crate) use pages::{completions, man};

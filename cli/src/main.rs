@@ -112,6 +112,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Join(args) => enrol::join(&args).await,
         Command::Server(args) => commands::server(&args.action).await,
         Command::Status(args) => commands::status(&args.store.client()?, &args.output).await,
+        Command::Doctor(args) => commands::doctor(&args.store.client()?, &args).await,
         Command::Ps(args) => commands::ps(&args.store.client()?, &args).await,
         Command::Sweep(args) => commands::sweep(&args.store.client()?, &args).await,
         Command::Query(args) => commands::query(&args.store.client()?, &args).await,

@@ -55,6 +55,7 @@ fn help_is_what_it_was() {
       join         Join a cluster with a token, as one more server
       server       The servers of the cluster: list them, drain one, remove one
       status       Show what a node knows: members, lag, digest, DNS, parts
+      doctor       Look into each layer, here and toward each other server, and say what to do
       ps           List containers: this server's, or those of all
       sweep        Say what will be deleted of servers that were removed, and when
       query        Read: one SELECT
@@ -117,6 +118,7 @@ fn every_command_shows_examples_and_the_same_flags() {
         "daemon",
         "dev",
         "status",
+        "doctor",
         "ps",
         "sweep",
         "query",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::Output;
+use super::{Configured, Output, Store};
 
 /// Which DNS server is looked into.
 #[derive(Debug, Args)]
@@ -59,4 +59,18 @@ pub(crate) struct Trace {
     pub(crate) output: Output,
     #[command(flatten)]
     pub(crate) socket: DnsSocket,
+}
+
+/// What is looked into.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Docker's configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/docker/daemon.json")]
+    pub(crate) docker_file: PathBuf,
+    #[command(flatten)]
+    pub(crate) configured: Configured,
+    #[command(flatten)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) store: Store,
 }

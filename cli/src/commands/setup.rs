@@ -17,7 +17,7 @@ use crate::exit::{Exit, Failure};
 use crate::out::Out;
 
 /// With the search domains and Docker's own 0, programs built on musl find no short name.
-const NDOTS: u8 = 1;
+pub(super) const NDOTS: u8 = 1;
 
 /// Sets up.
 pub(crate) async fn run(action: &DaemonAction) -> Result<(), Failure> {
@@ -92,7 +92,7 @@ fn told(
 }
 
 /// The host's address in the range of this server's containers.
-async fn name_server(config: &Config, client: &Client) -> Result<String, Failure> {
+pub(super) async fn name_server(config: &Config, client: &Client) -> Result<String, Failure> {
     let select = Statement::new("SELECT subnet FROM servers WHERE id = ?").with([config.node.name.as_str()]);
     let rows = client.query(select).await?.collect().await?;
     let own = rows.first().and_then(|cells| cells.first()?.as_text()?.parse().ok());
@@ -144,7 +144,7 @@ fn by_hand(out: &mut Out, server: SocketAddr) -> Result<(), Failure> {
     out.line("Kith asks the others for names that are not the cluster's.")
 }
 
-fn zones(config: &Config) -> Vec<String> {
+pub(super) fn zones(config: &Config) -> Vec<String> {
     config.dns.zones.iter().map(|zone| zone.to_string().trim_end_matches('.').to_owned()).collect()
 }
 

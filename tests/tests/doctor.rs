@@ -1,0 +1,61 @@
+//! `kith doctor` in a cluster whose links and processes fail: it names the cause.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kith_tests::lab::{Fleet, Node, eventually, kith};
+use serde_json::Value;
+
+const BOUND: Duration = Duration::from_secs(60);
+
+/// What it says on a node, run beside it: all lines, and whether nothing fails.
+async fn doctor(fleet: &Fleet, node: &Node, resolver: &std::path::Path) -> Result<(Vec<Value>, bool), String> {
+    let folder = fleet.lab.folder(&node.name);
+    let mut command = tokio::process::Command::from(node.beside(resolver));
+    command.arg(kith()).args(["doctor", "--json", "--api"]).arg(format!("unix:{}", folder.join("api.sock").display()));
+    command.arg("--config").arg(folder.join("kith.toml"));
+    let output = command.output().await.map_err(|e| e.to_string())?;
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    let checks = lines.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>();
+    let checks = checks.map_err(|e| format!("{e}: {lines}{}", String::from_utf8_lossy(&output.stderr)))?;
+    Ok((checks, output.status.success()))
+}
+
+/// Waits until it says this of a layer of a server.
+async fn says(fleet: &Fleet, resolver: &std::path::Path, server: &str, layer: &str, words: &str) {
+    eventually(&format!("doctor says of {server}, {layer}: {words}"), BOUND, async || {
+        let (checks, healthy) = doctor(fleet, &fleet.nodes[0], resolver).await?;
+        let said = checks.iter().filter(|check| check["server"] == server && check["layer"] == layer);
+        let said: Vec<&str> = said.filter_map(|check| check["what"].as_str()).collect();
+        if !healthy && said.iter().any(|what| what.contains(words)) { Ok(()) } else { Err(format!("{checks:#?}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_cause_is_named_whether_a_port_is_blocked_a_process_gone_or_a_name_server_away() {
+    let test = "the_cause_is_named_whether_a_port_is_blocked_a_process_gone_or_a_name_server_away";
+    let Some(mut fleet) = Fleet::start(test, 2, |_| {}).await else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let resolver: PathBuf = folder.path().join("resolv.conf");
+    std::fs::write(&resolver, "nameserver 127.0.0.1\n").expect("the folder can be written");
+    eventually("nothing fails", BOUND, async || {
+        let (checks, healthy) = doctor(&fleet, &fleet.nodes[0], &resolver).await?;
+        let layers: Vec<&str> = checks.iter().filter_map(|check| check["layer"].as_str()).collect();
+        let all = ["store", "certificate", "dns", "udp", "gossip"].iter().all(|layer| layers.contains(layer));
+        if healthy && all { Ok(()) } else { Err(format!("{checks:#?}")) }
+    })
+    .await;
+
+    fleet.links.cut("1", "2");
+    says(&fleet, &resolver, "n2", "udp", "does not answer").await;
+    says(&fleet, &resolver, "n2", "gossip", "not heard").await;
+    fleet.links.heal();
+    fleet.nodes[1].stop().await;
+    says(&fleet, &resolver, "n2", "udp", "nobody listens there").await;
+
+    fleet.nodes[0].stop().await;
+    fleet.nodes[0].set("dns.enabled=false");
+    fleet.nodes[0].start().await;
+    says(&fleet, &resolver, "n1", "dns", "no answer at 127.0.0.1:53").await;
+}
