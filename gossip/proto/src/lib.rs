@@ -34,6 +34,7 @@ pub mod past;
 pub mod purged;
 pub mod repair;
 pub mod replay;
+pub mod retry;
 pub mod soundness;
 
 mod codec;

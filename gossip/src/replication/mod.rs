@@ -23,7 +23,7 @@ use kith_gossip_proto::replica::{Input, Output, PullOutcome, Stream};
 use kith_gossip_proto::soundness::{Mended, Soundness};
 use kith_gossip_proto::{Frame, NodeId, Replica, SiteId, Vector};
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,7 @@ use crate::net::frames;
 use crate::net::{Kind, Net, PeerStream};
 use crate::store::{Due, Highest, Looked};
 
+mod answers;
 mod apply;
 mod clocks;
 mod fork;
@@ -50,6 +51,7 @@ pub(crate) mod storage;
 pub use clocks::{ClockStatus, RefusedSite};
 pub use purge::WINDOW;
 
+use answers::Answers;
 use apply::Work;
 use lag::Lag;
 use link::Links;
@@ -232,7 +234,7 @@ pub(crate) struct Replication<S: Storage> {
     told: Arc<Hashes>,
     applies: mpsc::Sender<Work>,
     passes: Passes,
-    answers: Arc<Semaphore>,
+    answers: Answers,
     lag: Lag,
     caught_up: CaughtUp,
     soundness: Soundness,
@@ -281,7 +283,6 @@ impl<S: Storage> Replication<S> {
         tasks.spawn(apply::run(store.clone(), queued, sender.clone(), net.counters().clone()));
         let links = Links { net, store, events: sender, ids: Arc::new(AtomicU64::new(1)) };
         let (open, kept, told) = Default::default();
-        let answers = Arc::new(Semaphore::new(pull::ANSWERS));
         let replication = Self {
             links,
             events,
@@ -297,7 +298,7 @@ impl<S: Storage> Replication<S> {
             told,
             applies,
             passes: Passes::new(window, started.elapsed()),
-            answers,
+            answers: Answers::default(),
             lag: Lag::default(),
             caught_up: CaughtUp::NotYet,
             soundness: Soundness::new(seed, started.elapsed()),
@@ -374,7 +375,10 @@ impl<S: Storage> Replication<S> {
             let before = self.told.get(node).copied();
             if before.map(|(state, _)| state) != Some(state) {
                 match state {
-                    MemberState::Up => self.feed(Input::MemberUp(node.clone())),
+                    MemberState::Up => {
+                        self.soundness.met(node);
+                        self.feed(Input::MemberUp(node.clone()));
+                    }
                     MemberState::Silent | MemberState::Removed => self.feed(Input::MemberDown(node.clone())),
                 }
             }
@@ -394,11 +398,11 @@ impl<S: Storage> Replication<S> {
             Kind::Pull | Kind::Snapshot if self.soundness.damage().is_some() => drop(stream),
             Kind::Pull => {
                 let (net, store) = (self.links.net.clone(), self.links.store.clone());
-                self.tasks.spawn(pull::answer(net, store, Arc::clone(&self.answers), stream));
+                self.tasks.spawn(pull::answer(net, store, self.answers.clone(), stream));
             }
             Kind::Snapshot => {
                 let (net, store) = (self.links.net.clone(), self.links.store.clone());
-                self.tasks.spawn(snapshot::answer(net, store, stream));
+                self.tasks.spawn(snapshot::answer(net, store, self.answers.clone(), stream));
             }
             // The network hands those to membership, and to whoever signs.
             Kind::Gossip | Kind::Renewal => {}

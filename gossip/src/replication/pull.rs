@@ -4,9 +4,9 @@
 //! answer would show half of a transaction. Hence the bounds, beyond which a node takes a [`snapshot`](super::snapshot).
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
+use kith_gossip_proto::buckets::Bucket;
 use kith_gossip_proto::clocks::from_the_future;
 use kith_gossip_proto::frame::{Answered, PART_BYTES, PulledRow, Question, row_frames};
 use kith_gossip_proto::purged::Away;
@@ -14,9 +14,10 @@ use kith_gossip_proto::replica::{PULL_STALL, PullOutcome};
 use kith_gossip_proto::{Frame, Hlc, NodeId, Purged, Stamp, Value, Vector};
 use quinn::{RecvStream, SendStream};
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::answers::{self, Answers};
 use super::storage::Storage;
 use super::{Event, repair};
 use crate::chain::Chain;
@@ -35,10 +36,6 @@ const ANSWER_MAX: usize = 512 << 20;
 /// than on the file, one that has something joins the file's rows all the same, and only saves the memory of the answer.
 const STAMPS_OF_EMPTY: u64 = 10_000;
 const STAMPS: u64 = 500_000;
-
-/// Pulls that are answered at the same time. Each holds a read connection and its snapshot; who comes on top is told so
-/// and asks another node.
-pub(super) const ANSWERS: usize = 4;
 
 /// Why a pull failed.
 #[derive(Debug, Error)]
@@ -207,13 +204,10 @@ pub(super) async fn ask_for(net: &Net, node: &NodeId, question: &Frame) -> Resul
     Ok(recv)
 }
 
-/// Answers a pull that a peer asks.
-pub(super) async fn answer<S: Storage>(net: Net, store: S, answers: Arc<Semaphore>, stream: PeerStream) {
+/// Answers a pull, or a part of a repair, that a peer asks.
+pub(super) async fn answer<S: Storage>(net: Net, store: S, answers: Answers, stream: PeerStream) {
     let PeerStream { node, mut send, mut recv, .. } = stream;
-    let answered = match answers.try_acquire() {
-        Ok(_permit) => answer_one(&store, &mut send, &mut recv).await,
-        Err(_) => refuse(&mut send, "busy with other pulls".into()).await,
-    };
+    let answered = answer_one(&store, &answers, &node, &mut send, &mut recv).await;
     match answered {
         Ok(()) => {
             net.counters().pulls_answered.inc();
@@ -237,17 +231,40 @@ async fn refuse(send: &mut SendStream, reason: String) -> Result<(), PullError> 
     Ok(())
 }
 
-async fn answer_one<S: Storage>(store: &S, send: &mut SendStream, recv: &mut RecvStream) -> Result<(), PullError> {
+/// Who asks nothing holds a stream, of which it has few, and no place.
+async fn answer_one<S: Storage>(
+    store: &S,
+    answers: &Answers,
+    asker: &NodeId,
+    send: &mut SendStream,
+    recv: &mut RecvStream,
+) -> Result<(), PullError> {
     let question = frames::read(recv, Patience::Stall(UNREAD)).await?;
-    let (question, buckets): (_, BTreeSet<_>) = match question {
-        Some(Frame::Pull(question)) => (question, BTreeSet::new()),
-        Some(Frame::Repair(above, buckets)) => {
-            (Question { above, ..Question::default() }, buckets.into_iter().collect())
-        }
-        Some(Frame::Compare) => return repair::answer(store, send).await,
+    let kind = match &question {
         Some(Frame::Heads(_)) => return tell_heads(store, send).await,
+        Some(Frame::Pull(_)) => answers::Kind::Pull,
+        Some(Frame::Compare | Frame::Repair(..)) => answers::Kind::Repair,
         _ => return Err(FrameError::Unexpected("something else than a pull").into()),
     };
+    let Some(_place) = answers.place(kind, asker) else {
+        return refuse(send, "busy with other answers".into()).await;
+    };
+    match question {
+        Some(Frame::Pull(question)) => tell_rows(store, send, question, BTreeSet::new()).await,
+        Some(Frame::Repair(above, buckets)) => {
+            let question = Question { above, ..Question::default() };
+            tell_rows(store, send, question, buckets.into_iter().collect()).await
+        }
+        _ => repair::answer(store, send).await,
+    }
+}
+
+async fn tell_rows<S: Storage>(
+    store: &S,
+    send: &mut SendStream,
+    question: Question,
+    buckets: BTreeSet<Bucket>,
+) -> Result<(), PullError> {
     let most = if question.above.is_empty() { STAMPS_OF_EMPTY } else { STAMPS };
     let repairs = !buckets.is_empty();
     let mut collected = match store.collect(question.above.clone(), buckets).await {

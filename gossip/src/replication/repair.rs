@@ -54,6 +54,8 @@ enum RepairError {
     Damaged,
     #[error("one of the two was away for longer than deletions are remembered")]
     Away,
+    #[error("the peer's rows are ours")]
+    Nothing,
     #[error("the peer's rows did not come")]
     Pull(#[from] PullError),
     #[error("the stream failed")]
@@ -87,8 +89,9 @@ pub(super) async fn ask<S: Storage>(
                 RepairError::Survey(_)
                 | RepairError::Damaged
                 | RepairError::Away
+                | RepairError::Nothing
                 | RepairError::Pull(_)
-                | RepairError::Frame(_) => Mended::Unasked,
+                | RepairError::Frame(_) => Mended::Away,
             };
             (mended, None)
         }
@@ -116,6 +119,9 @@ async fn mend<S: Storage>(
     let theirs = compare(net, node).await?;
     let differing = ours.buckets.differing(&theirs).chain(ours.broken.iter().copied());
     let buckets: BTreeSet<Bucket> = differing.collect::<BTreeSet<_>>().into_iter().take(BUCKETS_AT_ONCE).collect();
+    if trust == Trust::Both && buckets.is_empty() {
+        return Err(RepairError::Nothing);
+    }
     let question = Frame::Repair(store.heads(), buckets.iter().copied().collect());
     let (rows, answered) = pull::fetch(net, node, question, latest).await?;
     let asker = Question { above: store.heads(), purged: store.purged().through.clone() };

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Event;
+use super::answers::{self, Answers};
 use super::storage::Storage;
 use crate::chain::Chain;
 use crate::net::frames::{self, FrameError, Patience};
@@ -148,9 +149,13 @@ async fn next(recv: &mut RecvStream) -> Result<Frame, SnapshotError> {
 }
 
 /// Sends our store to a peer that asks for it.
-pub(super) async fn answer<S: Storage>(net: Net, store: S, stream: PeerStream) {
+pub(super) async fn answer<S: Storage>(net: Net, store: S, answers: Answers, stream: PeerStream) {
     let PeerStream { node, mut send, .. } = stream;
-    match send_copy(&store, &mut send).await {
+    let sent = match answers.place(answers::Kind::Snapshot, &node) {
+        Some(_place) => send_copy(&store, &mut send).await,
+        None => write(&mut send, &Frame::Refused(CopyError::Busy.to_string())).await,
+    };
+    match sent {
         Ok(()) => {
             net.counters().snapshots_sent.inc();
             // Fails only for a stream that is already closed.

@@ -76,6 +76,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 pub use collect::Collected;
 pub use commit::{Commit, Keys, SchemaChange, StoreState, Touched};
+pub(crate) use copy::COPIES;
 pub use copy::{Incoming, StoreCopy};
 pub use error::{ApplyError, CopyError, ExecuteError, InstallError, OpenError, QueryError, RestoreError, SchemaError};
 pub use guard::Used;

@@ -150,7 +150,7 @@ impl World {
         }
         let reaches = self.nodes[from].running && self.cuts.passes(node, from) && self.cuts.passes(from, node);
         if !reaches || self.nodes[from].soundness.damage().is_some() {
-            return self.mended(node, Mended::Unasked);
+            return self.mended(node, Mended::Away);
         }
         let delay = self.delay();
         let full = self.publishes_unsynced();
@@ -159,7 +159,7 @@ impl World {
         let Some(buckets) = &repair.buckets else {
             self.look(from);
             if !theirs.wrong().is_empty() {
-                return self.mended(node, Mended::Unasked);
+                return self.mended(node, Mended::Away);
             }
             let frame = Frame::Buckets(theirs.heads().clone(), theirs.buckets()).encode();
             let Ok(Frame::Buckets(_, theirs)) = Frame::decode(&frame) else {
@@ -172,7 +172,7 @@ impl World {
         // They are looked through once more behind the rows: what went missing meanwhile is not told as deleted.
         if !theirs.wrong().is_empty() {
             self.look(from);
-            return self.mended(node, Mended::Unasked);
+            return self.mended(node, Mended::Away);
         }
         let answer = theirs.collect_with(self.nodes[node].store.heads(), buckets);
         let mut heard = Answer { rows: Vec::new(), ..answer.clone() };
