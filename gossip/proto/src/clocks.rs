@@ -16,7 +16,10 @@
 //! more by that than by waiting.
 //!
 //! What a store holds already is believed, too: where most clocks were ahead for a while and went back, all stamps go on
-//! from there until the clocks have reached them, rather than nobody taking anything from anybody.
+//! from there until the clocks have reached them, rather than nobody taking anything from anybody. But only what no clock
+//! known here would let in says that clocks went back; it is taken once, as the reading of a clock that goes on at the pace
+//! of ours until the store holds nothing of the kind any more. Were the bound to follow whatever is held, stamps at the very
+//! edge of it, each taken, would carry it up without end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,6 +45,8 @@ pub const TELL_EVERY: Duration = Duration::from_secs(10);
 pub struct Clocks {
     own: Option<i64>,
     peers: BTreeMap<NodeId, i64>,
+    /// The clocks from before they went back, by what the store holds of them.
+    before: Option<i64>,
     /// Follows from `peers`. None while there are none.
     around: Option<Around>,
 }
@@ -75,12 +80,28 @@ impl Clocks {
         }
     }
 
-    /// The greatest reading that is not from the future at the time `now`, for a store whose own stamps reach up to `held`.
-    /// Before our own clock was read, nothing is.
-    pub fn latest(&self, held: Hlc, now: Duration) -> Hlc {
-        let Some(own) = self.own else { return Hlc::MAX };
-        let median = reading(self.around.map_or(own, |around| around.median(own)), now);
-        Hlc::from_ms(median.max(held.ms()).saturating_add(FUTURE_MS))
+    /// The stamps that our own store holds reach up to `held` at the time `now`.
+    pub fn hold(&mut self, held: Hlc, now: Duration) {
+        let Some(median) = self.median(now) else { return };
+        if held.ms() <= median.saturating_add(FUTURE_MS) {
+            self.before = None;
+        } else {
+            // What is held later was let in by this.
+            self.before.get_or_insert(at_zero(held.ms(), now));
+        }
+    }
+
+    /// The greatest reading that is not from the future at the time `now`. Before our own clock was read, nothing is.
+    pub fn latest(&self, now: Duration) -> Hlc {
+        let Some(median) = self.median(now) else { return Hlc::MAX };
+        let believed = self.before.map_or(median, |before| median.max(reading(before, now)));
+        Hlc::from_ms(believed.saturating_add(FUTURE_MS))
+    }
+
+    /// What the median of the clocks shows at the time `now`.
+    fn median(&self, now: Duration) -> Option<u64> {
+        let own = self.own?;
+        Some(reading(self.around.map_or(own, |around| around.median(own)), now))
     }
 
     /// The most that the median can be, whatever our own clock shows, as the reading at our time zero. None without peers.

@@ -220,7 +220,7 @@ impl Replica {
 
     /// The latest reading that is believed at the time `now`: no pull or snapshot that brings a later one is joined.
     pub fn latest(&self, now: Duration) -> Hlc {
-        self.clocks.latest(self.held, now)
+        self.clocks.latest(now)
     }
 
     /// The sites whose versions are refused at present, because they are from the future: once for each peer that sends them.
@@ -319,6 +319,7 @@ impl Replica {
     /// Peers are told at once: what they hear of our clock is as old as its way.
     fn clock_read(&mut self, wall_ms: u64, held: Hlc, now: Duration, out: &mut Vec<Output>) {
         self.clocks.read(wall_ms, now);
+        self.clocks.hold(held, now);
         self.held = held;
         self.refusals.review(self.latest(now), &self.heads, now);
         self.tell(Frame::Clock(wall_ms), out);

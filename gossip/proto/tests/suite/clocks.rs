@@ -31,7 +31,7 @@ fn clocks(own: u64, peers: &[u64]) -> Clocks {
 }
 
 fn latest_ms(clocks: &Clocks) -> u64 {
-    clocks.latest(Hlc::ZERO, START).ms()
+    clocks.latest(START).ms()
 }
 
 proptest! {
@@ -84,7 +84,7 @@ fn a_node_alone_believes_itself_and_nothing_is_refused_before_the_clock_was_read
     assert_eq!((latest_ms(&clocks(NOON, &[])), clocks(NOON, &[]).ahead()), (NOON + FUTURE_MS, None));
     let mut unread = Clocks::default();
     unread.hear(&node("a"), NOON, START);
-    assert_eq!(unread.latest(Hlc::ZERO, START), Hlc::MAX);
+    assert_eq!(unread.latest(START), Hlc::MAX);
 }
 
 #[test]
@@ -97,13 +97,61 @@ fn a_clock_that_jumps_is_ahead_at_the_next_reading_and_those_of_peers_went_on_me
     clocks.read(NOON + hour + DAY, later);
     assert_eq!(clocks.ahead(), Some(Duration::from_millis(DAY)));
     assert_eq!(clocks.offset_ms(&node("n0")), Some(-DAY.cast_signed()));
-    assert_eq!(clocks.latest(Hlc::ZERO, later).ms(), NOON + hour + FUTURE_MS);
+    assert_eq!(clocks.latest(later).ms(), NOON + hour + FUTURE_MS);
 }
 
 #[test]
 fn what_the_store_holds_is_believed_though_all_clocks_went_back() {
-    let clocks = clocks(NOON, &[NOON, NOON]);
-    assert_eq!(clocks.latest(Hlc::from_ms(NOON + DAY), START).ms(), NOON + DAY + FUTURE_MS);
+    let mut clocks = clocks(NOON, &[NOON, NOON]);
+    clocks.hold(Hlc::from_ms(NOON + DAY), START);
+    assert_eq!(latest_ms(&clocks), NOON + DAY + FUTURE_MS);
+    // Who stamps from there is believed, also by a peer that holds less of it; and when the clocks are there it is over.
+    let later = START + Duration::from_millis(DAY - FUTURE_MS);
+    clocks.hold(Hlc::from_ms(NOON + DAY + 7), later - Duration::from_secs(1));
+    assert!(clocks.latest(later).ms() >= NOON + DAY + FUTURE_MS);
+    clocks.hold(Hlc::from_ms(NOON + DAY + 7), later + Duration::from_millis(7));
+    assert_eq!(clocks.latest(later).ms(), NOON + DAY);
+}
+
+#[test]
+fn a_node_whose_clock_is_behind_goes_on_taking_what_its_store_holds_the_like_of() {
+    // Of two clocks the slower is believed, and it is ours, and wrong.
+    let mut clocks = clocks(NOON - DAY, &[NOON]);
+    clocks.hold(Hlc::from_ms(NOON), START);
+    let quiet = Duration::from_secs(3_600);
+    assert!(clocks.latest(START + quiet).ms() >= NOON + 3_600_000);
+    // Once it is set, it is as if nothing had been.
+    clocks.read(NOON + 3_600_000, START + quiet);
+    clocks.hold(Hlc::from_ms(NOON), START + quiet);
+    assert_eq!(clocks.latest(START + quiet).ms(), NOON + 3_600_000 + FUTURE_MS);
+}
+
+proptest! {
+    /// Whoever stamps at the very edge, whenever that moves: by clocks that are read anew, and members that come and go.
+    #[test]
+    fn stamps_at_the_edge_of_what_is_taken_do_not_move_the_edge(
+        steps in vec((1u64..20_000, 0usize..4, 0u64..50, any::<bool>()), 1..300),
+    ) {
+        let mut clocks = clocks(NOON, &[NOON]);
+        let (mut held, mut passed) = (NOON, 0);
+        for (wait, peer, off, goes) in steps {
+            passed += wait;
+            let now = START + Duration::from_millis(passed);
+            let peer = node(&format!("n{peer}"));
+            if goes {
+                clocks.forget(&peer);
+            } else {
+                clocks.hear(&peer, NOON + passed + off, now);
+            }
+            clocks.read(NOON + passed, now);
+            clocks.hold(Hlc::from_ms(held), now);
+            let latest = clocks.latest(now).ms();
+            prop_assert!(latest >= NOON + passed + FUTURE_MS, "{latest}");
+            // Twice: what the median lost by a member that went, the store may hold.
+            prop_assert!(latest <= NOON + passed + 2 * FUTURE_MS + 50, "{} ms above the clocks", latest - NOON - passed);
+            held = held.max(latest);
+        }
+    }
 }
 
 #[test]
@@ -252,6 +300,24 @@ fn a_version_from_the_future_is_refused_with_all_that_follows_and_nobody_else_wa
     let out = bench.pushes("b", &[version(2, 5, NOON + DAY)]);
     assert_eq!(sent(&out, "b"), [Frame::FromFuture(heads(&[(2, 2)]))]);
     assert_eq!(bench.replica.refused_count(), 5);
+}
+
+#[test]
+fn a_site_that_stamps_at_the_edge_a_thousand_times_is_a_minute_ahead_at_the_end() {
+    let mut bench = Bench::new(&[("a", NOON), ("b", NOON)]);
+    let mut taken = NOON;
+    for number in 1..1_000 {
+        // As far ahead as it gets: what is refused costs its sender nothing.
+        bench.now += Duration::from_millis(50);
+        bench.give(Input::Tick);
+        let wall_ms = NOON + millis(bench.now - START);
+        bench.give(Input::Clock { wall_ms, held: Hlc::from_ms(taken) });
+        taken = bench.replica.latest(bench.now).ms();
+        let out = bench.pushes("b", &[version(2, number, taken)]);
+        assert_eq!(handed(&out), [(2, number)]);
+        bench.give(Input::Stored(heads(&[(2, number)])));
+        assert_eq!(taken, wall_ms + FUTURE_MS);
+    }
 }
 
 #[test]
