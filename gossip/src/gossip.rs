@@ -39,7 +39,9 @@ use crate::identity::keeper::Keeper;
 use crate::identity::standing::Standing;
 use crate::membership::{Members, Membership, MembershipConfig, MembershipError, Servers, StoreFacts, servers};
 use crate::net::{self, Counters, Driver, Net, NetConfig, Newcomers, Released, Removed};
-use crate::replication::{CaughtUp, Open, PeerStatus, Published, Replication, ReplicationError, ReplicationStatus};
+use crate::replication::{
+    self, CaughtUp, Open, PeerStatus, Published, Replication, ReplicationError, ReplicationStatus,
+};
 use crate::store::{OpenError, Store, StoreConfig};
 use crate::subscriptions::{StartError, Subscriptions};
 
@@ -533,10 +535,11 @@ impl ShownMembership for View {
     }
 
     fn alarms(&self) -> Vec<Alarm> {
-        let clocks = self.replication.status.borrow().clocks.alarms();
-        let clocks = clocks.into_iter().map(|text| Alarm { name: "clock", text });
+        let status = Arc::clone(&self.replication.status.borrow());
+        let clocks = status.clocks.alarms().into_iter().map(|text| Alarm { name: "clock", text });
+        let forked = replication::fork_alarm(&status.shunned_by).map(|text| Alarm { name: "forked", text });
         let rows = self.rows_alarm().into_iter().chain(self.lost_alarm());
-        self.standing.alarms().into_iter().chain(rows).chain(clocks).collect()
+        self.standing.alarms().into_iter().chain(rows).chain(forked).chain(clocks).collect()
     }
 }
 

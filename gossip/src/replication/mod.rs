@@ -11,7 +11,7 @@
 //!                                └─────────────────────── heads that rose ◄────────────────┘
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -49,6 +49,7 @@ mod snapshot;
 pub(crate) mod storage;
 
 pub use clocks::{ClockStatus, RefusedSite};
+pub(crate) use fork::alarm as fork_alarm;
 pub use purge::WINDOW;
 
 use answers::Answers;
@@ -118,6 +119,8 @@ enum Event {
         site: SiteId,
         boot: u64,
     },
+    /// The node says so, and we keep our site.
+    Shunned(NodeId),
 }
 
 /// How often the status is published at most.
@@ -140,6 +143,8 @@ pub struct ReplicationStatus {
     pub damage: Option<String>,
     /// Whose clock is wrong.
     pub clocks: ClockStatus,
+    /// The nodes that take this one for a copy of another store, and nothing from it, while it keeps its site.
+    pub shunned_by: BTreeSet<NodeId>,
     /// By node, what joins us with it.
     pub peers: BTreeMap<NodeId, PeerStatus>,
 }
@@ -241,6 +246,7 @@ pub(crate) struct Replication<S: Storage> {
     looks: watch::Receiver<Option<Arc<Looked>>>,
     /// Gives up the site.
     beginning_again: Option<AbortHandle>,
+    shunned_by: BTreeSet<NodeId>,
     status: watch::Sender<Arc<ReplicationStatus>>,
     acknowledged: watch::Sender<Acknowledged>,
     /// When to publish the status next, if anything has happened since.
@@ -304,6 +310,7 @@ impl<S: Storage> Replication<S> {
             soundness: Soundness::new(seed, started.elapsed()),
             looks,
             beginning_again: None,
+            shunned_by: BTreeSet::new(),
             status,
             acknowledged,
             publish: None,
@@ -388,6 +395,7 @@ impl<S: Storage> Replication<S> {
                 self.feed(Input::Gossiped(node.clone(), hash));
             }
         }
+        self.shunned_by.retain(|node| members.contains_key(node));
         self.told = members;
     }
 
@@ -447,6 +455,11 @@ impl<S: Storage> Replication<S> {
                 self.feed(Input::Pulled(node, outcome));
             }
             Event::Forked { node, site, boot } => self.forked(node, site, boot),
+            Event::Shunned(node) => {
+                if self.shunned_by.insert(node.clone()) {
+                    tracing::warn!(peer = %node, "a peer takes this node for a copy and nothing from it; it keeps its site");
+                }
+            }
             Event::Known(nodes) => self.feed(Input::Known(nodes)),
             Event::Told(node, heads) => self.feed(Input::Told(node, heads)),
             Event::Due(due) => self.purge(due),
@@ -467,7 +480,8 @@ impl<S: Storage> Replication<S> {
     fn forked(&mut self, node: NodeId, site: SiteId, boot: u64) {
         let under_way = self.beginning_again.as_ref().is_some_and(|task| !task.is_finished());
         if site == self.site && !under_way {
-            self.beginning_again = Some(self.tasks.spawn(fork::begin_again(self.links.store.clone(), node, boot)));
+            let Links { store, events, .. } = self.links.clone();
+            self.beginning_again = Some(self.tasks.spawn(fork::begin_again(store, events, node, boot)));
         }
     }
 
@@ -477,6 +491,10 @@ impl<S: Storage> Replication<S> {
             self.links.net.counters().links_replaced.inc();
             old.stop.cancel();
             self.feed(Input::Closed(node.clone(), stream));
+        }
+        // It answers our hello only if it takes us for ourselves; it says its own before it has heard ours.
+        if stream == Stream::Ours {
+            self.shunned_by.remove(&node);
         }
         self.feed(Input::Opened(node.clone(), stream));
         self.feed(Input::Received(node, Frame::Clock(hello.wall_ms)));
@@ -636,6 +654,7 @@ impl<S: Storage> Replication<S> {
             caught_up,
             damage: self.soundness.damage().map(ToOwned::to_owned),
             clocks: ClockStatus::of(&self.replica, now),
+            shunned_by: self.shunned_by.clone(),
             peers,
         }
     }

@@ -35,6 +35,8 @@ struct MemoryStore {
     broken: Arc<AtomicBool>,
     /// It never comes to the end of its rows.
     endless: Arc<AtomicBool>,
+    /// It takes every peer for a copy.
+    wary: Arc<AtomicBool>,
     looked: watch::Sender<Option<Arc<Looked>>>,
     /// How far its clock is ahead, in milliseconds.
     ahead: Arc<AtomicU64>,
@@ -65,6 +67,7 @@ impl MemoryStore {
             changed: watch::Sender::new(0),
             broken: Arc::default(),
             endless: Arc::default(),
+            wary: Arc::default(),
             looked: watch::Sender::default(),
             ahead: Arc::default(),
         }
@@ -158,8 +161,9 @@ impl Storage for MemoryStore {
         Past { site: state.site, start: Start { boot: state.boot, nonce: 0 }, head: 0, first: None }
     }
 
-    async fn meet(&self, _: &NodeId, _: Past) -> Result<Met, QueryError> {
-        Ok(Met::Itself)
+    async fn meet(&self, _: &NodeId, past: Past) -> Result<Met, QueryError> {
+        let wary = self.wary.load(Ordering::Relaxed);
+        Ok(if wary { Met::Forked(past.start.boot) } else { Met::Itself })
     }
 
     async fn begin_again(&self, _: u64) -> Result<Option<Renounced>, ApplyError> {
@@ -556,4 +560,24 @@ async fn replication_ends_when_the_store_gives_up_its_site() {
     let ended = within("replication ends", node.tasks.join_next()).await.unwrap().unwrap();
     assert!(matches!(ended, Err(ReplicationError::Renamed)), "{ended:?}");
     node.stop().await;
+}
+
+/// Its site is new, so it keeps it.
+#[tokio::test]
+async fn a_node_that_is_taken_for_a_copy_says_by_whom_for_as_long_as_it_is() {
+    let authority = DevAuthority::new("test").unwrap();
+    let b = TestNode::start(&authority, 2, &[]).await;
+    b.store.wary.store(true, Ordering::Relaxed);
+    let a = TestNode::start(&authority, 1, &[&b]).await;
+    let c = TestNode::start(&authority, 3, &[&a]).await;
+    let by_b = BTreeSet::from([b.net.node().clone()]);
+    a.stands("shunned by one", |status| status.shunned_by == by_b).await;
+    c.stands("shunned by one", |status| status.shunned_by == by_b).await;
+    assert_eq!(b.status.borrow().shunned_by, BTreeSet::new());
+    b.store.wary.store(false, Ordering::Relaxed);
+    a.stands("it is over", |status| status.shunned_by.is_empty()).await;
+    a.linked_to(&[&b, &c]).await;
+    for node in [a, b, c] {
+        node.stop().await;
+    }
 }
