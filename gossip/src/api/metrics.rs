@@ -167,6 +167,7 @@ impl Collector for Reading {
             ("subscription_looks", "Times a live query was run again", self.subscriptions.looks),
             ("subscription_events", "Change events of live queries", self.subscriptions.events),
             ("subscription_cut", "Listeners cut off for being slow", self.subscriptions.cut),
+            ("subscription_damaged", "Live queries ended because the database is damaged", self.subscriptions.damaged),
         ];
         let counts = self.counts.iter().map(|count| (count.name, count.help, count.value));
         for (name, help, value) in counters.into_iter().chain(counts) {

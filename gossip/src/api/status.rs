@@ -146,6 +146,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "looks": subscriptions.looks,
             "events": subscriptions.events,
             "cut": subscriptions.cut,
+            "damaged": subscriptions.damaged,
             "bytes": subscriptions.bytes,
         },
         "certificate": app.membership.certificate().map(|certificate| json!({

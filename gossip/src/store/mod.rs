@@ -88,6 +88,7 @@ pub use open::{Durability, StoreConfig};
 pub use pace::Pace;
 pub use presence::Presence;
 pub use purge::Due;
+pub(crate) use read::trouble;
 pub use read::{Examined, Rows};
 pub use renounce::Renounced;
 pub use repair::{Cure, Repaired};
@@ -459,6 +460,11 @@ impl Store {
     /// it does at its next start; where it may not, it goes on as it is.
     pub fn begin_anew(&self) {
         self.inner.shared.health.hopeless();
+    }
+
+    /// SQLite has stumbled over the file, in the hands of somebody who reads it: the store ends.
+    pub(crate) fn malformed(&self, detail: &str) {
+        self.inner.shared.health.malformed(detail);
     }
 
     /// What was found when rows were last looked at, from now on.

@@ -172,6 +172,10 @@ pub(super) enum End {
     TooMuch,
     #[error("the query can no longer be followed: {0}")]
     Refused(String),
+    #[error(
+        "the database of this server is damaged: it is read anew and put right; subscribe again, here in a while or at another server"
+    )]
+    Damaged,
     #[error("the query failed: {0}")]
     Failed(String),
 }
@@ -181,7 +185,7 @@ impl End {
     pub(super) fn may_begin_anew(&self) -> bool {
         match self {
             Self::Idle | Self::Room | Self::Columns => true,
-            Self::Shutdown | Self::Store | Self::TooMuch | Self::Refused(_) | Self::Failed(_) => false,
+            Self::Shutdown | Self::Store | Self::TooMuch | Self::Refused(_) | Self::Damaged | Self::Failed(_) => false,
         }
     }
 }
@@ -198,9 +202,12 @@ impl Follower {
             End::Shutdown | End::Idle | End::Room | End::Store | End::Columns => {
                 debug!(query.id = %self.live.id, reason = %end, "subscription ended");
             }
-            End::TooMuch | End::Refused(_) | End::Failed(_) => {
+            End::TooMuch | End::Refused(_) | End::Damaged | End::Failed(_) => {
                 warn!(query.id = %self.live.id, reason = %end, "subscription ended");
             }
+        }
+        if let End::Damaged = end {
+            self.parts.counters.damaged.fetch_add(1, Ordering::Relaxed);
         }
         self.live.end(end);
         self.live
@@ -273,6 +280,10 @@ impl Follower {
             match self.look_once(ask).await? {
                 Ok(differences) => return Ok(differences),
                 Err(LookError::Drift) => self.analyse().await?,
+                Err(LookError::Malformed(detail)) => {
+                    self.parts.store.malformed(&detail);
+                    return Err(End::Damaged);
+                }
                 Err(error @ (LookError::TooLarge | LookError::Interrupted | LookError::Sql(_))) => {
                     return Err(End::Failed(error.to_string()));
                 }

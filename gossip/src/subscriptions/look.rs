@@ -15,6 +15,7 @@ use super::rows::{Difference, Part, Pass, ResultRows};
 use super::shape::Join;
 use super::wanted::{Changed, Extent, worth_of_keys};
 use super::{identity, line};
+use crate::store::{QueryError, trouble};
 
 /// The rows of one query may take this much memory: about a million rows of an ordinary table. Beyond it the query ends.
 const RESULT_BYTES: usize = 256 << 20;
@@ -31,6 +32,9 @@ pub(super) enum LookError {
     /// The leash was pulled.
     #[error("it was interrupted")]
     Interrupted,
+    /// SQLite stumbles over the file; the message is SQLite's.
+    #[error("{0}")]
+    Malformed(String),
     /// SQLite failed; the message is SQLite's.
     #[error("{0}")]
     Sql(String),
@@ -38,7 +42,10 @@ pub(super) enum LookError {
 
 impl From<rusqlite::Error> for LookError {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(error.to_string())
+        match trouble(&error) {
+            QueryError::Malformed(detail) => Self::Malformed(detail),
+            _ => Self::Sql(error.to_string()),
+        }
     }
 }
 

@@ -113,6 +113,7 @@ struct Following {
 struct Counters {
     looks: AtomicU64,
     events: AtomicU64,
+    damaged: AtomicU64,
 }
 
 /// Figures for the status and the metrics.
@@ -128,6 +129,8 @@ pub struct SubscriptionFigures {
     pub events: u64,
     /// Readers that were cut off for being slow, since start.
     pub cut: u64,
+    /// Queries that ended because the database is damaged, since start.
+    pub damaged: u64,
     /// Bytes that the results and the changes kept take.
     pub bytes: u64,
 }
@@ -264,6 +267,7 @@ impl Subscriptions {
             looks: self.0.counters.looks.load(Ordering::Relaxed),
             events: self.0.counters.events.load(Ordering::Relaxed),
             cut: registry.cut + lives().map(|live| live.feed.cut()).sum::<u64>(),
+            damaged: self.0.counters.damaged.load(Ordering::Relaxed),
             bytes: self.0.budget.held() as u64,
         }
     }

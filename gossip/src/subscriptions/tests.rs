@@ -1,5 +1,7 @@
 //! What takes a bound that no test can reach as it is.
 
+use std::fs;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use super::*;
@@ -44,6 +46,54 @@ async fn the_largest_query_ends_where_a_small_one_grows_beyond_what_all_may_hold
     hear(&mut large, "ask for less, or end some").await;
     rows(2_000, 1, 1).await.unwrap();
     hear(&mut small, "2000").await;
+    token.cancel();
+    tasks.close();
+    tasks.wait().await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_meets_a_damaged_page_ends_and_says_why_and_others_go_on() {
+    const PAGE: usize = 4_096;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kith.db");
+    let open = || {
+        let sql = "CREATE TABLE t (id INTEGER NOT NULL PRIMARY KEY, name TEXT);
+                   CREATE TABLE u (id INTEGER NOT NULL PRIMARY KEY, t INTEGER);";
+        let schema = vec![SchemaSource { name: "test".to_owned(), sql: sql.to_owned() }];
+        Store::open(StoreConfig { path: path.clone(), schema, durability: Durability::Normal }).unwrap()
+    };
+    let store = open();
+    let rows = (0..2_000).map(|id| Statement::new(format!("INSERT INTO t VALUES ({id}, 'the name of {id}')")));
+    store.execute(rows.collect(), None).await.unwrap();
+    store.execute(vec![Statement::new("INSERT INTO u VALUES (1, 7)")], None).await.unwrap();
+    store.close().await;
+    // Its start reads all of the file; what is damaged later is met by whoever reads it first.
+    let store = open();
+    let name = b"the name of 1500";
+    let at = fs::read(&path).unwrap().windows(name.len()).position(|window| window == name).unwrap();
+    let what_kind_of_page = (at / PAGE * PAGE) as u64;
+    fs::File::options().write(true).open(&path).unwrap().write_all_at(&[0xff], what_kind_of_page).unwrap();
+
+    let (tasks, token) = (TaskTracker::new(), CancellationToken::new());
+    let subscriptions = Subscriptions::start(store.clone(), tasks.clone(), token.clone()).await.unwrap();
+    let follow = |sql: &str| subscriptions.subscribe(Statement::new(sql), AttachOptions::default());
+    let mut meets = follow("SELECT u.id, t.name FROM u CROSS JOIN t ON t.id = u.t").await.unwrap();
+    let mut other = follow("SELECT id, t FROM u").await.unwrap();
+    hear(&mut meets, "the name of 7").await;
+    hear(&mut other, "eoq").await;
+    assert_eq!(subscriptions.figures().damaged, 0);
+    store.execute(vec![Statement::new("INSERT INTO u VALUES (2, 1500)")], None).await.unwrap();
+    let reason = "the database of this server is damaged: it is read anew and put right; subscribe again, here in a while or at another server";
+    hear(&mut meets, &format!(r#"{{"error":"{reason}"}}"#)).await;
+    assert_eq!(subscriptions.figures().damaged, 1);
+    // Whoever has the store is told that it is good for nothing any more.
+    tokio::time::timeout(BOUND, store.ended()).await.expect("the store ends");
+    store.execute(vec![Statement::new("INSERT INTO u VALUES (3, 8)")], None).await.unwrap();
+    hear(&mut other, "[3,8]").await;
+    let refused = follow("SELECT name FROM t").await.map(drop).map_err(|error| error.to_string());
+    assert_eq!(refused, Err(reason.to_owned()));
+    assert_eq!((subscriptions.figures().damaged, subscriptions.figures().queries), (2, 1));
     token.cancel();
     tasks.close();
     tasks.wait().await;
