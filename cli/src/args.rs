@@ -276,7 +276,7 @@ Examples:
     /// Take Kith off this host: put back what it changed
     #[command(after_help = "\
 Stop it first. Files that were changed get the text that they had before, or are left without what Kith put there; the firewall's
-rules, Docker's network and the unit go. The store, the certificate and the configuration stay, but for --purge. What is left is named.
+rules, Docker's network and what scripts/install put there go. The store, the certificate and the configuration stay, but for --purge. What is left is named.
 
 Examples:
   kith uninstall --dry-run

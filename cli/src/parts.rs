@@ -15,7 +15,7 @@ pub(crate) mod dns;
 pub(crate) mod gossip;
 mod report;
 
-pub(crate) use report::{report, report_metrics};
+pub(crate) use report::{report, report_metrics, report_soon};
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -42,6 +42,7 @@ pub struct Daemon {
     token: CancellationToken,
     beats: Vec<Arc<Beat>>,
     boards: Vec<(&'static str, Board)>,
+    alarmed: Wake,
 }
 
 /// Why a daemon cannot be built.
@@ -71,8 +72,14 @@ impl Daemon {
         let own = Own::new(said(config), heartbeat_wake.clone());
         let heartbeat = Heartbeat::new(config.node.clone(), &config.dir, store.clone(), own.clone())
             .map_err(|error: Error| BuildError(error.into()))?;
-        let mut daemon =
-            Daemon { host, loops: Vec::new(), token: CancellationToken::new(), beats: Vec::new(), boards: Vec::new() };
+        let mut daemon = Daemon {
+            host,
+            loops: Vec::new(),
+            token: CancellationToken::new(),
+            beats: Vec::new(),
+            boards: Vec::new(),
+            alarmed: Wake::default(),
+        };
         daemon.add(heartbeat, heartbeat_wake);
         daemon.add(StoreHealth::new(config.node.clone(), store.clone()), Wake::default());
         let (partition_wake, sweep_wake) = (Wake::default(), Wake::default());
@@ -104,7 +111,7 @@ impl Daemon {
     }
 
     fn add(&mut self, reconciler: impl Reconciler, wake: Wake) {
-        let driver = Driver::new(reconciler, self.host.clock.clone(), wake);
+        let driver = Driver::new(reconciler, self.host.clock.clone(), wake, self.alarmed.clone());
         self.beats.push(driver.beat());
         self.boards.push(driver.board());
         self.loops.push(Box::pin(driver.run(self.token.clone())));
@@ -117,7 +124,7 @@ impl Daemon {
 
     /// Reads its status while it runs.
     pub fn status(&self) -> StatusHandle {
-        StatusHandle { boards: self.boards.clone() }
+        StatusHandle { boards: self.boards.clone(), alarmed: self.alarmed.clone() }
     }
 
     /// Runs until the token is cancelled.

@@ -74,8 +74,9 @@ pub(crate) struct Driver<R> {
 }
 
 impl<R: Reconciler> Driver<R> {
-    pub(crate) fn new(reconciler: R, clock: Clock, wake: Wake) -> Driver<R> {
-        let (beat, board) = (Beat::new(R::NAME), Board::default());
+    /// Driven by `wake` and its period; `alarmed` is woken when its alarms change.
+    pub(crate) fn new(reconciler: R, clock: Clock, wake: Wake, alarmed: Wake) -> Driver<R> {
+        let (beat, board) = (Beat::new(R::NAME), Board::new(alarmed));
         Driver { reconciler, clock, wake, beat, board, retry: Retry::new(), failing: None }
     }
 

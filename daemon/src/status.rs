@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::wake::Wake;
+
 /// Steps of a plan that are shown; the rest are counted.
 const SHOWN: usize = 10;
 
@@ -63,9 +65,15 @@ pub struct LastError {
 #[derive(Debug, Clone)]
 pub struct StatusHandle {
     pub(crate) boards: Vec<(&'static str, Board)>,
+    pub(crate) alarmed: Wake,
 }
 
 impl StatusHandle {
+    /// Waits until the alarms have changed. Dropping the wait loses no change.
+    pub async fn alarmed(&self) {
+        self.alarmed.poked().await;
+    }
+
     /// The status as it is.
     pub fn get(&self) -> Status {
         let now = Instant::now();
@@ -76,7 +84,11 @@ impl StatusHandle {
 
 /// Where a driver notes what happened. One writes, others read.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Board(Arc<Mutex<Notes>>);
+pub(crate) struct Board {
+    notes: Arc<Mutex<Notes>>,
+    /// Woken when the alarms change.
+    alarmed: Wake,
+}
 
 #[derive(Debug, Clone, Default)]
 struct Notes {
@@ -100,6 +112,11 @@ pub(crate) struct Shown {
 }
 
 impl Board {
+    /// A board whose changes of alarms wake somebody.
+    pub(crate) fn new(alarmed: Wake) -> Board {
+        Board { notes: Arc::default(), alarmed }
+    }
+
     /// A plan that has steps.
     pub(crate) fn planned<S: ToString>(&self, steps: &[S], now: Instant) {
         self.write(|notes| {
@@ -111,8 +128,10 @@ impl Board {
 
     /// A pass that ended.
     pub(crate) fn passed(&self, ran_for: Duration, error: Option<String>, shown: Shown, now: Instant) {
+        let mut changed = false;
         self.write(|notes| {
             notes.passes += 1;
+            changed = notes.shown.alarms != shown.alarms;
             notes.ran_for = ran_for;
             if let Some(error) = &error {
                 notes.last_error = Some((error.clone(), now));
@@ -120,20 +139,23 @@ impl Board {
             notes.error = error;
             notes.shown = shown;
         });
+        if changed {
+            self.alarmed.poke();
+        }
     }
 
     fn write(&self, change: impl FnOnce(&mut Notes)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Its alarms.
     fn alarms(&self) -> Vec<Alarm> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).shown.alarms.clone()
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).shown.alarms.clone()
     }
 
     /// What was noted, as of `now`.
     pub(crate) fn read(&self, now: Instant) -> PassStatus {
-        let notes = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let ago = |at: Instant| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
         PassStatus {
             passes: notes.passes,

@@ -123,7 +123,12 @@ async fn uninstalling_puts_back_what_was_there_and_takes_away_what_was_left() {
     let host = Host::new();
     let before = "{ \"debug\": true }\n";
     std::fs::write(host.path("daemon.json"), before).expect("the folder can be written");
-    std::fs::write(host.path("kith.service"), "[Unit]\n").expect("the folder can be written");
+    let installed = ["etc/systemd/system/kith.service", "usr/local/bin/kith", "usr/local/share/man/man1/kith-status.1"];
+    let foreign = "usr/local/share/man/man1/kithara.1";
+    for path in installed.iter().chain([&foreign]).map(|path| host.path(path)) {
+        std::fs::create_dir_all(path.parent().expect("it is in a folder")).expect("the folder can be written");
+        std::fs::write(path, "").expect("the folder can be written");
+    }
     host.docker(&["--apply"]).await;
     assert_ne!(host.read("daemon.json").as_deref(), Some(before));
     host.docker.make_network("kith", "10.210.135.0/24", &json!({}));
@@ -145,11 +150,11 @@ async fn uninstalling_puts_back_what_was_there_and_takes_away_what_was_left() {
             .args(host.settings());
         command.output().await
     };
-    let unit = ["--unit".to_owned(), host.path("kith.service").display().to_string()];
+    let root = ["--root".to_owned(), host.folder.path().display().to_string()];
     if !geteuid().is_root() {
         return skip(test, "a network of its own needs root");
     }
-    let output = uninstall(unit.to_vec()).await.expect("unshare runs");
+    let output = uninstall(root.to_vec()).await.expect("unshare runs");
     if output.status.code() == Some(99) {
         return skip(test, &format!("no firewall here: {}", String::from_utf8_lossy(&output.stderr)));
     }
@@ -168,20 +173,24 @@ async fn uninstalling_puts_back_what_was_there_and_takes_away_what_was_left() {
     assert!(applied.starts_with("-P POSTROUTING ACCEPT\n-A "), "a dry run did something: {said}");
     assert!(!after.contains("--comment kith"), "{said}");
     assert_eq!(host.read("daemon.json").as_deref(), Some(before));
-    assert!(!host.path("kith.service").exists() && host.path("data").exists());
+    assert!(
+        installed.iter().all(|path| !host.path(path).exists())
+            && host.path("data").exists()
+            && host.path(foreign).exists()
+    );
     assert!(host.docker.network("kith").is_some(), "the network was taken from under a container");
 
     // Once the container is gone, the rest goes; and with --purge what this server is.
     host.docker.remove(ONE);
     let output = uninstall(
-        [&unit[..], &["--purge".to_owned(), "--config".to_owned(), host.path("none").display().to_string()]].concat(),
+        [&root[..], &["--purge".to_owned(), "--config".to_owned(), host.path("none").display().to_string()]].concat(),
     );
     drop(output.await);
     assert!(host.docker.network("kith").is_some(), "a configuration that is not there is wrong usage");
     std::fs::write(host.path("kith.toml"), "").expect("the folder can be written");
     let config = host.path("kith.toml").display().to_string();
     let output =
-        uninstall([&unit[..], &["--purge".to_owned(), "--config".to_owned(), config]].concat()).await.expect("it runs");
+        uninstall([&root[..], &["--purge".to_owned(), "--config".to_owned(), config]].concat()).await.expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(host.docker.network("kith").is_none() && !host.path("data").exists() && !host.path("kith.toml").exists());
 }

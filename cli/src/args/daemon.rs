@@ -103,9 +103,9 @@ pub(crate) struct Uninstall {
     /// Also this server's configuration, certificate and store
     #[arg(long)]
     pub(crate) purge: bool,
-    /// The unit of the service manager
-    #[arg(long, value_name = "FILE", default_value = "/etc/systemd/system/kith.service")]
-    pub(crate) unit: PathBuf,
+    /// Where `scripts/install` put it
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) root: PathBuf,
     #[command(flatten)]
     pub(crate) configured: Configured,
 }

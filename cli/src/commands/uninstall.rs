@@ -14,6 +14,11 @@ use crate::config::{Config, DEFAULT_FILE, Purpose};
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 
+/// What `scripts/install` puts on a host, beside the manual's pages.
+const INSTALLED: [&str; 3] = ["etc/systemd/system/kith.service", "etc/bash_completion.d/kith", "usr/local/bin/kith"];
+/// Where those are.
+const PAGES: &str = "usr/local/share/man/man1";
+
 /// Something to do, or to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
@@ -96,12 +101,25 @@ fn host(left: &Left) -> Vec<Step> {
 
 /// What was installed, and with `--purge` what this server is.
 fn own(args: &Uninstall, config: &Config) -> Vec<Step> {
-    let mut paths = vec![args.unit.clone()];
+    let mut paths: Vec<PathBuf> = INSTALLED.map(|path| args.root.join(path)).into();
+    paths.extend(pages(&args.root.join(PAGES)));
     if args.purge {
         paths.push(args.configured.config.clone().unwrap_or_else(|| DEFAULT_FILE.into()));
         paths.push(config.node.data_dir.clone());
     }
     paths.into_iter().filter(|path| path.exists()).map(|path| Step::Remove { path }).collect()
+}
+
+/// The manual's pages of ours.
+fn pages(folder: &Path) -> Vec<PathBuf> {
+    let ours = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        name == "kith.1" || name.starts_with("kith-") && name.ends_with(".1")
+    };
+    let mut pages: Vec<PathBuf> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).filter(ours).collect();
+    pages.sort();
+    pages
 }
 
 fn said(step: &Step) -> String {

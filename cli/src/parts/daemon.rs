@@ -11,7 +11,7 @@ use kith_gossip_client::Client;
 use serde_json::json;
 
 use super::gossip::boot_id;
-use super::{Built, Part, report};
+use super::{Built, Part, report_soon};
 use crate::config;
 use crate::exit::{Exit, Failure};
 use crate::stop::leave_at_once;
@@ -47,7 +47,12 @@ impl Part for DaemonPart {
                 run: Box::new(move |token| {
                     let end = token.child_token();
                     let told = end.clone();
-                    let reports = report(client, "daemon", move || json!(status.get()), told);
+                    let changes = status.clone();
+                    let changed = move || {
+                        let changes = changes.clone();
+                        async move { changes.alarmed().await }
+                    };
+                    let reports = report_soon(client, "daemon", move || json!(status.get()), changed, told);
                     let reconcilers = async move {
                         let ended = daemon.run(token).await;
                         end.cancel();

@@ -32,12 +32,27 @@ pub(crate) async fn report_metrics(
 
 /// Reports until the token is cancelled. That the store is away is nobody's failure here.
 pub(crate) async fn report(client: Client, part: &'static str, status: impl Fn() -> Value, token: CancellationToken) {
+    report_soon(client, part, status, std::future::pending, token).await;
+}
+
+/// The same, and at once when `changed` says so.
+pub(crate) async fn report_soon<C: Future<Output = ()>>(
+    client: Client,
+    part: &'static str,
+    status: impl Fn() -> Value,
+    changed: impl Fn() -> C,
+    token: CancellationToken,
+) {
     let go_on = async {
         loop {
             if let Err(error) = client.report(part, &status()).await {
                 tracing::debug!(part, error = %Chain(&error), "status not reported");
             }
-            sleep(PERIOD).await;
+            // Neither is lost by being dropped: a change stays noted, and the period begins anew.
+            tokio::select! {
+                () = sleep(PERIOD) => {}
+                () = changed() => {}
+            }
         }
     };
     token.run_until_cancelled(go_on).await;

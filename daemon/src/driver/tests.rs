@@ -75,7 +75,8 @@ struct Running {
 fn run(passes: Vec<Pass>) -> Running {
     let (sender, told) = mpsc::unbounded_channel();
     let wake = Wake::default();
-    let driver = Driver::new(Scripted { passes: passes.into(), told: sender }, Clock::system(), wake.clone());
+    let driver =
+        Driver::new(Scripted { passes: passes.into(), told: sender }, Clock::system(), wake.clone(), Wake::default());
     let (token, mut task, board) = (CancellationToken::new(), JoinSet::new(), driver.board().1);
     task.spawn(driver.run(token.clone()));
     Running { told, wake, board, token, task, begun: Instant::now() }
