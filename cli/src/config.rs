@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use kith_daemon::Source;
 use kith_daemon::config::SWEEP_AFTER;
 use kith_dns::forward::{Forwarding, Rebind, Upstream, Upstreams};
 use kith_dns::{Tls, Ttl, ZoneName};
@@ -129,6 +130,8 @@ pub(crate) struct Daemon {
     pub(crate) docker: Option<PathBuf>,
     /// Whether Docker's network for containers that others reach is made here.
     pub(crate) network: Network,
+    /// Who is asked for this server's public address.
+    pub(crate) public_sources: Vec<Source>,
     /// For tests only, which cannot wait for an hour.
     pub(crate) sweep_after: Duration,
 }
@@ -409,7 +412,8 @@ impl Daemon {
         let docker = reader.or(("daemon", "docker"), Text("/var/run/docker.sock".to_owned())).0;
         let sweep_after = reader.hidden(("daemon", "sweep_after_ms")).map_or(SWEEP_AFTER, Duration::from_millis);
         let network = if reader.or(("daemon", "network"), Switch(true)).0 { Network::Kept } else { Network::Foreign };
-        Daemon { enabled, docker: (docker != "none").then(|| docker.into()), network, sweep_after }
+        let public_sources = reader.list(("daemon", "public_sources"), Vec::new());
+        Daemon { enabled, docker: (docker != "none").then(|| docker.into()), network, public_sources, sweep_after }
     }
 }
 

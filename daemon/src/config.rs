@@ -1,14 +1,19 @@
 //! What the daemon is told at its start.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use kith_gossip_proto::NodeId;
 
+use crate::public::Source;
+
 /// How long a tombstone must have been seen. Who removed a server by mistake has as long to take it back.
 pub const SWEEP_AFTER: Duration = Duration::from_secs(3600);
 
+/// Where WireGuard listens, UDP.
+pub const PORT: u16 = 31820;
 /// The interface of the tunnels.
 pub const TUNNEL: &str = "kith0";
 
@@ -19,6 +24,21 @@ pub struct Network {
     pub cluster: Ipv4Net,
     /// The interface of the tunnels.
     pub tunnel: String,
+}
+
+/// What the public address is made of.
+#[derive(Debug, Clone)]
+pub struct Public {
+    /// Who is asked as what they see us.
+    pub sources: Vec<Source>,
+    /// Where gossip is said to be reached, if somebody has said so.
+    pub advertised: Option<IpAddr>,
+    /// Endpoints that come first.
+    pub endpoints: Vec<SocketAddr>,
+    /// Where WireGuard listens.
+    pub port: u16,
+    /// All servers' ranges, inside which no tunnel can end.
+    pub cluster: Option<Ipv4Net>,
 }
 
 /// The daemon's configuration.
@@ -40,6 +60,8 @@ pub struct Config {
     pub docker: Option<PathBuf>,
     /// Docker's network for containers that others reach; none: somebody else makes it.
     pub network: Option<Network>,
+    /// Where others reach this server's tunnels; none: somebody else says so.
+    pub public: Option<Public>,
     /// How long a tombstone must have been seen before what its server ran is swept.
     pub sweep_after: Duration,
 }

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::heartbeat::Heartbeat;
 use crate::own::{Column, Columns, Own};
 use crate::partition::{Partition, Partitions};
+use crate::public::PublicAddress;
 use crate::status::{Board, StatusHandle};
 use crate::store::Store;
 use crate::store_health::StoreHealth;
@@ -87,6 +88,9 @@ impl Daemon {
         daemon.add(Partitions::new(config.node.clone(), store.clone(), partition.clone()), partition_wake.clone());
         daemon.loops.push(Box::pin(store.clone().follow_members(partition_wake, daemon.token.clone())));
         daemon.add(Sweep::new(store.clone(), own.clone(), partition, config.sweep_after), sweep_wake);
+        if let Some(public) = &config.public {
+            daemon.add(PublicAddress::new(own.clone(), public.clone()), Wake::default());
+        }
         if let Some(socket) = &config.docker {
             let follow = Follow::default();
             if let Some(network) = config.network.clone() {

@@ -46,12 +46,14 @@ mod firewall;
 mod peers;
 
 mod partition;
+mod public;
 mod store_health;
 mod sweep;
 
 pub use beat::Stuck;
 pub use clock::{Clock, Now};
-pub use config::{Config, Network};
+pub use config::{Config, Network, Public};
 pub use daemon::{BuildError, Daemon, Host, RunError};
 pub use peers::MeshRange;
+pub use public::Source;
 pub use status::{Status, StatusHandle};

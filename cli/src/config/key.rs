@@ -44,7 +44,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 43] = [
+pub(crate) const KEYS: [Key; 44] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -87,6 +87,7 @@ pub(crate) const KEYS: [Key; 43] = [
     key("daemon", "enabled", Kind::Switch),
     key("daemon", "docker", Kind::Text),
     key("daemon", "network", Kind::Switch),
+    key("daemon", "public_sources", Kind::Texts),
     key("daemon", "sweep_after_ms", Kind::Text),
 ];
 

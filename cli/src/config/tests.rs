@@ -79,6 +79,7 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     enabled = false                  # default
     docker = "/var/run/docker.sock"  # default
     network = true                   # default
+    public_sources = []              # default
     "#);
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
-use kith_daemon::config::TUNNEL;
+use kith_daemon::config::{PORT, TUNNEL};
 use kith_daemon::{Clock, Daemon, Host, Stuck};
 use kith_gossip_client::Client;
 use serde_json::json;
@@ -77,6 +77,23 @@ fn leave(stuck: &[Stuck]) {
     leave_at_once(Exit::Software as i32)
 }
 
+/// Where others reach this server's tunnels, if somebody is to be asked.
+fn public(config: &config::Config) -> Option<kith_daemon::Public> {
+    let sources = config.daemon.public_sources.clone();
+    let cluster = match config.cluster.cidr {
+        IpNet::V4(cluster) => Some(cluster),
+        IpNet::V6(_) => None,
+    };
+    let advertised = config.gossip.advertise.map(|at| at.ip());
+    (!sources.is_empty()).then(|| kith_daemon::Public {
+        sources,
+        advertised,
+        endpoints: Vec::new(),
+        port: PORT,
+        cluster,
+    })
+}
+
 /// Docker's network, if it is made here: a cluster whose range cannot be divided among its servers has none for containers.
 fn network(config: &config::Config) -> Option<kith_daemon::Network> {
     let cluster = match config.cluster.cidr {
@@ -99,6 +116,7 @@ pub(crate) fn config(config: &config::Config) -> Result<kith_daemon::Config, Fai
         boot_id: boot_id(config)?,
         docker: config.daemon.docker.clone(),
         network: network(config),
+        public: public(config),
         sweep_after: config.daemon.sweep_after,
     })
 }
