@@ -13,6 +13,7 @@
 //! (`take_changes`). This module reads no clock.
 
 mod changes;
+mod index;
 mod rows;
 
 use std::collections::BTreeMap;
