@@ -3,6 +3,8 @@
 //! The first zone appears when all tables are `Synced`, so that a name is never denied because its row was still on
 //! the way; until then it is the last one before the start, if that is on disk. A lost feed changes nothing but the mark.
 
+mod remembered;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,6 +20,7 @@ use crate::feed::{Event, Member};
 use crate::status::Published;
 use crate::zone::fixed::Fixed;
 use crate::zone::{Builder, Saved, Settings, Zone};
+use remembered::Remembered;
 
 /// How long events are gathered before a zone is built of them: what one transaction did to several tables arrives
 /// within it, and a lone change is answered 1 ms later than it could be.
@@ -41,6 +44,7 @@ pub(crate) struct Follower {
     /// The names of zone files.
     fixed: watch::Receiver<Fixed>,
     facts: Facts,
+    remembered: Remembered,
     generation: u64,
     /// When the first change came that is not in the zone yet.
     pending: Option<Instant>,
@@ -53,11 +57,12 @@ impl Follower {
         published: Arc<ArcSwap<Published>>,
         (fixed, remembered): (watch::Receiver<Fixed>, Vec<Member>),
     ) -> Self {
+        let remembering = Remembered::new(&remembered, &settings.server);
         let builder = Builder::new(settings);
         // The next zone's number is greater than that of the one on disk, if there is one.
         let generation = published.load().zone.generation();
         let facts = Facts::remembering(remembered);
-        Self { feed, builder, published, fixed, facts, generation, pending: None }
+        Self { feed, builder, published, fixed, facts, remembered: remembering, generation, pending: None }
     }
 
     /// What is answered before the first zone: nothing is known of any name, and that is said.
@@ -74,12 +79,13 @@ impl Follower {
 
     pub(crate) async fn run(mut self, token: CancellationToken) -> Result<(), FollowError> {
         loop {
-            let due = self.due();
+            let (due, silent) = (self.due(), self.remembered.due());
             tokio::select! {
                 // Losing any of these loses nothing: an event is taken from the stream only when its arm runs.
                 () = token.cancelled() => return Ok(()),
                 Ok(()) = self.fixed.changed() => self.lay(),
-                event = self.feed.next() => self.take(event.ok_or(FollowError::Ended)?),
+                event = self.feed.next() => self.hear(event.ok_or(FollowError::Ended)?),
+                () = sleep_until(silent.unwrap_or_else(Instant::now)), if silent.is_some() => self.give_up(),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self = self.rebuild().await?,
             }
         }
@@ -92,6 +98,25 @@ impl Follower {
         let last = self.published.load();
         let rested = last.built + last.took;
         Some((first + GATHER).max(rested).min(first + GATHER_MAX))
+    }
+
+    fn hear(&mut self, event: Event) {
+        let server = match &event {
+            Event::Member(member) => Some(member.server.clone()),
+            Event::Reset(_) | Event::Upsert { .. } | Event::Delete { .. } | Event::Synced(_) | Event::FeedLost => None,
+        };
+        self.take(event);
+        self.remembered.hear(server.as_deref(), self.facts.freshness(), Instant::now());
+    }
+
+    /// Leaves out servers that were up before this start and are not heard.
+    fn give_up(&mut self) {
+        for event in self.remembered.give_up() {
+            if let Event::Member(Member { server, .. }) = &event {
+                tracing::info!(%server, "not heard since this start");
+            }
+            self.take(event);
+        }
     }
 
     fn take(&mut self, event: Event) {
@@ -159,3 +184,6 @@ impl Follower {
         self.published.store(Arc::new(next));
     }
 }
+
+#[cfg(test)]
+mod tests;

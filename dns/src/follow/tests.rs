@@ -1,0 +1,116 @@
+//! The follower in virtual time.
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{advance, timeout};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use super::*;
+use crate::feed::MemberState;
+use crate::testing::{addresses, config, container, member, server, service, snapshot};
+
+/// A follower that remembers members, with a service that has an instance on `s1`, which it is, and one on `s2`.
+struct Running {
+    feed: mpsc::UnboundedSender<Event>,
+    published: Arc<ArcSwap<Published>>,
+    token: CancellationToken,
+    task: JoinSet<Result<(), FollowError>>,
+    _fixed: watch::Sender<Fixed>,
+}
+
+impl Running {
+    fn start(remembered: Vec<Member>) -> Self {
+        let (feed, events) = mpsc::unbounded_channel();
+        let settings = Arc::new(Settings::from(&config()));
+        let (sender, fixed) = watch::channel(Fixed::default());
+        let published = Arc::new(ArcSwap::from_pointee(Follower::nothing(&settings, &fixed.borrow())));
+        let stream = Box::pin(UnboundedReceiverStream::new(events));
+        let follower = Follower::new(stream, settings, Arc::clone(&published), (fixed, remembered));
+        let (token, mut task) = (CancellationToken::new(), JoinSet::new());
+        task.spawn(follower.run(token.clone()));
+        let rows = [
+            server("s1"),
+            server("s2"),
+            service("casa", "api"),
+            container("aa", "casa/api", "10.210.0.1"),
+            container("ab", "casa/api", "10.210.0.2").set("server_id", "s2"),
+        ];
+        for event in snapshot(rows) {
+            feed.send(event).unwrap();
+        }
+        Self { feed, published, token, task, _fixed: sender }
+    }
+
+    fn say(&self, server: &str, state: MemberState) {
+        self.feed.send(Event::Member(member(server, state))).unwrap();
+    }
+
+    /// Waits until these are answered, for 30 s of virtual time at most.
+    async fn answers(&self, expected: &str) {
+        let same = async {
+            while addresses(&self.published.load().zone, "casa-api.internal") != expected {
+                advance(Duration::from_millis(1)).await;
+                // Zones are built beside the virtual clock.
+                tokio::task::yield_now().await;
+            }
+        };
+        let said = || addresses(&self.published.load().zone, "casa-api.internal");
+        assert!(timeout(Duration::from_secs(30), same).await.is_ok(), "{} instead of {expected}", said());
+    }
+
+    async fn stop(mut self) {
+        self.token.cancel();
+        self.task.join_next().await.expect("one task").expect("no panic").expect("it stops cleanly");
+    }
+}
+
+const BOTH: &str = "10.210.0.1 10.210.0.2";
+
+#[tokio::test(start_paused = true)]
+async fn who_was_up_before_a_start_and_is_not_heard_for_ten_seconds_is_left_out() {
+    let remembered = vec![member("s1", MemberState::Up), member("s2", MemberState::Up)];
+    let running = Running::start(remembered);
+    running.say("s1", MemberState::Up);
+    running.answers(BOTH).await;
+    let begun = Instant::now();
+    running.answers("10.210.0.1").await;
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(9), "after {took:?}");
+    running.say("s2", MemberState::Up);
+    running.answers(BOTH).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_heard_after_a_start_stays_and_so_do_all_while_nobody_tells_of_members() {
+    let remembered = || vec![member("s2", MemberState::Up)];
+    let (heard, untold) = (Running::start(remembered()), Running::start(remembered()));
+    heard.say("s1", MemberState::Up);
+    heard.say("s2", MemberState::Up);
+    for running in [&heard, &untold] {
+        running.answers(BOTH).await;
+    }
+    advance(Duration::from_secs(60)).await;
+    // Whatever was due has been done when the next change is answered.
+    for running in [&heard, &untold] {
+        let row = container("ac", "casa/api", "10.210.0.3").set("instance_id", "another");
+        running.feed.send(row.upsert()).unwrap();
+        running.answers("10.210.0.1 10.210.0.2 10.210.0.3").await;
+    }
+    heard.stop().await;
+    untold.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_given_up_while_the_store_is_away() {
+    let running = Running::start(vec![member("s2", MemberState::Up)]);
+    running.say("s1", MemberState::Up);
+    running.answers(BOTH).await;
+    running.feed.send(Event::FeedLost).unwrap();
+    while running.published.load().zone.freshness() != Freshness::Stale {
+        tokio::task::yield_now().await;
+    }
+    advance(Duration::from_secs(60)).await;
+    running.answers(BOTH).await;
+    running.stop().await;
+}
