@@ -81,9 +81,11 @@ impl Keeper {
     /// Writes at most once a second, and once more at the end.
     pub(crate) async fn run(mut self, token: CancellationToken) -> Result<(), JoinError> {
         loop {
+            // Asked before: what is cancelled while a zone is written may have come after that zone.
+            let ending = token.is_cancelled();
             let begun = Instant::now();
             self = spawn_blocking(|| self.keep()).await?;
-            if token.is_cancelled() {
+            if ending {
                 return Ok(());
             }
             let rest = PERIOD.max(begun.elapsed() * SHARE);
