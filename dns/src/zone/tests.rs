@@ -518,6 +518,39 @@ fn a_bad_row_is_left_out_and_named_and_the_rest_is_served() {
 }
 
 #[test]
+fn words_with_a_meaning_come_before_regions_clusters_and_servers() {
+    let words = ["global", "peers", "regions", "vms", "vm", "process", "nearest", "of", "_tcp"];
+    let plain = zone(rows());
+    let mut all = rows();
+    all.extend(words.iter().map(|word| server(&format!("on-{word}")).set("region", *word)));
+    all.extend((0..).zip(words).map(|(n, word)| {
+        container(&format!("d{n}"), "casa/api", &format!("10.210.130.{n}")).set("server_id", &*format!("on-{word}"))
+    }));
+    let clusters = ["svc", "node", "_x"];
+    all.extend(clusters.iter().map(|cluster| nats(&format!("n-{cluster}"), cluster, "10.210.1.9")));
+    all.push(server("local").set("wireguard_ip", "10.210.9.9"));
+    let zone = zone(all);
+    for word in words {
+        let below = format!("{word}.casa-api.internal");
+        // What is there has one instance more or less, but is of the same kind: no word became a region.
+        let kind = |zone: &Zone| {
+            let said = ask(zone, &query(&below, "A"));
+            (said.metadata.response_code, said.answers.is_empty())
+        };
+        assert_eq!(kind(&zone), kind(&plain), "{below}");
+        assert!(problems(&zone).contains(&format!("servers on-{word}: region \"{word}\"")), "{}", problems(&zone));
+    }
+    for cluster in clusters {
+        assert!(problems(&zone).contains(&format!("cluster \"{cluster}\"")), "{}", problems(&zone));
+        let name = format!("n-{cluster}.vm.{cluster}.internal");
+        assert_eq!(addresses(&zone, &name), addresses(&plain, &name));
+    }
+    assert_eq!(addresses(&zone, "local.node.internal"), "10.210.1.1 fdcc::1");
+    let regions = text(&ask(&zone, &query("regions.casa-api.internal", "TXT")));
+    assert!(regions.ends_with("TXT ams,iad"), "{regions}");
+}
+
+#[test]
 fn two_containers_whose_ids_begin_alike_are_both_left_out() {
     let twin = container("ab", "casa/api", "10.210.128.2").set("id", "abababababab0000");
     let zone = zone([
