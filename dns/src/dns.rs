@@ -20,8 +20,8 @@ use crate::follow::{FollowError, Follower};
 use crate::forward::{Engine, Forwarder, Table};
 use crate::keep::{self, Keeper};
 use crate::server::{
-    Answerer, Bound, Certificate, CertificateWatch, Desk, Desks, NetworkWatch, Slow, TlsError, Wire, Worker, bind,
-    bind_tcp, serve_tcp, slow,
+    Answerer, Bound, Certificate, CertificateWatch, Desk, Desks, NetworkWatch, Replied, Slow, TlsError, Wire, Worker,
+    bind, bind_tcp, serve_tcp, slow,
 };
 use crate::status::StatusHandle;
 use crate::tap::Tap;
@@ -144,9 +144,11 @@ impl Dns {
         let secure = config.tls.clone().map(Secure::build).transpose()?;
         let addrs: Vec<SocketAddr> = bound.iter().map(|bound| bound.addr).collect();
         let workers = bound.len() * config.threads.get();
-        let (forwarder, forwarding) = Forwarder::new(&config, Arc::clone(&settings.routes), &addrs, workers).unzip();
+        let routes = Arc::clone(&settings.routes);
+        let (forwarder, forwarding) = Forwarder::new(&config, (routes, &published), &addrs, workers).unzip();
         let (queue, slow) = forwarder.clone().map(|forwarder| slow(answerer(forwarder))).unzip();
-        let Desks { listeners, last, counters, tap, watch } = Desks::new(&config, &published, queue.as_ref());
+        let front = forwarder.as_ref().map(Forwarder::front);
+        let Desks { listeners, last, counters, tap, watch } = Desks::new(&config, &published, (queue.as_ref(), front));
         let slow = slow.map(|slow| (slow, last));
         let certificate = secure.as_ref().map(|secure| secure.certificate.clone());
         let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters, (forwarder, certificate));
@@ -284,8 +286,9 @@ fn answerer(forwarder: Forwarder) -> Answerer {
         let forwarder = forwarder.clone();
         async move {
             let mut reply = Vec::with_capacity(512);
-            let tally = forwarder.answer(&question.asked(), question.begun(), question.worker(), &mut reply).await?;
-            Some((reply, tally))
+            let (tally, from) =
+                forwarder.answer(&question.asked(), question.begun(), question.worker(), &mut reply).await?;
+            Some(Replied { reply, tally, from })
         }
     })
 }

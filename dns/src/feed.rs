@@ -33,7 +33,7 @@ impl Table {
         match self {
             Table::Metadata => "SELECT key, value FROM cluster_metadata",
             Table::Servers => {
-                "SELECT id, wireguard_ip, management_ip, region, removed_at, draining, boot_id FROM servers"
+                "SELECT id, wireguard_ip, management_ip, region, removed_at, draining, boot_id, subnet FROM servers"
             }
             Table::Services => "SELECT project, name, ports, ttl, fail_open FROM services",
             Table::Containers => {
@@ -149,7 +149,7 @@ mod tests {
     fn the_queries_are_these() {
         insta::assert_snapshot!(Table::ALL.map(Table::query).join("\n"), @r#"
         SELECT key, value FROM cluster_metadata
-        SELECT id, wireguard_ip, management_ip, region, removed_at, draining, boot_id FROM servers
+        SELECT id, wireguard_ip, management_ip, region, removed_at, draining, boot_id, subnet FROM servers
         SELECT project, name, ports, ttl, fail_open FROM services
         SELECT id, project, service, server_id, instance_id, ip, ip6, ports, health_status, draining, started_at FROM containers
         SELECT id, cluster, role, server_id, region, ip, ip6, client_port, route_port, gateway_port, leaf_port, health_status, started_at FROM nats_servers

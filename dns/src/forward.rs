@@ -24,6 +24,8 @@ mod count;
 mod engine;
 mod entry;
 mod exchange;
+mod flight;
+mod front;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod group;
@@ -39,12 +41,12 @@ mod table;
 mod wire;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::atomic::Ordering;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{mpsc, watch};
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -52,13 +54,17 @@ use crate::answer::message::{self, Authority, Ede, Message};
 use crate::answer::{Asked, Tally, Transport};
 use crate::config::Config;
 use crate::query::{self, Query, Rcode};
-use crate::zone::Owner;
+use crate::status::Published;
+use crate::tap::Basis;
+use crate::zone::{Found, Owner, Zone};
 use cache::{Cache, Key};
 use count::{Counts, TableCounts, count};
 pub use count::{ForwardStatus, UpstreamStatus};
 pub(crate) use engine::Engine;
 use entry::{Age, Entry};
-use exchange::{Question, Trust};
+use exchange::Trust;
+use flight::Flight;
+pub(crate) use front::{Front, Recursion};
 use group::Group;
 use onward::Begun;
 use rebind::Guard;
@@ -70,9 +76,6 @@ pub use settings::{By, Domain, Forwarding, Rebind, RebindError, Upstream, Upstre
 pub(crate) use special::Special;
 pub(crate) use table::Table;
 use table::{AHEAD_MAX, FILL_MAX, Fill};
-
-/// Letters that a question needs to be known again by their case: fewer are the same by chance too often.
-const LETTERS_MIN: usize = 12;
 
 /// Forwards; cheap to clone.
 #[derive(Debug, Clone)]
@@ -86,11 +89,12 @@ struct Shared {
     domains: Vec<Option<Servers>>,
     default: Servers,
     own: Own,
-    /// Whom anything is forwarded for.
-    clients: Arc<Guard>,
-    guard: Arc<Guard>,
+    front: Arc<Front>,
+    /// The zone, which knows the ranges of the cluster's servers.
+    published: Arc<ArcSwap<Published>>,
+    guard: Guard,
     /// What does not deny anything.
-    open: Arc<Guard>,
+    open: Guard,
     cache: Mutex<Cache>,
     flights: Mutex<HashMap<Arc<[u8]>, Flight>>,
     seats: Mutex<Seats>,
@@ -101,17 +105,10 @@ struct Shared {
     stop: CancellationToken,
 }
 
-/// A question that is being asked.
-#[derive(Debug, Clone)]
-struct Flight {
-    question: Arc<Question>,
-    landed: watch::Receiver<Option<Arc<Entry>>>,
-}
-
 /// Where a question goes, and what its answer may not point at.
 struct Course {
     group: Arc<Group>,
-    guard: Arc<Guard>,
+    guard: Guard,
 }
 
 /// A seat taken, given back when dropped.
@@ -131,8 +128,8 @@ impl Forwarder {
     /// nothing is to be forwarded.
     pub(crate) fn new(
         config: &Config,
-        routes: Arc<Routes>,
-        listen: &[std::net::SocketAddr],
+        (routes, published): (Arc<Routes>, &Arc<ArcSwap<Published>>),
+        listen: &[SocketAddr],
         workers: usize,
     ) -> Option<(Self, (Engine, Vec<Table>))> {
         let forward = &config.forward;
@@ -148,16 +145,17 @@ impl Forwarder {
         let half = forward.cache_bytes / 2;
         let shared = Shared {
             server: config.server.as_str().into(),
+            front: Arc::new(Front::new(config, Arc::clone(&routes))),
+            published: Arc::clone(published),
             routes,
             domains: forward.domains.iter().map(servers).collect(),
             default: Servers::new(&forward.upstreams, &own),
             own,
-            clients: Arc::new(Guard::private(&config.ranges)),
-            guard: Arc::new(match forward.rebind {
+            guard: match forward.rebind {
                 Rebind::Cluster => Guard::cluster(&config.ranges),
                 Rebind::Private => Guard::private(&config.ranges),
-            }),
-            open: Arc::default(),
+            },
+            open: Guard::default(),
             cache: Mutex::new(Cache::new(half)),
             flights: Mutex::default(),
             seats: Mutex::default(),
@@ -169,8 +167,7 @@ impl Forwarder {
         };
         let table = |(fills, counts)| Table {
             server: Arc::clone(&shared.server),
-            routes: Arc::clone(&shared.routes),
-            clients: Arc::clone(&shared.clients),
+            front: Arc::clone(&shared.front),
             cache: Cache::new(half / workers.max(1)),
             now: Instant::now(),
             fills,
@@ -182,6 +179,11 @@ impl Forwarder {
         Some((forwarder.clone(), (Engine::new(forwarder, ahead), tables)))
     }
 
+    /// What of it a worker or a connection decides by itself.
+    pub(crate) fn front(&self) -> Arc<Front> {
+        Arc::clone(&self.0.front)
+    }
+
     /// Answers into `out` a question about a name that is not ours or, where `begun` has aliases, about one of ours that
     /// leads to one that is not. `begun` is the reply of who does not forward. `worker` is the one whose table is to have
     /// the answer. `None`: nothing is to be sent.
@@ -191,28 +193,47 @@ impl Forwarder {
         begun: &[u8],
         worker: Option<usize>,
         out: &mut Vec<u8>,
-    ) -> Option<Tally> {
+    ) -> Option<(Tally, Basis)> {
         let query = query::parse(asked.query).ok()?;
-        let rcode = match Begun::read(begun, &query) {
-            Some(aliases) => self.go_on(asked, &query, (&aliases, begun), out).await,
-            None => self.reply(asked, &query, worker, out).await,
+        let published = self.0.published.load_full();
+        let zone = &published.zone;
+        let recursion = self.0.front.recursion(zone, asked.source);
+        let (rcode, from) = match (Begun::read(begun, &query), recursion) {
+            (Some(aliases), Recursion::Available) => self.go_on(asked, &query, (&aliases, begun), out).await,
+            (Some(_), Recursion::None) => {
+                // What a server says that does not forward.
+                out.extend_from_slice(begun);
+                (Rcode::NoError, Basis::Nothing)
+            }
+            (None, Recursion::Available) => self.reply(asked, &query, worker, out).await,
+            (None, Recursion::None) => {
+                count(&self.0.counts.refused);
+                (self.say(asked, &query, Rcode::Refused, Some(Ede::Prohibited), out), Basis::Nothing)
+            }
         };
-        Some(Tally { owner: Owner::Nobody, qtype: query.qtype, rcode })
+        if recursion == Recursion::Available {
+            message::set_recursion_available(out);
+        }
+        Some((Tally { owner: owner(zone, &query), qtype: query.qtype, rcode }, from))
     }
 
-    async fn reply(&self, asked: &Asked<'_>, query: &Query<'_>, worker: Option<usize>, out: &mut Vec<u8>) -> Rcode {
+    /// Answers what anything is forwarded for.
+    async fn reply(
+        &self,
+        asked: &Asked<'_>,
+        query: &Query<'_>,
+        worker: Option<usize>,
+        out: &mut Vec<u8>,
+    ) -> (Rcode, Basis) {
         let shared = &*self.0;
         let source = asked.source.to_canonical();
-        if !shared.clients.has(source) {
-            count(&shared.counts.refused);
-            return self.say(asked, query, Rcode::Refused, Some(Ede::Prohibited), out);
-        }
+        let by_us = |rcode, ede, out: &mut Vec<u8>| (self.say(asked, query, rcode, ede, out), Basis::Nothing);
         let course = match shared.course(query) {
             Ok(Some(course)) => course,
-            Ok(None) => return self.say(asked, query, Rcode::Refused, None, out),
+            Ok(None) => return by_us(Rcode::Refused, None, out),
             Err(special) => {
                 let opt = asked.opt(query, &shared.server, None);
-                return special.answer(query, asked.size(query), opt.as_ref(), out);
+                return (special.answer(query, asked.size(query), opt.as_ref(), out), Basis::Nothing);
             }
         };
         let key = Key::of(query);
@@ -223,31 +244,31 @@ impl Forwarder {
             if age == Age::Nearing {
                 self.ahead(&key, query, course);
             }
-            return self.give(&entry, asked, query, (&key, worker), out);
+            return (self.give(&entry, asked, query, (&key, worker), out), Basis::Kept);
         }
         // Who does not want recursion wants what is kept (RFC 1034 §4.3.1).
         if !query.head.wants_recursion() {
-            return self.say(asked, query, Rcode::Refused, None, out);
+            return by_us(Rcode::Refused, None, out);
         }
         let seated = match lock(&shared.seats).enter(source) {
             Seat::Taken => Seated { seats: &shared.seats, source },
             Seat::None => {
                 count(&shared.counts.turned_away);
-                return self.say(asked, query, Rcode::ServFail, Some(Ede::NetworkError), out);
+                return by_us(Rcode::ServFail, Some(Ede::NetworkError), out);
             }
         };
         count(&shared.counts.misses);
         let mut flight = self.board(&key, query, course);
         if flight.is_echo(query) {
             count(&shared.counts.loops);
-            return self.say(asked, query, Rcode::ServFail, Some(Ede::NetworkError), out);
+            return by_us(Rcode::ServFail, Some(Ede::NetworkError), out);
         }
         let landed = flight.landed.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone());
         drop(seated);
         match landed {
-            Some(entry) => self.give(&entry, asked, query, (&key, worker), out),
+            Some(entry) => (self.give(&entry, asked, query, (&key, worker), out), Basis::Forward),
             // The part is being stopped.
-            None => self.say(asked, query, Rcode::ServFail, None, out),
+            None => by_us(Rcode::ServFail, None, out),
         }
     }
 
@@ -258,29 +279,29 @@ impl Forwarder {
         query: &Query<'_>,
         (aliases, begun): (&Begun<'_>, &[u8]),
         out: &mut Vec<u8>,
-    ) -> Rcode {
+    ) -> (Rcode, Basis) {
         let packet = aliases.question(query);
         // As by a stream: nothing is cut that is to be put together.
         let of_target = Asked { query: &packet, transport: Transport::Tcp, ..*asked };
-        let rcode = match query::parse(&packet) {
+        let (rcode, from) = match query::parse(&packet) {
             Ok(target) => self.reply(&of_target, &target, None, out).await,
-            Err(_) => Rcode::ServFail,
+            Err(_) => (Rcode::ServFail, Basis::Nothing),
         };
         if rcode == Rcode::Refused {
-            // What a server says that does not forward for this client.
+            // What a server says that does not forward such names.
             out.clear();
             out.extend_from_slice(begun);
-            return Rcode::NoError;
+            return (Rcode::NoError, from);
         }
         let entry = aliases.with(out, rcode, query);
         match entry.filter(|_| matches!(rcode, Rcode::NoError | Rcode::NxDomain)) {
             Some(entry) => {
-                let opt = asked.opt(query, &self.0.server, None);
+                let opt = asked.opt(query, &self.0.server, entry.ede());
                 entry.write(query, asked.size(query), opt.as_ref(), Instant::now(), out);
                 message::set_authoritative(out);
-                rcode
+                (rcode, from)
             }
-            None => self.say(asked, query, Rcode::ServFail, Some(Ede::NetworkError), out),
+            None => (self.say(asked, query, Rcode::ServFail, Some(Ede::NetworkError), out), from),
         }
     }
 
@@ -314,63 +335,6 @@ impl Forwarder {
         message.finish(query.head, rcode, Authority::None, opt.as_ref());
         rcode
     }
-
-    /// Asks a question whose answer is in use and about to expire, for nobody in particular.
-    fn ahead(&self, key: &Key, query: &Query<'_>, course: Course) {
-        count(&self.0.counts.prefetches);
-        self.board(key, query, course);
-    }
-
-    /// The flight that asks this question: the one that is on its way, or a new one.
-    fn board(&self, key: &Key, query: &Query<'_>, course: Course) -> Flight {
-        let mut flights = lock(&self.0.flights);
-        if let Some(flight) = flights.get(key.bytes()) {
-            return flight.clone();
-        }
-        let question = Arc::new(Question::new(query));
-        let (land, landed) = watch::channel(None);
-        let key: Arc<[u8]> = key.bytes().into();
-        let flight = Flight { question: Arc::clone(&question), landed };
-        flights.insert(Arc::clone(&key), flight.clone());
-        let forwarder = self.clone();
-        self.0.tasks.spawn(async move {
-            let asking = course.group.resolve(&question, &course.guard);
-            let result = tokio::select! {
-                // Cancel-safe: nobody waits any more.
-                () = forwarder.0.stop.cancelled() => return,
-                result = asking => result,
-            };
-            let entry = forwarder.keep(&key, result);
-            lock(&forwarder.0.flights).remove(&key);
-            // Those who asked may have gone.
-            land.send(Some(entry)).ok();
-        });
-        flight
-    }
-
-    /// Keeps what came of asking, and says what is to be answered.
-    fn keep(&self, key: &Arc<[u8]>, result: Result<(Entry, usize), Option<Ede>>) -> Arc<Entry> {
-        let now = Instant::now();
-        let mut cache = lock(&self.0.cache);
-        let entry = match result {
-            Ok((entry, denied)) => {
-                self.0.counts.rebind_dropped.fetch_add(denied as u64, Ordering::Relaxed);
-                Arc::new(entry.born(now))
-            }
-            Err(ede) => {
-                let before = cache.get(key).cloned();
-                match before {
-                    // It was asked ahead of time: what is kept is still good.
-                    Some(before) if before.age(now) != Age::Expired => return before,
-                    before => Arc::new(Entry::failed(before.as_ref(), ede, now)),
-                }
-            }
-        };
-        if entry.is_lasting() {
-            cache.insert(key, Arc::clone(&entry));
-        }
-        entry
-    }
 }
 
 impl Shared {
@@ -382,18 +346,15 @@ impl Shared {
             Route::Upstreams | Route::Own => (&self.default, &self.guard),
         };
         let group = servers.group(&self.own);
-        Ok(group.map(|group| Course { group, guard: Arc::clone(guard) }))
+        Ok(group.map(|group| Course { group, guard: guard.with(self.published.load().zone.subnets()) }))
     }
 }
 
-impl Flight {
-    /// Whether a question is our own, come back to us: it has its letters in the case that was chosen at random.
-    fn is_echo(&self, query: &Query<'_>) -> bool {
-        let name = &self.question.bytes[..self.question.bytes.len() - 4];
-        let letters = || name.iter().filter(|byte| byte.is_ascii_alphabetic());
-        let upper = letters().filter(|letter| letter.is_ascii_uppercase()).count();
-        let all = letters().count();
-        all >= LETTERS_MIN && upper > 0 && upper < all && *self.question.bytes == *query.question
+/// Whose name a question is about.
+fn owner(zone: &Zone, query: &Query<'_>) -> Owner {
+    match zone.find(query.name.wire(), query.name.labels()) {
+        Found::Own { origin, .. } => origin.owner(),
+        Found::Foreign => Owner::Nobody,
     }
 }
 

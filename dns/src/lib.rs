@@ -22,6 +22,7 @@ pub mod config;
 pub mod feed;
 pub mod name;
 
+mod access;
 mod facts;
 mod row;
 mod zonefile;

@@ -10,6 +10,8 @@ pub(crate) const HEADER: usize = 12;
 pub(crate) const OPTION_NSID: u16 = 3;
 /// EDNS option COOKIE (RFC 7873).
 pub(crate) const OPTION_COOKIE: u16 = 10;
+/// EDNS option PADDING (RFC 7830).
+pub(crate) const OPTION_PADDING: u16 = 12;
 /// EDNS option "extended error" (RFC 8914).
 pub(crate) const OPTION_EDE: u16 = 15;
 /// The DO bit of EDNS flags (RFC 3225).
@@ -117,10 +119,18 @@ pub(crate) struct Edns {
     pub(crate) dnssec_ok: u16,
     pub(crate) nsid: Nsid,
     pub(crate) cookie: Cookie,
+    pub(crate) padding: Padding,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nsid {
+    Asked,
+    NotAsked,
+}
+
+/// Whether the length of a message is hidden.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Padding {
     Asked,
     NotAsked,
 }
@@ -261,12 +271,14 @@ impl Edns {
     fn parse(record: &Record<'_>) -> Option<Self> {
         let mut nsid = Nsid::NotAsked;
         let mut cookie = Cookie::None;
+        let mut padding = Padding::NotAsked;
         let mut rest = record.rdata;
         while !rest.is_empty() {
             let (head, tail) = rest.split_at_checked(4)?;
             let (option, tail) = tail.split_at_checked(usize::from(u16::from_be_bytes([head[2], head[3]])))?;
             match u16::from_be_bytes([head[0], head[1]]) {
                 OPTION_NSID => nsid = Nsid::Asked,
+                OPTION_PADDING => padding = Padding::Asked,
                 // Of several the first counts (RFC 7873 §5.2).
                 OPTION_COOKIE if cookie == Cookie::None => cookie = Cookie::parse(option)?,
                 _ => {}
@@ -274,6 +286,7 @@ impl Edns {
             rest = tail;
         }
         let flags = u16::from_be_bytes([record.ttl[2], record.ttl[3]]);
-        Some(Self { payload: record.class, version: record.ttl[1], dnssec_ok: flags & DNSSEC_OK, nsid, cookie })
+        let dnssec_ok = flags & DNSSEC_OK;
+        Some(Self { payload: record.class, version: record.ttl[1], dnssec_ok, nsid, cookie, padding })
     }
 }

@@ -9,6 +9,7 @@ use std::borrow::Borrow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::config::Ttl;
@@ -19,6 +20,10 @@ use crate::name::{self, NameError};
 const PORTS_MAX: usize = 64;
 /// Longest piece of a bad cell repeated in a fault, in characters: enough to recognise it.
 const QUOTE_MAX: usize = 48;
+
+/// Shortest prefixes of a server's range: hosts get a /24, and whole sites less than these.
+const SUBNET_MIN_V4: u8 = 16;
+const SUBNET_MIN_V6: u8 = 48;
 
 /// Why a row, or a part of it, is left out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +64,8 @@ pub(crate) enum Fault {
     Unnameable { name: String, reason: NameError },
     #[error("cluster_cidr {0:?} is not a list of ranges")]
     Range(String),
+    #[error("subnet {0:?} is not the range of a server")]
+    Subnet(String),
 }
 
 /// A server of the fleet.
@@ -75,6 +82,8 @@ pub(crate) struct Server {
     pub(crate) belonging: Belonging,
     /// Empty if not set.
     pub(crate) boot_id: String,
+    /// The range of its containers.
+    pub(crate) subnet: Option<IpNet>,
 }
 
 /// What the operator says of a server.
@@ -362,7 +371,7 @@ impl<'a> Reader<'a> {
 
 impl Server {
     pub(crate) fn decode(cells: &[Cell], faults: &mut Vec<Fault>) -> Result<Self, Fault> {
-        let mut row = Reader::new(cells, 7, faults)?;
+        let mut row = Reader::new(cells, 8, faults)?;
         let id: Arc<str> = row.text("id")?.into();
         let mut label = row.soft_label("id", &id);
         if label.as_deref() == Some("local") {
@@ -386,11 +395,32 @@ impl Server {
             (false, false) => Belonging::Member,
         };
         let boot_id = row.optional_text("boot_id").to_owned();
-        Ok(Self { id, label: label.map(Arc::from), v4, v6, region, belonging, boot_id })
+        let subnet = row.subnet();
+        Ok(Self { id, label: label.map(Arc::from), v4, v6, region, belonging, boot_id, subnet })
     }
 }
 
 impl Reader<'_> {
+    /// The range of a server. One wider than any server's is not believed: who is in it may ask.
+    fn subnet(&mut self) -> Option<IpNet> {
+        let text = self.optional_text("subnet");
+        if text.is_empty() {
+            return None;
+        }
+        let narrow = |net: &IpNet| {
+            net.prefix_len()
+                >= match net {
+                    IpNet::V4(_) => SUBNET_MIN_V4,
+                    IpNet::V6(_) => SUBNET_MIN_V6,
+                }
+        };
+        let subnet = text.parse().ok().filter(narrow);
+        if subnet.is_none() {
+            self.faults.push(Fault::Subnet(quote(text)));
+        }
+        subnet
+    }
+
     /// A region code. Words with a meaning below an APP, and `_…`, cannot be asked for, so they are no regions.
     fn region(&mut self) -> String {
         let Some(region) = self.optional_label("region") else { return String::new() };

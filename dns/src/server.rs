@@ -1,7 +1,6 @@
 //! Sockets: datagrams and streams, bound early, served until told to stop. All that is decided about a query is decided
 //! by the answerer; what is here moves bytes and keeps limits.
 
-mod access;
 mod batch;
 mod bind;
 mod desks;
@@ -20,17 +19,19 @@ use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::answer::{self, Asked, Outcome};
+use crate::access::Access;
+use crate::answer::{self, Asked, Outcome, Tally, message};
 use crate::cookie::Cookies;
+use crate::forward::{Front, Recursion};
 use crate::status::{Counters, Published};
 use crate::tap::Tap;
-use access::Access;
+use crate::zone::Zone;
 use slow::{Handed, Question, ReplyTo};
 
 pub(crate) use bind::{Bound, bind, tcp as bind_tcp};
 pub(crate) use desks::Desks;
 pub(crate) use networks::NetworkWatch;
-pub(crate) use slow::{Answerer, Queue, Slow, slow};
+pub(crate) use slow::{Answerer, Queue, Replied, Slow, slow};
 pub(crate) use tcp::{Wire, serve as serve_tcp};
 pub use tls::TlsError;
 pub(crate) use tls::{Certificate, CertificateWatch};
@@ -54,6 +55,8 @@ pub(crate) struct Desk {
     pub(crate) tap: Tap,
     /// Where names go that are not ours; `None`: they are refused.
     pub(crate) slow: Option<Queue>,
+    /// What is known of them without asking anybody.
+    pub(crate) front: Option<Arc<Front>>,
 }
 
 /// Whether there is something to send.
@@ -81,19 +84,33 @@ impl Desk {
 
     /// Answers one query into `out`.
     fn answer(&self, published: &Published, asked: &Asked<'_>, out: &mut Vec<u8>) -> Reply {
-        match answer::answer(&published.zone, asked, out) {
-            Outcome::Foreign(_) if self.slow.is_some() => Reply::Later,
+        let zone = &published.zone;
+        match answer::answer(zone, asked, out) {
+            Outcome::Foreign(_) if self.slow.is_some() => {
+                match self.front.as_ref().and_then(|front| front.special(zone, asked, out)) {
+                    Some(tally) => self.send(zone, asked, tally, out),
+                    None => Reply::Later,
+                }
+            }
             Outcome::Onward(_) if self.slow.is_some() => Reply::Onward,
             // Where nothing forwards, it is said what is known here.
             Outcome::Answer(tally) | Outcome::Foreign(tally) | Outcome::Onward(tally) => {
-                self.counters().count(&tally);
-                Reply::Send
+                self.send(zone, asked, tally, out)
             }
             Outcome::Drop => {
                 self.counters().add(|counters| &counters.dropped, 1);
                 Reply::Nothing
             }
         }
+    }
+
+    /// Counts a reply, and says in it whether this client may ask for other names as well.
+    fn send(&self, zone: &Zone, asked: &Asked<'_>, tally: Tally, out: &mut [u8]) -> Reply {
+        self.counters().count(&tally);
+        if self.front.as_ref().is_some_and(|front| front.recursion(zone, asked.source) == Recursion::Available) {
+            message::set_recursion_available(out);
+        }
+        Reply::Send
     }
 
     /// Hands a query over to the slow path, with the reply in `out` of who does not forward; its own goes where it is told.
@@ -105,10 +122,7 @@ impl Desk {
         }
         self.counters().add(|counters| &counters.overflows, 1);
         match answer::overloaded(&published.zone, asked, out) {
-            Some(tally) => {
-                self.counters().count(&tally);
-                Reply::Send
-            }
+            Some(tally) => self.send(&published.zone, asked, tally, out),
             None => Reply::Nothing,
         }
     }

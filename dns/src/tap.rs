@@ -53,7 +53,7 @@ pub enum Basis {
     File,
     /// An answer of somebody else, kept at hand.
     Kept,
-    /// The slow path: kept by all, or asked for.
+    /// Somebody else, who was asked.
     Forward,
     /// Nothing: the name is nobody's here.
     Nothing,

@@ -148,7 +148,7 @@ pub(crate) fn desk<const N: usize>(allow: [&str; N], rate: u32) -> Desk {
     let published = Published { zone, built, took, stale_since: None };
     let allow = allow.map(|network| network.parse().unwrap()).into();
     let config = Config { allow, threads: 1.try_into().unwrap(), rate: rate.try_into().ok(), ..config() };
-    Desks::new(&config, &Arc::new(ArcSwap::from_pointee(published)), None).last
+    Desks::new(&config, &Arc::new(ArcSwap::from_pointee(published)), (None, None)).last
 }
 
 pub(crate) const COOKIES: Cookies = Cookies::new([7; 16]);

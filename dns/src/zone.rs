@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::access::Access;
 use crate::config::{Config, Ttl};
 pub use crate::facts::Freshness;
 use crate::facts::{Changes, Facts};
@@ -74,6 +75,8 @@ struct Contents {
     regions: Arc<BTreeSet<Box<[u8]>>>,
     /// Addresses by which this server itself may ask: its mesh addresses.
     here: Arc<BTreeSet<IpAddr>>,
+    /// Ranges of servers that are in none of the cluster's.
+    subnets: Arc<Access>,
     /// What was heard of servers, for the next start.
     members: Arc<[Member]>,
     problems: Arc<[Problem]>,
@@ -302,6 +305,16 @@ impl Zone {
     /// with the name servers that are named.
     pub(crate) fn glue(&self, qname: &[u8]) -> Option<FixedNode<'_>> {
         self.fixed.zones().iter().find_map(|zone| zone.exactly(qname.strip_suffix(zone.origin())?))
+    }
+
+    /// Ranges of the cluster's servers that are in none of its own.
+    pub(crate) fn subnets(&self) -> &Arc<Access> {
+        &self.contents.subnets
+    }
+
+    /// Whether an address is in one of them.
+    pub(crate) fn has_subnet_of(&self, address: IpAddr) -> bool {
+        self.contents.subnets.has(address)
     }
 
     /// Whether a question from this address is one of this host itself.

@@ -11,8 +11,9 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use kith_dns::feed::{Event, Table};
+use kith_dns::feed::{Cell, Event, Table};
 use kith_dns::forward::{Domain, ForwardStatus, Forwarding, Rebind, Upstream, Upstreams};
+use kith_dns::zone::Freshness;
 use kith_dns::{Config, Dns, RunError, StatusHandle};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -140,7 +141,7 @@ fn one_address(question: &Message, ttl: u32) -> Message {
 struct Running {
     addr: SocketAddr,
     status: StatusHandle,
-    _feed: mpsc::UnboundedSender<Event>,
+    feed: mpsc::UnboundedSender<Event>,
     token: CancellationToken,
     task: JoinSet<Result<(), RunError>>,
 }
@@ -166,7 +167,7 @@ impl Running {
         let (addr, status, token) = (dns.addrs()[0], dns.status(), CancellationToken::new());
         let mut task = JoinSet::new();
         task.spawn(dns.run(token.clone()));
-        let running = Self { addr, status, _feed: feed, token, task };
+        let running = Self { addr, status, feed, token, task };
         running.until("loaded", || running.status.get().generation > 0).await;
         running
     }
@@ -282,9 +283,9 @@ async fn a_foreign_name_is_asked_for_once_and_then_known() {
 async fn own_names_and_those_that_mean_this_host_are_never_asked_for() {
     let fake = Fake::start(|question, _| Act::Answer(one_address(question, 300))).await;
     let server = Running::to(&[&fake]).await;
-    assert_eq!(shown(&server.ask("api.internal.", RecordType::A).await), "Non-Existent Domain AA");
-    assert_eq!(shown(&server.ask("localhost.", RecordType::A).await), "No Error AA 10800 127.0.0.1");
-    assert_eq!(shown(&server.ask("1.1.168.192.in-addr.arpa.", RecordType::PTR).await), "Non-Existent Domain AA");
+    assert_eq!(shown(&server.ask("api.internal.", RecordType::A).await), "Non-Existent Domain AA RA");
+    assert_eq!(shown(&server.ask("localhost.", RecordType::A).await), "No Error AA RA 10800 127.0.0.1");
+    assert_eq!(shown(&server.ask("1.1.168.192.in-addr.arpa.", RecordType::PTR).await), "Non-Existent Domain AA RA");
     assert_eq!(fake.asked(), 0);
     server.stop().await;
 }
@@ -305,7 +306,7 @@ async fn a_name_of_one_label_is_denied_here_and_what_leads_below_a_top_level_dom
     for rtype in [RecordType::A, RecordType::AAAA, RecordType::HTTPS, RecordType::TXT] {
         let over_tcp = tcp(server.addr, &[query(9, "api.", rtype)]).await;
         for answer in [&server.ask("api.", rtype).await, &over_tcp[0]] {
-            assert_eq!(shown(answer), "Non-Existent Domain AA", "{rtype}");
+            assert_eq!(shown(answer), "Non-Existent Domain AA RA", "{rtype}");
             // By an SOA at or above the name it may be kept (RFC 2308 §5).
             let soa = &answer.authorities[0];
             assert_eq!((soa.name.to_ascii(), soa.ttl, soa.record_type()), (".".into(), 5, RecordType::SOA));
@@ -356,14 +357,14 @@ async fn an_alias_of_ours_is_followed_to_who_answers_for_its_target() {
     assert_eq!(nothing.authorities.len(), 1);
     let denied = server.ask("gone.internal.", RecordType::A).await;
     assert_eq!((shown(&denied), denied.authorities.len()), ("Non-Existent Domain AA RA 30 gone.example.".into(), 1));
-    assert_eq!(shown(&server.ask("dead.internal.", RecordType::A).await), "Server Failure");
+    assert_eq!(shown(&server.ask("dead.internal.", RecordType::A).await), "Server Failure RA");
     assert_eq!(shown(&server.ask("me.internal.", RecordType::A).await), "No Error AA RA 30 localhost. 10800 127.0.0.1");
     assert_eq!(shown(&server.ask("alone.internal.", RecordType::A).await), "Non-Existent Domain AA RA 30 api.");
     // Who does not want recursion, or wants the alias itself, gets that.
     let mut own = query(7, "to.internal.", RecordType::A);
     own.metadata.recursion_desired = false;
-    assert_eq!(shown(&udp(server.addr, &own).await), "No Error AA 30 away.example.");
-    assert_eq!(shown(&server.ask("to.internal.", RecordType::CNAME).await), "No Error AA 30 away.example.");
+    assert_eq!(shown(&udp(server.addr, &own).await), "No Error AA RA 30 away.example.");
+    assert_eq!(shown(&server.ask("to.internal.", RecordType::CNAME).await), "No Error AA RA 30 away.example.");
     server.stop().await;
 }
 
@@ -445,7 +446,10 @@ async fn a_dead_upstream_costs_no_more_than_two_seconds_and_own_names_nothing() 
         (answer, begun.elapsed())
     };
     let ((foreign, took), (ours, before)) = tokio::join!(foreign, ours);
-    assert_eq!((shown(&foreign), shown(&ours)), ("Server Failure RA EDE 23".into(), "Non-Existent Domain AA".into()));
+    assert_eq!(
+        (shown(&foreign), shown(&ours)),
+        ("Server Failure RA EDE 23".into(), "Non-Existent Domain AA RA".into())
+    );
     assert!(before < Duration::from_secs(1), "own name after {before:?}");
     assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
     // Kept for a moment: whoever asks again does not wait again.
@@ -673,6 +677,52 @@ async fn private_addresses_are_dropped_where_that_is_asked_for() {
     assert_eq!(plain.ask("a.example.", RecordType::A).await.answers.len(), 2);
     strict.stop().await;
     plain.stop().await;
+}
+
+#[tokio::test]
+async fn an_upstream_cannot_point_into_the_range_of_a_server_wherever_that_is() {
+    let fake = Fake::start(|question, _| Act::Answer(one_address(question, 60))).await;
+    let server = Running::to(&[&fake]).await;
+    let row = |subnet: &str| {
+        let mut cells = ["s2", "", "", ""].map(Cell::from).to_vec();
+        cells.extend([Cell::Null, Cell::Integer(0), Cell::from(""), Cell::from(subnet)]);
+        Event::Upsert { table: Table::Servers, cells }
+    };
+    // One that would be half of the world is not believed.
+    for (name, subnet, expected) in [
+        ("a.example.", "", "No Error RA 60 192.0.2.1"),
+        ("b.example.", "192.0.2.0/24", "No Error RA EDE 15"),
+        ("c.example.", "128.0.0.0/1", "No Error RA 60 192.0.2.1"),
+    ] {
+        let before = server.status.get().generation;
+        server.feed.send(row(subnet)).unwrap();
+        server.until("a zone with it", || server.status.get().generation > before).await;
+        let answer = udp(server.addr, &with_edns(query(7, name, RecordType::A), 1232)).await;
+        assert_eq!(shown(&answer), expected, "{subnet}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_follows_an_alias_is_counted_as_ours_and_says_that_it_is_stale() {
+    let fake = Fake::start(|question, _| Act::Answer(one_address(question, 60))).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("zone");
+    std::fs::write(&file, "$ORIGIN internal.\n$TTL 30\n@ SOA a b 1 2 3 4 5\nto CNAME away.example.\n").unwrap();
+    let forward = Forwarding { upstreams: Upstreams::These(vec![fake.upstream()]), ..Forwarding::refused() };
+    let server = Running::with_files(forward, vec![file]).await;
+    let question = with_edns(query(7, "to.internal.", RecordType::A), 1232);
+    let expected = "No Error AA RA 30 away.example. 60 192.0.2.1";
+    assert_eq!(shown(&udp(server.addr, &question).await), expected);
+    server.feed.send(Event::FeedLost).unwrap();
+    server.until("stale", || server.status.get().freshness == Freshness::Stale).await;
+    for answer in [udp(server.addr, &question).await, tcp(server.addr, std::slice::from_ref(&question)).await.remove(0)]
+    {
+        assert_eq!(shown(&answer), format!("{expected} EDE 3"));
+    }
+    let zones: Vec<_> = server.status.get().queries.iter().map(|count| (count.zone.clone(), count.count)).collect();
+    assert_eq!(zones, [("internal".to_owned(), 3)]);
+    server.stop().await;
 }
 
 /// An upstream that speaks TLS and has a certificate for this name; the certificate in PEM, and how often it was

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{Name, RecordType};
 use kith_dns::{BuildError, Config, Dns, RunError, Status, StatusHandle, Tls};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -115,10 +116,14 @@ fn framed(message: &Message) -> Vec<u8> {
 }
 
 async fn receive(stream: &mut TlsStream<TcpStream>) -> Message {
+    Message::from_vec(&read(stream).await).unwrap()
+}
+
+async fn read(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
     let length = timeout(BOUND, stream.read_u16()).await.unwrap().unwrap();
     let mut bytes = vec![0; usize::from(length)];
     timeout(BOUND, stream.read_exact(&mut bytes)).await.unwrap().unwrap();
-    Message::from_vec(&bytes).unwrap()
+    bytes
 }
 
 #[tokio::test]
@@ -142,6 +147,26 @@ async fn many_questions_on_one_connection_are_answered_to_who_trusts_the_certifi
     assert_eq!(answers, 600);
     let other = connect(dns.addr, "other.example", &certificate).await;
     assert!(other.is_err(), "the name is proven");
+    dns.stop().await;
+}
+
+#[tokio::test]
+async fn answers_hide_their_length_from_who_counts_bytes_if_asked_to() {
+    let (dns, certificate) = Running::start("dns.example").await;
+    let mut stream = connect(dns.addr, "dns.example", &certificate).await.unwrap();
+    for (id, name) in [(1, "www.example."), (2, "a-name-that-is-a-good-deal-longer-and-is-not-there.example.")] {
+        let mut question = query(id, name);
+        stream.write_all(&framed(&question)).await.unwrap();
+        let plain = read(&mut stream).await;
+        assert!(plain.len() < 468, "nobody asked for more: {}", plain.len());
+        let padding = EdnsOption::Unknown(12, vec![0; 20]);
+        question.edns.get_or_insert_default().options_mut().insert(padding);
+        stream.write_all(&framed(&question)).await.unwrap();
+        let padded = read(&mut stream).await;
+        assert_eq!(padded.len(), 468, "{name}");
+        let [plain, padded] = [plain, padded].map(|bytes| Message::from_vec(&bytes).unwrap());
+        assert_eq!((plain.answers, plain.metadata.response_code), (padded.answers, padded.metadata.response_code));
+    }
     dns.stop().await;
 }
 

@@ -2,13 +2,17 @@
 
 use crate::config::Ttl;
 use crate::cookie::BOTH;
-use crate::query::{Edns, HEADER, Head, Nsid, OPTION_COOKIE, OPTION_EDE, OPTION_NSID, Query, Rcode};
+use crate::query::{
+    Edns, HEADER, Head, Nsid, OPTION_COOKIE, OPTION_EDE, OPTION_NSID, OPTION_PADDING, Padding, Query, Rcode,
+};
 use crate::zone::{IN, RR_HEAD, RR_LENGTH, TO_QUESTION, Tail, rtype};
 
 /// The UDP payload that we offer and never exceed: fits the smallest IPv6 MTU, so that nothing is ever fragmented.
 pub(crate) const PAYLOAD: u16 = 1232;
 /// Longest node id told as NSID: a name's length, so that OPT leaves the answer its room.
 const NSID_MAX: usize = 63;
+/// Padded replies are a multiple of this long (RFC 8467 §4.1).
+const BLOCK: usize = 468;
 /// Bytes of an OPT record without options.
 const OPT_HEAD: usize = 11;
 
@@ -21,6 +25,24 @@ pub(crate) enum Ede {
     Prohibited = 18,
     StaleNxDomain = 19,
     NetworkError = 23,
+}
+
+impl Ede {
+    const ALL: [Ede; 6] =
+        [Ede::StaleAnswer, Ede::NotReady, Ede::Blocked, Ede::Prohibited, Ede::StaleNxDomain, Ede::NetworkError];
+
+    /// The one that is among these EDNS options.
+    pub(crate) fn read(mut options: &[u8]) -> Option<Self> {
+        while let Some((head, tail)) = options.split_at_checked(4) {
+            let (option, rest) = tail.split_at_checked(usize::from(u16::from_be_bytes([head[2], head[3]])))?;
+            if head[..2] == OPTION_EDE.to_be_bytes() {
+                let code = u16::from_be_bytes(*option.first_chunk()?);
+                return Self::ALL.into_iter().find(|ede| *ede as u16 == code);
+            }
+            options = rest;
+        }
+        None
+    }
 }
 
 /// Sections that records go to.
@@ -201,12 +223,18 @@ pub(crate) fn set_authoritative(out: &mut [u8]) {
     out[2] |= 0x04;
 }
 
+/// Says that whoever is told this may ask for names of others (RFC 1035 §4.1.1: RA).
+pub(crate) fn set_recursion_available(out: &mut [u8]) {
+    out[3] |= 0x80;
+}
+
 /// The OPT record of a reply.
 pub(crate) struct Opt<'a> {
     dnssec_ok: u16,
     nsid: Option<&'a [u8]>,
     cookie: Option<[u8; BOTH]>,
     pub(crate) ede: Option<Ede>,
+    padding: Padding,
 }
 
 impl<'a> Opt<'a> {
@@ -216,7 +244,7 @@ impl<'a> Opt<'a> {
             Nsid::Asked => Some(&server.as_bytes()[..server.len().min(NSID_MAX)]),
             Nsid::NotAsked => None,
         };
-        Self { dnssec_ok: edns.dnssec_ok, nsid, cookie: None, ede }
+        Self { dnssec_ok: edns.dnssec_ok, nsid, cookie: None, ede, padding: Padding::NotAsked }
     }
 
     /// The same with this cookie.
@@ -224,21 +252,43 @@ impl<'a> Opt<'a> {
         Self { cookie, ..self }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        OPT_HEAD + self.rdata_len()
+    /// The same, which fills its message up to a whole block.
+    pub(crate) fn padded(self) -> Self {
+        Self { padding: Padding::Asked, ..self }
     }
 
+    /// The bytes that it takes at most.
+    pub(crate) fn len(&self) -> usize {
+        let padding = match self.padding {
+            Padding::Asked => 4 + BLOCK - 1,
+            Padding::NotAsked => 0,
+        };
+        OPT_HEAD + self.rdata_len() + padding
+    }
+
+    /// Without the padding.
     fn rdata_len(&self) -> usize {
         self.nsid.map_or(0, |nsid| 4 + nsid.len()) + self.cookie.map_or(0, |_| 4 + BOTH) + self.ede.map_or(0, |_| 6)
     }
 
     fn write(&self, out: &mut Vec<u8>, rcode: Rcode) {
+        let mut length = self.rdata_len();
+        let padding = match self.padding {
+            Padding::Asked => {
+                length += 4;
+                let whole = out.len() + OPT_HEAD + length;
+                let filling = whole.next_multiple_of(BLOCK) - whole;
+                length += filling;
+                Some(filling)
+            }
+            Padding::NotAsked => None,
+        };
         out.push(0);
         out.extend_from_slice(&rtype::OPT.to_be_bytes());
         out.extend_from_slice(&PAYLOAD.to_be_bytes());
         out.extend_from_slice(&[(rcode as u16 >> 4) as u8, 0]);
         out.extend_from_slice(&self.dnssec_ok.to_be_bytes());
-        out.extend_from_slice(&(self.rdata_len() as u16).to_be_bytes());
+        out.extend_from_slice(&(length as u16).to_be_bytes());
         if let Some(nsid) = self.nsid {
             out.extend_from_slice(&OPTION_NSID.to_be_bytes());
             out.extend_from_slice(&(nsid.len() as u16).to_be_bytes());
@@ -253,6 +303,11 @@ impl<'a> Opt<'a> {
             out.extend_from_slice(&OPTION_EDE.to_be_bytes());
             out.extend_from_slice(&2_u16.to_be_bytes());
             out.extend_from_slice(&(ede as u16).to_be_bytes());
+        }
+        if let Some(filling) = padding {
+            out.extend_from_slice(&OPTION_PADDING.to_be_bytes());
+            out.extend_from_slice(&(filling as u16).to_be_bytes());
+            out.resize(out.len() + filling, 0);
         }
     }
 }

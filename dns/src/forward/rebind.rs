@@ -2,9 +2,11 @@
 //! only this cluster should (DNS rebinding). Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::access::Access;
 use crate::zone::rtype;
 
 /// Type SVCB (RFC 9460), of the same form as HTTPS.
@@ -15,7 +17,9 @@ const HINTS: [(u16, usize); 2] = [(4, 4), (6, 16)];
 /// The ranges that are denied; by default none.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Guard {
-    denied: Box<[IpNet]>,
+    denied: Arc<[IpNet]>,
+    /// The ranges of the cluster's servers that are in none of its own.
+    subnets: Arc<Access>,
 }
 
 /// Loopback, and the unspecified addresses, which reach it as well.
@@ -27,12 +31,20 @@ const PRIVATE: [&str; 7] =
 impl Guard {
     /// Denies loopback and these ranges.
     pub(crate) fn cluster(ranges: &[IpNet]) -> Self {
-        Self { denied: nets(&LOOPBACK).chain(ranges.iter().copied()).collect() }
+        Self { denied: nets(&LOOPBACK).chain(ranges.iter().copied()).collect(), ..Self::default() }
     }
 
     /// Denies loopback, these ranges, and all that are private.
     pub(crate) fn private(ranges: &[IpNet]) -> Self {
-        Self { denied: nets(&LOOPBACK).chain(nets(&PRIVATE)).chain(ranges.iter().copied()).collect() }
+        Self { denied: local().chain(ranges.iter().copied()).collect(), ..Self::default() }
+    }
+
+    /// The same, and where anything is denied these as well.
+    pub(crate) fn with(&self, subnets: &Arc<Access>) -> Self {
+        if self.denied.is_empty() {
+            return self.clone();
+        }
+        Self { denied: Arc::clone(&self.denied), subnets: Arc::clone(subnets) }
     }
 
     /// Whether a record points at something denied.
@@ -49,9 +61,15 @@ impl Guard {
 
     /// Whether an address is in these ranges, or reaches into them.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
-        let within = |address: IpAddr| self.denied.iter().any(|net| net.contains(&address));
+        let denied = |address: IpAddr| self.denied.iter().any(|net| net.contains(&address));
+        let within = |address: IpAddr| denied(address) || self.subnets.has(address);
         within(address) || embedded(address).is_some_and(within)
     }
+}
+
+/// Loopback, and all ranges that are private.
+pub(super) fn local() -> impl Iterator<Item = IpNet> {
+    nets(&LOOPBACK).chain(nets(&PRIVATE))
 }
 
 fn nets(texts: &'static [&'static str]) -> impl Iterator<Item = IpNet> {
@@ -118,6 +136,15 @@ mod tests {
         }
         assert!(Guard::private(&[]).denies(rtype::A, &[192, 168, 1, 1]));
         assert!(!Guard::default().denies(rtype::A, &[127, 0, 0, 1]));
+    }
+
+    #[test]
+    fn ranges_of_servers_are_denied_where_anything_is() {
+        let subnets = Arc::new(Access::new(["10.99.3.0/24".parse().unwrap()]));
+        let denies = |guard: Guard| guard.with(&subnets).denies(rtype::A, &[10, 99, 3, 7]);
+        assert!(denies(Guard::cluster(&[])));
+        assert!(!Guard::cluster(&[]).denies(rtype::A, &[10, 99, 3, 7]));
+        assert!(!denies(Guard::default()), "below a configured domain nothing is");
     }
 
     #[test]

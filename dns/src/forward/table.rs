@@ -11,11 +11,10 @@ use tokio::sync::mpsc;
 use super::cache::{Cache, Key};
 use super::count::{TableCounts, count_alone};
 use super::entry::{Age, Entry};
-use super::rebind::Guard;
-use super::route::{Route, Routes};
+use super::front::{Front, Recursion};
 use crate::answer::{Asked, Tally};
 use crate::query;
-use crate::zone::Owner;
+use crate::zone::{Owner, Zone};
 
 /// Answers that wait until a worker takes them, with its next batch.
 pub(super) const FILL_MAX: usize = 256;
@@ -35,8 +34,7 @@ pub(super) struct Ahead {
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(super) server: Arc<str>,
-    pub(super) routes: Arc<Routes>,
-    pub(super) clients: Arc<Guard>,
+    pub(super) front: Arc<Front>,
     pub(super) cache: Cache,
     /// When the batch came that is being answered.
     pub(super) now: Instant,
@@ -62,15 +60,10 @@ impl Table {
     }
 
     /// The answer to a question about a name that is not ours, if it is at hand.
-    pub(crate) fn answer(&mut self, asked: &Asked<'_>, out: &mut Vec<u8>) -> Option<Tally> {
+    pub(crate) fn answer(&mut self, zone: &Zone, asked: &Asked<'_>, out: &mut Vec<u8>) -> Option<Tally> {
         let query = &query::parse(asked.query).ok()?;
-        if !self.clients.has(asked.source.to_canonical()) {
+        if self.front.recursion(zone, asked.source) == Recursion::None {
             return None;
-        }
-        if let Route::Special(special) = self.routes.foreign(query) {
-            let opt = asked.opt(query, &self.server, None);
-            let rcode = special.answer(query, asked.size(query), opt.as_ref(), out);
-            return Some(Tally { owner: Owner::Nobody, qtype: query.qtype, rcode });
         }
         let key = Key::of(query);
         let (entry, age) = self.cache.fresh(key.bytes(), self.now)?;

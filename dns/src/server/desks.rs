@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::access::Access;
 use super::networks::{NetworkWatch, networks};
 use super::{Desk, Queue};
+use crate::access::Access;
 use crate::config::Config;
 use crate::cookie::Cookies;
+use crate::forward::Front;
 use crate::status::{Counters, Published, Writers};
 use crate::tap::Tap;
 
@@ -29,7 +30,11 @@ pub(crate) struct Desks {
 
 impl Desks {
     /// Those of a configuration.
-    pub(crate) fn new(config: &Config, published: &Arc<ArcSwap<Published>>, slow: Option<&Queue>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        published: &Arc<ArcSwap<Published>>,
+        (slow, front): (Option<&Queue>, Option<Arc<Front>>),
+    ) -> Self {
         let secure = config.tls.as_ref().map_or(0, |tls| tls.listen.len());
         let places = places(config.listen.len(), config.threads, secure);
         let counters = places.iter().map(|(_, writers)| Counters::new(config.zones.len(), *writers));
@@ -49,6 +54,7 @@ impl Desks {
             rate,
             tap: tap.clone(),
             slow: slow.cloned(),
+            front: front.clone(),
         };
         let mut listeners: Vec<Desk> = places.iter().enumerate().map(desk).collect();
         let last = listeners.pop().expect("the slow path has the last place");

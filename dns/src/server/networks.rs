@@ -18,8 +18,8 @@ use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockT
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
-use super::access::Access;
 use super::limit::is_private;
+use crate::access::Access;
 
 /// What rtnetlink tells of: addresses of both families, and interfaces, which become bridges' or stop being.
 const GROUPS: i32 = libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR | libc::RTMGRP_LINK;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::access::Access;
 use super::limit::{Limit, Limiter, is_private};
 use super::{Desk, Reply};
+use crate::access::Access;
 use crate::answer::{self, Asked, Proof};
 use crate::status::Published;
 use crate::tap::{Basis, Given, Watched};
@@ -40,7 +40,7 @@ impl Sight {
 impl Round<'_> {
     /// Answers one datagram, if it is to be answered.
     pub(super) fn answer(&mut self, asked: &Asked<'_>, out: &mut Vec<u8>) -> Reply {
-        if !self.access.has(asked.source) {
+        if !self.access.has(asked.source) && !self.published.zone.has_subnet_of(asked.source) {
             self.desk.counters().add(|counters| &counters.denied, 1);
             return Reply::Nothing;
         }

@@ -73,9 +73,9 @@ impl Question {
         Self { query: self.query.clone(), begun: Box::default(), ..*self }
     }
 
-    /// As it is shown with its reply.
-    fn given<'a>(&'a self, reply: &'a [u8]) -> Given<'a> {
-        let (query, from, took) = (&*self.query, Some(Basis::Forward), self.came.elapsed());
+    /// As it is shown with its reply, which was taken from there.
+    fn given<'a>(&'a self, reply: &'a [u8], from: Basis) -> Given<'a> {
+        let (query, from, took) = (&*self.query, Some(from), self.came.elapsed());
         Given { query, reply, source: self.source, transport: self.transport, from, took, weight: 1 }
     }
 
@@ -90,18 +90,23 @@ impl Question {
     }
 }
 
-/// A reply with what is counted of it; `None` where nothing is to be sent.
-pub(crate) type Replied = Option<(Vec<u8>, Tally)>;
+/// A reply, with what is counted of it, and what it was taken from.
+#[derive(Debug)]
+pub(crate) struct Replied {
+    pub(crate) reply: Vec<u8>,
+    pub(crate) tally: Tally,
+    pub(crate) from: Basis,
+}
 
 /// What answers questions on the slow path.
 #[derive(Clone)]
 pub(crate) struct Answerer(Arc<Answering>);
 
-type Answering = dyn Fn(Question) -> Pin<Box<dyn Future<Output = Replied> + Send>> + Send + Sync;
+type Answering = dyn Fn(Question) -> Pin<Box<dyn Future<Output = Option<Replied>> + Send>> + Send + Sync;
 
 impl Answerer {
-    /// One that answers by this function.
-    pub(crate) fn new<F: Future<Output = Replied> + Send + 'static>(
+    /// One that answers by this function; `None` where nothing is to be sent.
+    pub(crate) fn new<F: Future<Output = Option<Replied>> + Send + 'static>(
         answer: impl Fn(Question) -> F + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(move |question| Box::pin(answer(question))))
@@ -175,11 +180,11 @@ impl Slow {
                     tasks.spawn(async move {
                         let came = question.came;
                         let shown = desk.tap.watched().map(|_| question.copy());
-                        if let Some((reply, tally)) = (answerer.0)(question).await {
+                        if let Some(Replied { reply, tally, from }) = (answerer.0)(question).await {
                             desk.counters().count(&tally);
                             desk.counters().took(came.elapsed(), 1);
                             if let (Some(question), Some(watched)) = (&shown, desk.tap.watched()) {
-                                watched.show(&desk.published().zone, question.given(&reply));
+                                watched.show(&desk.published().zone, question.given(&reply, from));
                             }
                             give(&desk, reply, reply_to);
                         }

@@ -30,12 +30,12 @@ const LATER_MAX: usize = 64;
 /// Serves one connection until either side has had enough.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
-    source: SocketAddr,
+    (source, transport): (SocketAddr, Transport),
     desk: &Desk,
     token: &CancellationToken,
 ) -> io::Result<()> {
     let (later, mut late) = mpsc::channel(LATER_MAX);
-    let mut talk = Talk::new(source, desk, later);
+    let mut talk = Talk::new((source, transport), desk, later);
     let mut cancelled = pin!(token.cancelled());
     let mut idle = pin!(sleep_until(talk.deadline));
     let mut sending = Sending::Open;
@@ -109,6 +109,7 @@ enum Next {
 struct Talk<'d> {
     desk: &'d Desk,
     source: SocketAddr,
+    transport: Transport,
     /// Holds less than one message, 65,537 bytes, before each read, unless it waits for late replies.
     input: Vec<u8>,
     output: Vec<u8>,
@@ -119,9 +120,19 @@ struct Talk<'d> {
 }
 
 impl<'d> Talk<'d> {
-    fn new(source: SocketAddr, desk: &'d Desk, later: mpsc::Sender<Vec<u8>>) -> Self {
+    fn new((source, transport): (SocketAddr, Transport), desk: &'d Desk, later: mpsc::Sender<Vec<u8>>) -> Self {
         let (turn, deadline) = (rand::random(), Instant::now() + IDLE);
-        Self { desk, source, input: Vec::new(), output: Vec::new(), reply: Vec::new(), turn, deadline, later }
+        Self {
+            desk,
+            source,
+            transport,
+            input: Vec::new(),
+            output: Vec::new(),
+            reply: Vec::new(),
+            turn,
+            deadline,
+            later,
+        }
     }
 
     /// Answers the whole messages that are there.
@@ -137,8 +148,8 @@ impl<'d> Talk<'d> {
             }
             let Some(query) = message(&self.input[used..]) else { break Next::Read };
             self.turn = self.turn.wrapping_add(1);
-            let (source, turn) = (self.source.ip(), self.turn);
-            let asked = Asked { query, transport: Transport::Tcp, source, turn, cookies };
+            let (source, transport, turn) = (self.source.ip(), self.transport, self.turn);
+            let asked = Asked { query, transport, source, turn, cookies };
             let came = watched.as_ref().map(|_| std::time::Instant::now());
             let mut reply = self.desk.answer(&published, &asked, &mut self.reply);
             if matches!(reply, Reply::Later | Reply::Onward) {
@@ -146,7 +157,7 @@ impl<'d> Talk<'d> {
                 reply = self.desk.hand_over(&published, &asked, ReplyTo::Stream(room), &mut self.reply);
             }
             if let (Some(watched), Some(came), Reply::Send) = (&watched, came, reply) {
-                let (transport, from, took, weight) = (Transport::Tcp, None, came.elapsed(), 1);
+                let (from, took, weight) = (None, came.elapsed(), 1);
                 let given = Given { query, reply: &self.reply, source, transport, from, took, weight };
                 watched.show(&published.zone, given);
             }

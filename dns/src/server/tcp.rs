@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::tls::Certificate;
 use super::{Desk, stream};
+use crate::answer::Transport;
 
 /// Connections of one listener. At the bound a new one is closed at once; each costs a task and some 8 KiB.
 const CONNECTIONS_MAX: usize = 1024;
@@ -45,7 +46,7 @@ pub(crate) async fn serve(listener: TcpListener, wire: Wire, desk: Desk, token: 
             accepted = listener.accept() => match accepted {
                 Ok((stream, source)) => {
                     let ip = source.ip().to_canonical();
-                    if !desk.access.load().has(ip) {
+                    if !desk.access.load().has(ip) && !desk.published().zone.has_subnet_of(ip) {
                         desk.counters().add(|counters| &counters.denied, 1);
                         continue;
                     }
@@ -104,7 +105,7 @@ async fn connection(
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let certificate = match wire {
-        Wire::Plain => return stream::serve(&mut stream, source, desk, token).await,
+        Wire::Plain => return stream::serve(&mut stream, (source, Transport::Tcp), desk, token).await,
         Wire::Tls(certificate) => certificate,
     };
     let mut secure = tokio::select! {
@@ -114,7 +115,7 @@ async fn connection(
             desk.counters().add(|counters| &counters.handshakes_failed, 1);
         })?,
     };
-    stream::serve(&mut secure, source, desk, token).await?;
+    stream::serve(&mut secure, (source, Transport::Tls), desk, token).await?;
     // Else a client cannot tell an end from a connection that was cut (RFC 8446 §6.1).
     timeout(FAREWELL, secure.shutdown()).await?
 }

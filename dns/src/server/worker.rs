@@ -194,7 +194,7 @@ fn later(
     asked: &Asked<'_>,
     out: &mut Vec<u8>,
 ) -> (Reply, Option<Basis>) {
-    if let Some(tally) = table.and_then(|table| table.answer(asked, out)) {
+    if let Some(tally) = table.and_then(|table| table.answer(&round.published.zone, asked, out)) {
         round.desk.counters().count(&tally);
         return (Reply::Send, Some(Basis::Kept));
     }

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use super::entry::{Entries, Entry};
 use super::shard::{Places, ShardId, Shards};
 use super::{Contents, Settings};
+use crate::access::Access;
 use crate::facts::{Changes, Facts};
 use crate::feed::{Member, Table};
 use crate::forward::Routes;
@@ -77,6 +78,7 @@ pub(crate) struct Builder {
     shared_pointers: Shared,
     regions: Arc<BTreeSet<Box<[u8]>>>,
     here: Arc<BTreeSet<IpAddr>>,
+    subnets: Arc<Access>,
     members: Arc<[Member]>,
     problems: Arc<[Problem]>,
     problem_count: usize,
@@ -105,6 +107,7 @@ impl Builder {
             shared_pointers: Shared::default(),
             regions: Arc::default(),
             here: Arc::default(),
+            subnets: Arc::default(),
             members: Arc::new([]),
             problems: Arc::new([]),
             problem_count: 0,
@@ -143,6 +146,7 @@ impl Builder {
             pointers: self.pointers.clone(),
             regions: Arc::clone(&self.regions),
             here: Arc::clone(&self.here),
+            subnets: Arc::clone(&self.subnets),
             members: Arc::clone(&self.members),
             problems: Arc::clone(&self.problems),
             problem_count: self.problem_count,

@@ -21,6 +21,7 @@ use super::fixed::Fixed;
 use super::list::Lists;
 use super::shard::Shards;
 use super::{Contents, Settings, Zone};
+use crate::access::Access;
 use crate::facts::Freshness;
 use crate::feed::{Member, MemberState};
 
@@ -58,6 +59,8 @@ struct About {
     written_s: u64,
     regions: Vec<String>,
     here: Vec<std::net::IpAddr>,
+    #[serde(default)]
+    subnets: Vec<String>,
     members: Vec<Heard>,
 }
 
@@ -89,6 +92,7 @@ impl Zone {
             written_s: now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs()),
             regions: contents.regions.iter().map(|region| String::from_utf8_lossy(region).into_owned()).collect(),
             here: contents.here.iter().copied().collect(),
+            subnets: contents.subnets.networks().map(|net| net.to_string()).collect(),
             members: contents.members.iter().map(Heard::from).collect(),
         };
         let about = serde_json::to_vec(&about)?;
@@ -149,6 +153,7 @@ impl About {
             lists: Lists::default(),
             regions: Arc::new(self.regions.into_iter().map(|region| region.into_bytes().into()).collect()),
             here: Arc::new(self.here.into_iter().collect()),
+            subnets: Arc::new(Access::new(self.subnets.iter().filter_map(|net| net.parse().ok()))),
             members: members.clone().into(),
             problems: Arc::new([]),
             problem_count: 0,

@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::super::access::Access;
 use super::super::{Bound, Desk, Wire, Worker, bind, serve_tcp};
 use super::*;
+use crate::access::Access;
 use crate::answer::Rcode;
 use crate::status::{Counters, Published, Writers};
 use crate::tap::Tap;
@@ -64,6 +64,7 @@ impl Running {
             cookies: testing::COOKIES,
             rate: None,
             slow: Some(queue.clone()),
+            front: None,
         };
         let Bound { addr, udp, tcp } = bind(listen.parse().unwrap(), 1.try_into().unwrap()).unwrap();
         let (token, mut tasks) = (CancellationToken::new(), JoinSet::new());
@@ -105,7 +106,7 @@ fn answerer(allow: Arc<Semaphore>) -> Answerer {
             }
             reply.metadata.response_code = ResponseCode::NXDomain;
             let tally = Tally { owner: Owner::Nobody, qtype: 1, rcode: Rcode::NxDomain };
-            Some((reply.to_vec().unwrap(), tally))
+            Some(Replied { reply: reply.to_vec().unwrap(), tally, from: Basis::Forward })
         }
     })
 }

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::Builder;
 use super::unit::Key;
+use crate::access::Access;
 use crate::facts::{Changes, Facts, Group};
 use crate::row::{Belonging, Server};
 
@@ -21,6 +24,10 @@ impl Builder {
             self.regions = Arc::new(regions);
             self.here = Arc::new(self.here(facts));
             self.members = facts.members().cloned().collect();
+            let subnets = Access::new(self.subnets(facts));
+            if subnets != *self.subnets {
+                self.subnets = Arc::new(subnets);
+            }
         }
         if changes.everything {
             scope.everything();
@@ -41,6 +48,13 @@ impl Builder {
             }
         }
         scope.keys
+    }
+
+    /// Ranges of servers that are not removed, as far as they are not in the cluster's.
+    fn subnets(&self, facts: &Facts) -> impl Iterator<Item = IpNet> {
+        let belong = facts.servers.used().filter(|(_, row)| row.belonging != Belonging::Removed);
+        let ranges = self.domain.ranges();
+        belong.filter_map(|(_, row)| row.subnet).filter(|net| !ranges.iter().any(|range| range.contains(net)))
     }
 
     /// Addresses by which this server itself may ask: its mesh addresses.

@@ -1,6 +1,6 @@
 //! Who is answered at all: networks that may ask. Pure; the networks of this host come in.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -35,6 +35,20 @@ impl Access {
         self.v4.len() + self.v6.len()
     }
 
+    /// All of them.
+    pub(crate) fn networks(&self) -> impl Iterator<Item = IpNet> {
+        let net = |network: IpAddr, mask: IpAddr| IpNet::with_netmask(network, mask).expect("it was made of a network");
+        let v4 = self
+            .v4
+            .iter()
+            .map(move |(network, mask)| net(Ipv4Addr::from_bits(*network).into(), Ipv4Addr::from_bits(*mask).into()));
+        v4.chain(
+            self.v6.iter().map(move |(network, mask)| {
+                net(Ipv6Addr::from_bits(*network).into(), Ipv6Addr::from_bits(*mask).into())
+            }),
+        )
+    }
+
     /// Whether this address may ask.
     pub(crate) fn has(&self, source: IpAddr) -> bool {
         match source.to_canonical() {
@@ -53,7 +67,8 @@ mod tests {
         let access =
             Access::new(["10.0.0.0/8", "10.1.0.0/16", "192.0.2.7/32", "fd00::/16"].map(|net| net.parse().unwrap()));
         let has = |ip: &str| access.has(ip.parse().unwrap());
-        assert_eq!(access.v4.len(), 2, "what is within another is not kept");
+        let networks: Vec<_> = access.networks().map(|net| net.to_string()).collect();
+        assert_eq!(networks, ["10.0.0.0/8", "192.0.2.7/32", "fd00::/16"], "what is within another is not kept");
         assert!(["10.1.2.3", "10.200.0.1", "192.0.2.7", "::ffff:10.0.0.1", "fd00::1"].into_iter().all(has));
         assert!(!["11.0.0.1", "192.0.2.8", "fd01::1", "::"].into_iter().any(has));
         assert!(Access::new(["0.0.0.0/0".parse().unwrap()]).has(IpAddr::from([1, 2, 3, 4])));
