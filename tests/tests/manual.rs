@@ -103,6 +103,11 @@ impl Reader {
                 arguments.extend(["--listen".to_owned(), at.gossip.to_string()]);
             }
             "invite" => arguments.extend(config),
+            "resolve" => arguments.extend(["--server".to_owned(), at.dns.to_string()]),
+            "top" => {
+                let socket = self.lab.folder(host).join("data/dns.sock");
+                arguments.extend(["--socket".to_owned(), text(socket)]);
+            }
             _ => arguments.extend(["--api".to_owned(), format!("http://{}", at.api)]),
         }
         let run = Run::of(&arguments).await;
@@ -155,6 +160,9 @@ async fn the_commands_of_the_manual_do_what_it_says() {
         "{certificates:?}"
     );
     reader.follow("api.md").await;
+    let dns = reader.follow("dns.md").await;
+    assert!(dns.len() == 3 && dns[0].stdout.contains("casa-api"), "{dns:?}");
+    assert!(dns[1].stdout.contains("casa-api"), "{}", dns[1].stdout);
     let operating = reader.follow("operating.md").await;
     assert!(operating[0].stdout.contains("10.210.3.0/24"), "{}", operating[0].stdout);
     assert!(operating.iter().any(|run| run.stdout.contains("fra-3 is removed")), "{operating:?}");
