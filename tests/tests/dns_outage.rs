@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use kith_tests::lab::{Authority, Lab, Node, agree, eventually};
 use serde_json::json;
+use tokio::net::UdpSocket;
 
 /// For nodes to find each other, or to come back, on a busy machine.
 const BOUND: Duration = Duration::from_secs(60);
@@ -103,4 +104,57 @@ async fn g9_names_are_answered_whatever_else_is_away() {
         if ip == ["10.210.0.2"] { Ok(()) } else { Err(format!("{answer:?}")) }
     })
     .await;
+}
+
+/// A question for an address of `name`.
+fn question(id: u16, name: &str) -> Vec<u8> {
+    let mut bytes = Vec::from(id.to_be_bytes());
+    bytes.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.split('.') {
+        bytes.push(label.len() as u8);
+        bytes.extend(label.as_bytes());
+    }
+    bytes.extend([0, 0, 1, 0, 1]);
+    bytes
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_a_black_hole_leaves_own_names_answered_and_the_slow_path_bounded() {
+    const TOGETHER: u16 = 150;
+    const SERVFAIL: u8 = 2;
+    let hole = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    let lab = Lab::new("outage");
+    let mut node = lab.nodes(&Authority::new("outage"), &["n1"]).remove(0);
+    node.set(format!("dns.upstreams={}", hole.local_addr().expect("its address")));
+    node.start().await;
+    fill(&node).await;
+    eventually("DNS answers", BOUND, async || answers(&node).await).await;
+
+    let client = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    client.connect(node.at.dns).await.expect("loopback is there");
+    let mut open = BTreeSet::new();
+    for round in 0..4 {
+        for id in (0..TOGETHER).map(|n| round * TOGETHER + n) {
+            client.send(&question(id, &format!("h{id}.example.com"))).await.expect("loopback takes datagrams");
+            open.insert(id);
+        }
+        goes_on(&node, "the upstream is a black hole").await;
+        // Those who found no seat are told so at once; those who wait for an upstream do so for 2 s.
+        let mut reply = [0; 512];
+        while let Ok(length) = client.try_recv(&mut reply) {
+            assert_eq!(reply[3] & 15, SERVFAIL, "{:02x?}", &reply[..length]);
+            open.remove(&u16::from_be_bytes([reply[0], reply[1]]));
+        }
+        assert!(open.len() <= 3 * 64, "{} questions wait, from one source", open.len());
+    }
+    eventually("every question has its answer", BOUND, async || {
+        let mut reply = [0; 512];
+        while let Ok(length) = client.try_recv(&mut reply) {
+            assert_eq!(reply[3] & 15, SERVFAIL, "{:02x?}", &reply[..length]);
+            open.remove(&u16::from_be_bytes([reply[0], reply[1]]));
+        }
+        if open.is_empty() { Ok(()) } else { Err(format!("{open:?}")) }
+    })
+    .await;
+    drop(hole);
 }
