@@ -22,11 +22,15 @@ use crate::zone::fixed::Fixed;
 use crate::zone::{Builder, Saved, Settings, Zone};
 use remembered::Remembered;
 
-/// How long events are gathered before a zone is built of them: what one transaction did to several tables arrives
-/// within it, and a lone change is answered 1 ms later than it could be.
+/// How long nothing comes before a zone is built of what came: what one transaction did to several rows and tables arrives
+/// without such a pause, and a lone change is answered 1 ms later than it could be.
 const GATHER: Duration = Duration::from_millis(1);
 /// The most a change waits, also when zones are slow to build: the rest of the time from event to answer is building.
 const GATHER_MAX: Duration = Duration::from_millis(5);
+
+/// The most that what is there already may hold up a zone. Events come with no mark of where a transaction ends, so that
+/// building between two that wait would answer half of one; but a feed that is never empty must not be the end of zones.
+const OVERDUE: Duration = Duration::from_millis(20);
 
 /// Why following ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +50,8 @@ pub(crate) struct Follower {
     facts: Facts,
     remembered: Remembered,
     generation: u64,
-    /// When the first change came that is not in the zone yet.
-    pending: Option<Instant>,
+    /// When the first and the last change came that are not in the zone yet.
+    pending: Option<(Instant, Instant)>,
 }
 
 impl Follower {
@@ -80,11 +84,14 @@ impl Follower {
     pub(crate) async fn run(mut self, token: CancellationToken) -> Result<(), FollowError> {
         loop {
             let (due, silent) = (self.due(), self.remembered.due());
+            let overdue = due.is_some_and(|due| Instant::now() >= due + OVERDUE);
             tokio::select! {
+                // In this order: what is there already is taken before a zone is built.
+                biased;
                 // Losing any of these loses nothing: an event is taken from the stream only when its arm runs.
                 () = token.cancelled() => return Ok(()),
                 Ok(()) = self.fixed.changed() => self.lay(),
-                event = self.feed.next() => self.hear(event.ok_or(FollowError::Ended)?),
+                event = self.feed.next(), if !overdue => self.hear(event.ok_or(FollowError::Ended)?),
                 () = sleep_until(silent.unwrap_or_else(Instant::now)), if silent.is_some() => self.give_up(),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self = self.rebuild().await?,
             }
@@ -94,10 +101,10 @@ impl Follower {
     /// When to build: a moment after the first change, later if the last zone took long, so that building never takes
     /// more than about half of the time, up to the bound.
     fn due(&self) -> Option<Instant> {
-        let first = self.pending?;
+        let (first, latest) = self.pending?;
         let last = self.published.load();
         let rested = last.built + last.took;
-        Some((first + GATHER).max(rested).min(first + GATHER_MAX))
+        Some((latest + GATHER).max(rested).min(first + GATHER_MAX))
     }
 
     fn hear(&mut self, event: Event) {
@@ -123,8 +130,9 @@ impl Follower {
         match self.facts.apply(event) {
             Effect::None => {}
             Effect::Facts => {
-                if self.facts.freshness() != Freshness::Loading && self.pending.is_none() {
-                    self.pending = Some(Instant::now());
+                if self.facts.freshness() != Freshness::Loading {
+                    let now = Instant::now();
+                    self.pending = Some((self.pending.map_or(now, |(first, _)| first), now));
                 }
             }
             Effect::Freshness => self.refresh(),

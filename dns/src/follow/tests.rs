@@ -114,3 +114,29 @@ async fn nobody_is_given_up_while_the_store_is_away() {
     running.answers(BOTH).await;
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_are_there_together_are_answered_together() {
+    let running = Running::start(Vec::new());
+    running.answers(BOTH).await;
+    let of = |change: u8| (format!("10.210.{change}.1"), format!("10.210.{change}.2"));
+    for change in 1..50 {
+        let (one, two) = of(change);
+        running.feed.send(container("aa", "casa/api", &one).upsert()).unwrap();
+        tokio::task::yield_now().await;
+        // A zone is due, and the other row is there: whichever is looked at first.
+        running.feed.send(container("ab", "casa/api", &two).set("server_id", "s2").upsert()).unwrap();
+        advance(GATHER_MAX).await;
+        let (before, _) = of(change - 1);
+        let expected = format!("{one} {two}");
+        for _ in 0..1000 {
+            let said = addresses(&running.published.load().zone, "casa-api.internal");
+            if said == expected {
+                break;
+            }
+            assert!(said.starts_with(&before) || change == 1 && said == BOTH, "{said} on the way to {expected}");
+            advance(Duration::from_millis(1)).await;
+        }
+    }
+    running.stop().await;
+}
