@@ -138,7 +138,7 @@ impl Flooder {
             kind,
             questions: (0..NAMES).map(names::question_for).collect(),
             asked: 0,
-            chance: 0x9e37_79b9_7f4a_7c15 ^ seed << 20,
+            chance: 0x9e37_79b9_7f4a_7c15 ^ (seed << 20),
             hits: 0,
             took: Vec::new(),
             codes: BTreeMap::new(),

@@ -18,7 +18,7 @@ const RECORD: usize = 16;
 
 /// The address of an instance, counted from 1, after so many changes of its name.
 pub(crate) fn address(name: u32, changes: u32, instance: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(10 << 24 | changes % NUMBERS << 18 | name << 4 | instance)
+    Ipv4Addr::from_bits((10 << 24) | ((changes % NUMBERS) << 18) | (name << 4) | instance)
 }
 
 /// The name that a container's id says it is an instance of.
