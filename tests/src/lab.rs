@@ -4,6 +4,7 @@
 //! configuration, and hands out [`Node`]s that can be started, killed, stopped and asked. A [`Dev`] is one `kith dev`.
 //! [`Run`] is any other command that ends by itself. A [`Fleet`] is a cluster over [`Links`]; a [`Disk`] can lose power;
 //! [`Tampering`] makes syncs fail. A [`ScriptedDocker`] runs what the test says, a [`Dockerd`] is a real one.
+//! [`Hosts`] are whole servers, each with an /etc, a Docker and a power switch; [`Casa`] is a cluster of them.
 //!
 //! Rules of the house: every process is ended by its own id when its value is dropped; files live in a temporary folder;
 //! nothing but loopback, and the namespaces of a [`Links`], is touched; waiting is for a condition, with a bound that says what was last seen ([`eventually`]).
@@ -12,12 +13,15 @@
 mod agree;
 mod authority;
 mod binary;
+mod casa;
 mod dev;
 mod disk;
 mod docker;
 mod dockerd;
 mod fleet;
+mod host;
 mod http;
+mod image;
 mod links;
 mod node;
 mod process;
@@ -28,11 +32,13 @@ mod wait;
 pub use agree::agree;
 pub use authority::Authority;
 pub use binary::{Run, kith};
+pub use casa::Casa;
 pub use dev::Dev;
 pub use disk::Disk;
 pub use docker::ScriptedDocker;
 pub use dockerd::Dockerd;
 pub use fleet::Fleet;
+pub use host::{Host, Hosts};
 pub use http::{Api, Reply};
 pub use links::Links;
 pub use node::{Addresses, Lab, Node};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::image;
 use super::node::Node;
 use super::process::Process;
 use super::wait::eventually;
@@ -14,8 +15,6 @@ use crate::skip::skip;
 
 /// From start to answers.
 const STARTING: Duration = Duration::from_secs(30);
-/// The programs in the image of [`Dockerd::image`].
-const PROGRAMS: [&str; 3] = ["/bin/sh", "/bin/sleep", "/bin/touch"];
 
 /// The Docker. Dropping it ends it, with every container.
 #[derive(Debug)]
@@ -96,14 +95,7 @@ impl Dockerd {
     /// If it cannot be made.
     pub fn image(&self) {
         let tar = self.folder.path().join("image.tar");
-        let mut files: Vec<String> = PROGRAMS.map(str::to_owned).into();
-        let needed = Command::new("ldd").args(PROGRAMS).output().expect("ldd runs");
-        let needed = String::from_utf8_lossy(&needed.stdout).into_owned();
-        files.extend(needed.split_whitespace().filter(|word| word.starts_with("/lib")).map(str::to_owned));
-        files.sort();
-        files.dedup();
-        let packed = Command::new("tar").arg("-chf").arg(&tar).args(files).stderr(Stdio::null()).status();
-        assert!(packed.is_ok_and(|status| status.success()), "the image cannot be packed");
+        image::pack(&tar);
         self.docker(&["import", &tar.display().to_string(), "lab:1"]);
     }
 
