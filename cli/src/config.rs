@@ -11,13 +11,13 @@ mod reader;
 mod value;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use kith_daemon::Source;
-use kith_daemon::config::SWEEP_AFTER;
+use kith_daemon::config::{REMOVE_AFTER, SWEEP_AFTER, Wireguard};
+use kith_daemon::{MeshRange, Source};
 use kith_dns::forward::{Forwarding, Rebind, Upstream, Upstreams};
 use kith_dns::{Tls, Ttl, ZoneName};
 use kith_gossip::identity::Subnets;
@@ -28,11 +28,14 @@ use problem::Origin;
 pub(crate) use problem::Problems;
 use raw::RawConfig;
 use reader::{Reader, Shown, render, render_json};
-use value::{CacheBytes, Foreign, Listen, Range, Rate, Switch, Text, Threads};
+use value::{CacheBytes, Foreign, Interface, Listen, Port, Range, Rate, Reached, Switch, Text, Threads};
 pub(crate) use value::{ClusterId, Durability, Region, Seed, Split};
 
 /// Where the file is looked for when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/kith/kith.toml";
+
+/// Where WireGuard listens.
+const PORT: NonZeroU16 = NonZeroU16::new(31820).expect("not 0");
 
 /// Longest path of a Unix socket, in bytes, by Linux (`sun_path` less its end).
 const MAX_SOCKET_PATH: usize = 107;
@@ -134,6 +137,8 @@ pub(crate) struct Daemon {
     pub(crate) public_sources: Vec<Source>,
     /// For tests only, which cannot wait for an hour.
     pub(crate) sweep_after: Duration,
+    /// WireGuard; none: its interface is somebody else's.
+    pub(crate) wireguard: Option<Wireguard>,
 }
 
 /// Who makes Docker's network.
@@ -226,7 +231,7 @@ impl Config {
         let gossip = Gossip::read(&mut reader, purpose);
         let api = Api::read(&mut reader, &node.data_dir);
         let dns = Dns::read(&mut reader, cluster.cidr);
-        let daemon = Daemon::read(&mut reader);
+        let daemon = Daemon::read(&mut reader, cluster.cidr);
         if purpose == Purpose::Agent && !gossip.enabled && !dns.enabled && !daemon.enabled {
             reader.problem(("gossip", "enabled"), "no part is enabled", "enable gossip, dns, daemon or all of them");
         }
@@ -407,14 +412,39 @@ impl Dns {
 }
 
 impl Daemon {
-    fn read(reader: &mut Reader<'_>) -> Daemon {
+    fn read(reader: &mut Reader<'_>, cidr: IpNet) -> Daemon {
         let enabled = reader.or(("daemon", "enabled"), Switch(false)).0;
         let docker = reader.or(("daemon", "docker"), Text("/var/run/docker.sock".to_owned())).0;
         let sweep_after = reader.hidden(("daemon", "sweep_after_ms")).map_or(SWEEP_AFTER, Duration::from_millis);
         let network = if reader.or(("daemon", "network"), Switch(true)).0 { Network::Kept } else { Network::Foreign };
         let public_sources = reader.list(("daemon", "public_sources"), Vec::new());
-        Daemon { enabled, docker: (docker != "none").then(|| docker.into()), network, public_sources, sweep_after }
+        Daemon {
+            enabled,
+            docker: (docker != "none").then(|| docker.into()),
+            network,
+            public_sources,
+            sweep_after,
+            wireguard: wireguard(reader, cidr),
+        }
     }
+}
+
+/// WireGuard, where it is asked for.
+fn wireguard(reader: &mut Reader<'_>, cidr: IpNet) -> Option<Wireguard> {
+    let on = reader.or(("daemon", "wireguard"), Switch(false)).0;
+    let Interface(interface) = reader.or(("daemon", "interface"), Interface("kith0".to_owned()));
+    let Port(port) = reader.or(("daemon", "port"), Port(PORT));
+    let endpoints = reader.list(("daemon", "endpoints"), Vec::new()).into_iter().map(|Reached(addr)| addr).collect();
+    let remove_after = reader.hidden(("daemon", "remove_after_ms")).map_or(REMOVE_AFTER, Duration::from_millis);
+    if !on {
+        return None;
+    }
+    let mesh = MeshRange::new(cidr);
+    if mesh.is_none() && !reader.is_wrong(("cluster", "cidr")) {
+        let hint = "each server has two /24 of it inside the mesh: set cluster.cidr to a range as 10.210.0.0/16";
+        reader.problem(("cluster", "cidr"), "no range for 127 servers", hint);
+    }
+    Some(Wireguard { interface, port: port.get(), endpoints, mesh: mesh?, remove_after })
 }
 
 /// DNS over TLS, where an address for it is named.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use kith_gossip_proto::NodeId;
 
+use crate::peers::MeshRange;
 use crate::public::Source;
 
 /// How long a tombstone must have been seen. Who removed a server by mistake has as long to take it back.
@@ -41,6 +42,9 @@ pub struct Public {
     pub cluster: Option<Ipv4Net>,
 }
 
+/// How long a tombstone must have been seen before its peer goes.
+pub const REMOVE_AFTER: Duration = crate::peers::HOLD;
+
 /// The daemon's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -64,4 +68,21 @@ pub struct Config {
     pub public: Option<Public>,
     /// How long a tombstone must have been seen before what its server ran is swept.
     pub sweep_after: Duration,
+    /// WireGuard; none: it is nobody's business here.
+    pub wireguard: Option<Wireguard>,
+}
+
+/// What concerns WireGuard.
+#[derive(Debug, Clone)]
+pub struct Wireguard {
+    /// The interface's name.
+    pub interface: String,
+    /// Where it listens, UDP.
+    pub port: u16,
+    /// Where others reach it, most useful first.
+    pub endpoints: Vec<SocketAddr>,
+    /// The ranges of the cluster.
+    pub mesh: MeshRange,
+    /// How long a tombstone must have been seen before its peer is removed.
+    pub remove_after: Duration,
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use kith_gossip_client::Client;
+use serde_json::json;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -19,6 +20,7 @@ use crate::error::Error;
 use crate::heartbeat::Heartbeat;
 use crate::own::{Column, Columns, Own};
 use crate::partition::{Partition, Partitions};
+use crate::peers::{self, Peers};
 use crate::public::PublicAddress;
 use crate::status::{Board, StatusHandle};
 use crate::store::Store;
@@ -83,10 +85,16 @@ impl Daemon {
         };
         daemon.add(heartbeat, heartbeat_wake);
         daemon.add(StoreHealth::new(config.node.clone(), store.clone()), Wake::default());
-        let (partition_wake, sweep_wake) = (Wake::default(), Wake::default());
-        let partition = Partition::new([sweep_wake.clone()]);
+        let (partition_wake, sweep_wake, peers_wake) = (Wake::default(), Wake::default(), Wake::default());
+        let partition = Partition::new([sweep_wake.clone(), peers_wake.clone()]);
         daemon.add(Partitions::new(config.node.clone(), store.clone(), partition.clone()), partition_wake.clone());
         daemon.loops.push(Box::pin(store.clone().follow_members(partition_wake, daemon.token.clone())));
+        if let Some(wireguard) = &config.wireguard {
+            let (store, own, partition) = (store.clone(), own.clone(), partition.clone());
+            let parts = peers::Parts { config, wireguard, store: store.clone(), own, partition };
+            daemon.add(Peers::new(parts).map_err(|error| BuildError(error.into()))?, peers_wake.clone());
+            daemon.loops.push(Box::pin(store.follow(peers::rows(), peers_wake, daemon.token.clone())));
+        }
         daemon.add(Sweep::new(store.clone(), own.clone(), partition, config.sweep_after), sweep_wake);
         if let Some(public) = &config.public {
             daemon.add(PublicAddress::new(own.clone(), public.clone()), Wake::default());
@@ -159,10 +167,14 @@ impl Daemon {
 
 /// What is known of the own row from the start.
 fn said(config: &Config) -> Columns {
+    let endpoints = config.wireguard.as_ref().map(|wireguard| &wireguard.endpoints).filter(|ends| !ends.is_empty());
+    let endpoints = endpoints.map(|ends| (Column::Endpoints, json!(ends).to_string()));
     [
         (Column::Hostname, config.hostname.clone()),
         (Column::Region, config.region.clone()),
         (Column::Release, config.release.clone()),
     ]
-    .into()
+    .into_iter()
+    .chain(endpoints)
+    .collect()
 }

@@ -27,6 +27,28 @@ pub(crate) enum Error {
         /// What the operating system says.
         source: std::io::Error,
     },
+    /// The WireGuard interface.
+    #[error("{doing}")]
+    Interface {
+        /// What was tried.
+        doing: &'static str,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// This process may not change the network.
+    #[error("{doing} needs the right to: CAP_NET_ADMIN")]
+    NotAllowed {
+        /// What was tried.
+        doing: &'static str,
+    },
+    /// There is an interface that is not ours; it is left alone.
+    #[error("interface {name}")]
+    NotOurs {
+        /// Its name.
+        name: String,
+        /// Why it is not.
+        source: crate::wireguard::NotOurs,
+    },
     /// The pass did not end in time.
     #[error("it did not end within {} s", crate::driver::PASS.as_secs())]
     Late,

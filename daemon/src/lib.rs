@@ -44,6 +44,7 @@ mod bridge;
 mod firewall;
 
 mod peers;
+mod wireguard;
 
 mod partition;
 mod public;

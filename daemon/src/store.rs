@@ -90,6 +90,22 @@ impl Store {
         token.run_until_cancelled(go_on).await;
     }
 
+    /// Wakes somebody whenever a row of this SELECT changes, until the token is cancelled.
+    pub(crate) async fn follow(self, select: Statement, wake: Wake, token: CancellationToken) {
+        let go_on = async {
+            let mut retry = Retry::new();
+            loop {
+                let mut events = self.client.follow(select.clone());
+                while let Some(Ok(_)) = events.next().await {
+                    retry.succeeded();
+                    wake.poke();
+                }
+                sleep(retry.delay()).await;
+            }
+        };
+        token.run_until_cancelled(go_on).await;
+    }
+
     /// How the store says that it is.
     pub(crate) async fn health(&self) -> Result<Health, Error> {
         Ok(self.client.health().await?)

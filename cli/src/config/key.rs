@@ -44,7 +44,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 44] = [
+pub(crate) const KEYS: [Key; 49] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -89,6 +89,11 @@ pub(crate) const KEYS: [Key; 44] = [
     key("daemon", "network", Kind::Switch),
     key("daemon", "public_sources", Kind::Texts),
     key("daemon", "sweep_after_ms", Kind::Text),
+    key("daemon", "wireguard", Kind::Switch),
+    key("daemon", "interface", Kind::Text),
+    key("daemon", "port", Kind::Text),
+    key("daemon", "endpoints", Kind::Texts),
+    key("daemon", "remove_after_ms", Kind::Text),
 ];
 
 impl Key {

@@ -80,6 +80,10 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     docker = "/var/run/docker.sock"  # default
     network = true                   # default
     public_sources = []              # default
+    wireguard = false                # default
+    interface = "kith0"              # default
+    port = "31820"                   # default
+    endpoints = []                   # default
     "#);
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -54,6 +54,68 @@ impl FromStr for Listen {
 }
 
 impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A UDP port.
+pub(super) struct Port(pub(super) NonZeroU16);
+
+impl FromStr for Port {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Port, &'static str> {
+        text.parse().map(Port).map_err(|_| "not a port, 1 to 65535")
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The name of a network interface.
+pub(super) struct Interface(pub(super) String);
+
+impl FromStr for Interface {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Interface, &'static str> {
+        let fits = (1..=15).contains(&text.len()) && ![".", ".."].contains(&text);
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if fits && text.bytes().all(allowed) {
+            Ok(Interface(text.to_owned()))
+        } else {
+            Err("not an interface's name: 1 to 15 letters, digits, - and _")
+        }
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where other hosts reach this one.
+pub(super) struct Reached(pub(super) SocketAddr);
+
+impl FromStr for Reached {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Reached, &'static str> {
+        let of_one = |addr: &SocketAddr| !addr.ip().is_unspecified() && !addr.ip().is_loopback() && addr.port() != 0;
+        text.parse()
+            .ok()
+            .filter(of_one)
+            .map(Reached)
+            .ok_or("not an address and port at which other hosts reach this one")
+    }
+}
+
+impl fmt::Display for Reached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

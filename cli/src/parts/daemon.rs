@@ -85,11 +85,12 @@ fn public(config: &config::Config) -> Option<kith_daemon::Public> {
         IpNet::V6(_) => None,
     };
     let advertised = config.gossip.advertise.map(|at| at.ip());
+    let wireguard = config.daemon.wireguard.as_ref();
     (!sources.is_empty()).then(|| kith_daemon::Public {
         sources,
         advertised,
-        endpoints: Vec::new(),
-        port: PORT,
+        endpoints: wireguard.map_or_else(Vec::new, |wireguard| wireguard.endpoints.clone()),
+        port: wireguard.map_or(PORT, |wireguard| wireguard.port),
         cluster,
     })
 }
@@ -101,7 +102,8 @@ fn network(config: &config::Config) -> Option<kith_daemon::Network> {
         IpNet::V4(_) | IpNet::V6(_) => return None,
     };
     let kept = config.daemon.network == config::Network::Kept;
-    kept.then(|| kith_daemon::Network { cluster, tunnel: TUNNEL.to_owned() })
+    let tunnel = config.daemon.wireguard.as_ref().map_or(TUNNEL, |wireguard| &wireguard.interface).to_owned();
+    kept.then_some(kith_daemon::Network { cluster, tunnel })
 }
 
 /// The daemon's configuration.
@@ -118,5 +120,6 @@ pub(crate) fn config(config: &config::Config) -> Result<kith_daemon::Config, Fai
         network: network(config),
         public: public(config),
         sweep_after: config.daemon.sweep_after,
+        wireguard: config.daemon.wireguard.clone(),
     })
 }

@@ -22,6 +22,7 @@ use super::cache::{Cache, FORMER, Known, MOST};
 use super::key::PublicKey;
 use super::mesh::{MeshRange, Number, management};
 use super::row::{Fault, Row, Said, Server};
+use crate::partition::Suspicion;
 
 /// All that is judged by.
 #[derive(Debug, Clone, Copy)]
@@ -47,18 +48,9 @@ pub(crate) struct View<'a> {
     /// When peers of removed servers were removed, of late.
     pub(crate) removals: &'a [Instant],
     /// Whether so many servers are missing that it may be us.
-    pub(crate) partition: Partition,
+    pub(crate) suspicion: Suspicion,
     /// How long a tombstone must have been seen.
     pub(crate) hold: Duration,
-}
-
-/// Whether peers may be removed at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Partition {
-    /// They may.
-    None,
-    /// Half of the servers or more are silent: we may be the ones who are cut off.
-    Suspected,
 }
 
 /// A peer of the interface.

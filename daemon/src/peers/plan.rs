@@ -9,9 +9,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::cache::Cache;
-use super::judge::{Judgement, Partition, Shook, View};
+use super::judge::{Judgement, Shook, View};
 use super::key::PublicKey;
 use crate::clock::Now;
+use crate::partition::Suspicion;
 
 /// How long a tombstone must have been seen. Who removed a server by mistake has as long to take it back.
 pub(crate) const HOLD: Duration = Duration::from_secs(60);
@@ -98,7 +99,7 @@ pub(crate) fn plan(judgement: &Judgement, view: &View<'_>, now: Now) -> Vec<Step
 
 /// Peers of servers whose tombstone was seen long enough: those that were seen first, as many as may go.
 fn removed(judgement: &Judgement, view: &View<'_>, now: Now) -> Vec<Step> {
-    if view.rows.is_none() || view.partition == Partition::Suspected {
+    if view.rows.is_none() || view.suspicion != Suspicion::Clear {
         return Vec::new();
     }
     let mut due: Vec<_> = judgement

@@ -352,6 +352,19 @@ impl Node {
         command
     }
 
+    /// A program in its namespace, to be completed with arguments.
+    ///
+    /// # Panics
+    /// If it has no namespace of its own.
+    #[must_use]
+    pub fn inside(&self, program: &str) -> Command {
+        let namespace =
+            self.namespace.as_ref().unwrap_or_else(|| panic!("{} is on this host's own network", self.name));
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{namespace}")).arg(program).stdin(Stdio::null());
+        command
+    }
+
     /// All it has logged since it was made, over all its starts.
     #[must_use]
     pub fn log(&self) -> String {

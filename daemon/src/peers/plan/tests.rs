@@ -31,7 +31,7 @@ struct Scene {
     tombstones: BTreeMap<String, Instant>,
     replaced: BTreeMap<PublicKey, Instant>,
     removals: Vec<Instant>,
-    partition: Partition,
+    suspicion: Suspicion,
     now: Instant,
 }
 
@@ -45,7 +45,7 @@ impl Scene {
             tombstones: BTreeMap::new(),
             replaced: BTreeMap::new(),
             removals: Vec::new(),
-            partition: Partition::None,
+            suspicion: Suspicion::Clear,
             now: Instant::now() + HOUR,
         };
         for number in servers {
@@ -115,7 +115,7 @@ impl Scene {
             tombstones: &self.tombstones,
             replaced: &self.replaced,
             removals: &self.removals,
-            partition: self.partition,
+            suspicion: self.suspicion,
             hold: HOLD,
         };
         then(&judge(&view), &view, Now { at: self.now, wall_ms: 0 })
@@ -378,8 +378,10 @@ fn of_many_that_are_removed_at_once_a_fifth_goes_in_ten_minutes() {
 fn nothing_is_removed_while_it_may_be_us_who_are_cut_off() {
     let mut scene = Scene::of([2, 3]);
     scene.remove("s3", 600);
-    scene.partition = Partition::Suspected;
-    assert_eq!(scene.planned(), "");
+    for unsure in [Suspicion::Suspected, Suspicion::Unknown] {
+        scene.suspicion = unsure;
+        assert_eq!(scene.planned(), "");
+    }
 }
 
 #[test]
@@ -402,7 +404,7 @@ fn a_key_that_was_replaced_goes_when_the_one_in_its_place_works_or_has_had_60_s(
     scene.peers.get_mut(&key(33)).unwrap().shook = Shook::NotYet;
     // Also when nothing may go for want of a tombstone.
     scene.removals = vec![scene.now; 5];
-    scene.partition = Partition::Suspected;
+    scene.suspicion = Suspicion::Suspected;
     insta::assert_snapshot!(late(scene), @r"
     remember s2, s3
     remove s3 k3, which has k33
