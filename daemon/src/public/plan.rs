@@ -1,7 +1,7 @@
 //! The plan of the public address: pure.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::json;
 
@@ -82,13 +82,12 @@ fn is_inside(config: &Public, address: IpAddr) -> bool {
 
 /// Whether it is reached from anywhere.
 pub(super) fn is_public(address: IpAddr) -> bool {
-    let shared = |v6: Ipv6Addr| v6.is_unique_local();
-    is_usable(address)
-        && match address {
-            // 100.64.0.0/10 is shared by a carrier's customers (RFC 6598).
-            IpAddr::V4(v4) => !v4.is_private() && !(v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
-            IpAddr::V6(v6) => !shared(v6),
-        }
+    let is_private = match address {
+        // 100.64.0.0/10 is shared by a carrier's customers (RFC 6598).
+        IpAddr::V4(v4) => v4.is_private() || matches!(v4.octets(), [100, 64..=127, ..]),
+        IpAddr::V6(v6) => v6.is_unique_local(),
+    };
+    is_usable(address) && !is_private
 }
 
 impl fmt::Display for Step {
