@@ -54,7 +54,7 @@ pub(super) fn detail(
         "interface": interface,
         "kernel": seen.link.as_ref().map(|link| link.wireguard),
         "mtu": seen.link.as_ref().map(|link| link.mtu),
-        "number": judgement.cache.own.map(|number| number.get()),
+        "number": judgement.cache.own.map(super::mesh::Number::get),
         "peers": peers.collect::<Vec<_>>(),
         "faults": faults.collect::<serde_json::Map<_, _>>(),
         "without_a_row": judgement.unlisted.iter().take(SHOWN).collect::<Vec<_>>(),

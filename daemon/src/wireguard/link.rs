@@ -172,7 +172,7 @@ fn mtu_of(link: &LinkMessage) -> Option<u32> {
 
 fn is_wireguard(link: &LinkMessage) -> bool {
     let kind = |attribute: &LinkAttribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => infos.iter().any(|info| *info == LinkInfo::Kind(InfoKind::Wireguard)),
+        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Wireguard)),
         _ => false,
     };
     link.attributes.iter().any(kind)
