@@ -139,7 +139,7 @@ async fn g10_servers_find_each_other_by_rows_and_only_a_removal_takes_a_tunnel_a
     let ready = begun.elapsed();
     let to = eventually_reached(&mesh.nodes[2], 1).await;
     let all = to.max(eventually_reached(&mesh.nodes[1], 3).await);
-    println!("joiner: ready {ready:?} after its start, carried packets {:?} after that", all);
+    eprintln!("joiner: ready {ready:?} after its start, carried packets {all:?} after that");
     assert!(all <= JOINED, "carried packets {all:?} after it was ready");
 
     // Its key is where it belongs and nowhere else.
@@ -186,7 +186,7 @@ async fn g10_servers_find_each_other_by_rows_and_only_a_removal_takes_a_tunnel_a
         if left == (1, 1) { Ok(()) } else { Err(format!("{left:?}")) }
     })
     .await;
-    println!("removed: gone after {:?}, of which {HOLD:?} are waited", begun.elapsed());
+    eprintln!("removed: gone after {:?}, of which {HOLD:?} are waited", begun.elapsed());
     assert!(ping(&mesh.nodes[0], &to).is_ok(), "the others' tunnel stays");
 }
 
@@ -208,7 +208,7 @@ async fn g10_tunnels_stay_while_the_store_is_away_and_the_daemon_is_restarted_wi
     daemon.launch();
     let begun = Instant::now();
     eventually("the tunnel is back without a store", BOUND, async || ping(&daemon, &to)).await;
-    println!("daemon alone: tunnel back after {:?}", begun.elapsed());
+    eprintln!("daemon alone: tunnel back after {:?}", begun.elapsed());
     assert_eq!(peers(1), 1);
     daemon.stop().await;
     mesh.nodes.insert(0, daemon);
