@@ -1,5 +1,5 @@
-//! A cluster of whole servers, made as an operator makes it: `kith init`, `kith invite`, `kith join`, and a container of one
-//! service on each.
+//! A cluster of whole servers, made as an operator makes it: `kith init`, `kith invite`, `kith join`, with tunnels between
+//! them, and a container of one service on each.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -28,21 +28,30 @@ impl Casa {
     /// The service that runs on all of them.
     pub const NAME: &'static str = "casa-api.internal";
 
-    /// A cluster of `count` servers; none, said aloud in the name of `test`, where this machine does not let us.
+    /// A cluster of `count` servers that have all joined; none, said aloud in the name of `test`, where this machine does not let us.
     ///
     /// # Panics
     /// If a command fails, or a server is not ready within 30 s.
     pub async fn found(test: &str, count: u8) -> Option<Casa> {
+        let mut casa = Casa::first(test, count).await?;
+        let (first, others) = casa.hosts.split_first_mut()?;
+        for host in others {
+            host.join(first);
+            host.begin().await;
+        }
+        Some(casa)
+    }
+
+    /// The same, of which the first alone is in the cluster.
+    ///
+    /// # Panics
+    /// If a command fails, or it is not ready within 30 s.
+    pub async fn first(test: &str, count: u8) -> Option<Casa> {
         let (switch, mut hosts) = Hosts::up(test, count)?;
-        let (first, others) = hosts.split_first_mut()?;
+        let first = hosts.first_mut()?;
         let advertise = format!("{}:31280", first.address());
         first.kith(&["init", "--cluster", "casa", "--name", "h1", "--advertise", &advertise]);
-        begin(first).await;
-        for host in others {
-            let made: Value = serde_json::from_str(&first.kith(&["invite", &host.name, "--json"])).expect("JSON");
-            host.kith(&["join", made["token"].as_str().expect("a token")]);
-            begin(host).await;
-        }
+        first.begin().await;
         Some(Casa { hosts, switch })
     }
 
@@ -65,13 +74,29 @@ impl Casa {
     }
 }
 
-async fn begin(host: &mut Host) {
-    host.configure("[daemon]\nenabled = true\n");
-    host.launch();
-    host.ready().await;
-}
-
 impl Host {
+    /// Joins the cluster of `first`, which runs.
+    ///
+    /// # Panics
+    /// If it is not let in.
+    pub fn join(&self, first: &Host) {
+        let made: Value = serde_json::from_str(&first.kith(&["invite", &self.name, "--json"])).expect("JSON");
+        self.kith(&["join", made["token"].as_str().expect("a token")]);
+    }
+
+    /// Turns on what is off in a new configuration, and starts the agent: the daemon, tunnels, names for containers.
+    ///
+    /// # Panics
+    /// If it is not ready within 30 s.
+    pub async fn begin(&mut self) {
+        self.configure(&[
+            ("daemon", "enabled = true\nwireguard = true"),
+            ("dns", &format!("listen = [\"127.0.0.1:53\", \"{}:53\"]", self.gateway())),
+        ]);
+        self.launch();
+        self.ready().await;
+    }
+
     /// Runs its container of the service on the network `kith`, once the daemon has made that, and says its address there.
     /// Docker starts it again when power is back.
     ///
@@ -84,9 +109,23 @@ impl Host {
         })
         .await;
         let labels = ["--label", "kith.project=casa", "--label", "kith.service=api"];
+        let gateway = self.gateway().to_string();
         let create = ["run", "--detach", "--network", "kith", "--name", CONTAINER, "--restart", "always"];
-        self.docker(&[&create[..], &labels, &["lab:1", "/bin/sleep", "100000"]].concat());
+        let names = ["--dns", &gateway, "--label", &format!("kith.instance={}", self.name)];
+        self.docker(&[&create[..], &names, &labels, &["lab:1", "/bin/sleep", "100000"]].concat());
         self.api_address()
+    }
+
+    /// Whether a packet that the container sends to `name` comes back.
+    ///
+    /// # Errors
+    /// With what `ping` says.
+    pub fn api_reaches(&self, name: &str) -> Result<(), String> {
+        let mut ping = self.command("docker");
+        let ping = ping.args(["exec", CONTAINER, "/bin/ping", "-c", "1", "-W", "1", name]).output();
+        let ping = ping.map_err(|e| e.to_string())?;
+        let said = format!("{}{}", String::from_utf8_lossy(&ping.stdout), String::from_utf8_lossy(&ping.stderr));
+        if ping.status.success() { Ok(()) } else { Err(said) }
     }
 
     /// The address of the container now.

@@ -140,6 +140,12 @@ impl Host {
         Ipv4Addr::new(10, 99, 0, 10 + self.number)
     }
 
+    /// Its address among its containers.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 210, 128 + self.number, 1)
+    }
+
     /// A command that runs in it.
     ///
     /// # Panics
@@ -182,15 +188,20 @@ impl Host {
         assert!(status.success(), "docker {arguments:?} on {}: {status}", self.name);
     }
 
-    /// Adds lines to the configuration that `kith init` or `kith join` made.
+    /// Puts lines into sections of the configuration that `kith init` or `kith join` made.
     ///
     /// # Panics
     /// If there is none.
-    pub fn configure(&self, lines: &str) {
-        must(
-            "sh",
-            self.command("sh").args(["-c", "test -f \"$0\" && printf %s \"$1\" >>\"$0\"", CONFIGURATION, lines]),
-        );
+    pub fn configure(&self, lines: &[(&str, &str)]) {
+        let mut text = said(&must("cat", self.command("cat").arg(CONFIGURATION)));
+        for (section, lines) in lines {
+            let head = format!("[{section}]\n");
+            match text.find(&head) {
+                Some(found) => text.insert_str(found + head.len(), &format!("{lines}\n")),
+                None => text.push_str(&format!("\n{head}{lines}\n")),
+            }
+        }
+        must("sh", self.command("sh").args(["-c", "printf '%s\n' \"$1\" >\"$0\"", CONFIGURATION, &text]));
     }
 
     /// Starts its `kith agent` with the configuration in its /etc, and does not wait.
