@@ -216,6 +216,13 @@ impl Collector for Reading {
                 left.metric_type(),
             )?)?;
         }
+        self.encode_labelled(encoder)
+    }
+}
+
+impl Reading {
+    /// The figures that are one for each of several things.
+    fn encode_labelled(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let sample = ConstGauge::new(0u64);
         let mut alarms =
             encoder.encode_descriptor("alarms", "What somebody has to look at", None, sample.metric_type())?;
