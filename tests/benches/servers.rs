@@ -156,6 +156,7 @@ impl Table {
         }
     }
 
+    #[expect(clippy::print_stdout, reason = "the figures are this program's output")]
     fn print(mut self) -> Result<()> {
         let ms = |took: Duration| took.as_secs_f64() * 1e3;
         println!("{:<56} {:>4} {:>9} {:>9} {:>9} {:>9}", "ms", "n", "median", "p95", "max", "target");
