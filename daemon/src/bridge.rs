@@ -32,8 +32,8 @@ pub(crate) use plan::{NAME, Place};
 
 /// How often is looked. A Docker that starts, and a network that is made or removed, wake it.
 const PERIOD: Duration = Duration::from_secs(300);
-/// The same while the own row names no range.
-const SOON: Duration = Duration::from_secs(10);
+/// The same while the own row names no range: a server that has just joined has one within a second or two.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Keeps the network and its rules.
 pub(crate) struct Bridge {
