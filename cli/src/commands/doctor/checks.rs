@@ -218,19 +218,14 @@ fn gossip(member: &Member, port: Option<Probe>) -> Check {
 
 /// What the daemon says of the tunnel to a server, where it keeps one.
 fn tunnel(status: &Value, other: &str) -> Option<Check> {
-    let peer = &status["parts"]["daemon"]["reconcilers"]["peers"]["detail"]["peers"][other];
-    let age = peer["handshake_ms_ago"].as_u64();
-    match (peer.is_object(), age) {
-        (false, _) => None,
+    let peers = status["parts"]["daemon"]["reconcilers"]["peers"]["detail"]["peers"].as_array()?;
+    let peer = peers.iter().find(|peer| peer["server"] == other && peer["state"] == "wanted")?;
+    Some(match peer["handshake_s_ago"].as_u64() {
         // Keys are renewed every 2 minutes while packets pass, and die after 3.
-        (true, Some(age @ ..180_000)) => {
-            Some(Check::new(other, "tunnel", State::Ok, format!("last handshake {} s ago", age / 1000)))
-        }
-        (true, _) => Some(
-            Check::new(other, "tunnel", State::Fails, "no handshake of late")
-                .advised("UDP 31820 may be dropped between the two, or its key differs from its row's"),
-        ),
-    }
+        Some(age @ ..180) => Check::new(other, "tunnel", State::Ok, format!("last handshake {age} s ago")),
+        _ => Check::new(other, "tunnel", State::Fails, "no handshake of late")
+            .advised("UDP 31820 may be dropped between the two, or its key differs from its row's"),
+    })
 }
 
 #[cfg(test)]
@@ -311,7 +306,11 @@ mod tests {
             "parts": { "daemon": { "reconcilers": {
                 "bridge": { "error": "docker at /run/docker.sock" },
                 "heartbeat": { "error": null },
-                "peers": { "detail": { "peers": { "b": { "handshake_ms_ago": 5000 }, "c": { "handshake_ms_ago": null } } } },
+                "peers": { "detail": { "peers": [
+                    { "server": "b", "state": "wanted", "handshake_s_ago": 5 },
+                    { "server": "c", "state": "replaced", "handshake_s_ago": 5 },
+                    { "server": "c", "state": "wanted", "handshake_s_ago": null },
+                ] } },
             } } },
         });
         let members = vec![member("b", MemberState::Up, Some(300)), member("c", MemberState::Up, Some(300))];
