@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::containers::{self, Containers, SeenFile};
 use crate::docker::{self, Follow};
 use crate::driver::{Driver, Reconciler};
+use crate::endpoints::{self, Echoes, Endpoints, Ways};
 use crate::error::Error;
 use crate::heartbeat::Heartbeat;
 use crate::own::{Column, Columns, Own};
@@ -27,6 +28,7 @@ use crate::store::Store;
 use crate::store_health::StoreHealth;
 use crate::sweep::Sweep;
 use crate::wake::Wake;
+use crate::wireguard::Interface;
 
 /// What the daemon is given by the process around it.
 #[derive(Debug, Clone)]
@@ -90,10 +92,9 @@ impl Daemon {
         daemon.add(Partitions::new(config.node.clone(), store.clone(), partition.clone()), partition_wake.clone());
         daemon.loops.push(Box::pin(store.clone().follow_members(partition_wake, daemon.token.clone())));
         if let Some(wireguard) = &config.wireguard {
-            let (store, own, partition) = (store.clone(), own.clone(), partition.clone());
-            let parts = peers::Parts { config, wireguard, store: store.clone(), own, partition };
-            daemon.add(Peers::new(parts).map_err(|error| BuildError(error.into()))?, peers_wake.clone());
-            daemon.loops.push(Box::pin(store.follow(peers::rows(), peers_wake, daemon.token.clone())));
+            let interface = Interface::new(&wireguard.interface).map_err(|error| BuildError(error.into()))?;
+            let (store, own, partition, ways) = (store.clone(), own.clone(), partition.clone(), Ways::default());
+            daemon.tunnels(peers::Parts { config, wireguard, store, own, partition, interface, ways }, peers_wake)?;
         }
         daemon.add(Sweep::new(store.clone(), own.clone(), partition, config.sweep_after), sweep_wake);
         if let Some(public) = &config.public {
@@ -120,6 +121,24 @@ impl Daemon {
             daemon.loops.push(Box::pin(docker::follow(socket.clone(), follow, daemon.token.clone())));
         }
         Ok(daemon)
+    }
+
+    /// The peers, and where their tunnels end.
+    fn tunnels(&mut self, parts: peers::Parts<'_>, wake: Wake) -> Result<(), BuildError> {
+        let (store, echoes) = (parts.store.clone(), Echoes::default());
+        let endpoints = endpoints::Parts {
+            own: parts.own.clone(),
+            mesh: parts.wireguard.mesh,
+            interface: parts.interface.clone(),
+            ways: parts.ways.clone(),
+            echoes: echoes.clone(),
+            peers: wake.clone(),
+        };
+        self.add(Peers::new(parts).map_err(|error| BuildError(error.into()))?, wake.clone());
+        self.loops.push(Box::pin(store.follow(peers::rows(), wake, self.token.clone())));
+        self.loops.push(Box::pin(echoes.follow(endpoints.ways.clone(), self.token.clone())));
+        self.add(Endpoints::new(endpoints), Wake::default());
+        Ok(())
     }
 
     fn add(&mut self, reconciler: impl Reconciler, wake: Wake) {

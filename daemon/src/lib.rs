@@ -43,6 +43,7 @@ mod health;
 mod bridge;
 mod firewall;
 
+mod endpoints;
 mod peers;
 mod wireguard;
 

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use crate::clock::Now;
 use crate::driver::Reconciler;
+use crate::endpoints::{Way, Ways};
 use crate::error::Error;
 use crate::own::{Column, Own, Standing};
 use crate::partition::Partition;
@@ -42,6 +43,7 @@ pub(crate) use mesh::{Number, management};
 pub(crate) use plan::{HOLD, KEEPALIVE};
 use plan::{WINDOW, Why, plan};
 use row::Row;
+pub(crate) use row::can_end;
 
 /// How often everything is looked at. Rows wake it before that.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -60,6 +62,7 @@ pub(crate) struct Peers {
     own: Own,
     partition: Partition,
     interface: Interface,
+    ways: Ways,
     port: u16,
     mesh: MeshRange,
     hold: Duration,
@@ -92,6 +95,10 @@ pub(crate) struct Parts<'a> {
     pub(crate) own: Own,
     /// Whether peers may be removed.
     pub(crate) partition: Partition,
+    /// The interface.
+    pub(crate) interface: Interface,
+    /// Who is to be reached, and where that was.
+    pub(crate) ways: Ways,
 }
 
 /// All that a plan is made of, beside what is remembered.
@@ -101,6 +108,7 @@ pub(crate) struct Observed {
     own_row: Option<Number>,
     rows: Option<BTreeMap<String, Row>>,
     peers: BTreeMap<PublicKey, Installed>,
+    worked: BTreeMap<PublicKey, SocketAddr>,
 }
 
 /// Something to do.
@@ -117,20 +125,18 @@ pub(crate) enum Step {
 impl Peers {
     /// The peers of this node. What was known of them is read at once.
     pub(crate) fn new(parts: Parts<'_>) -> Result<Peers, Error> {
-        let Parts { config, wireguard, store, own, partition } = parts;
+        let Parts { config, wireguard, store, own, partition, interface, ways } = parts;
         let file = CacheFile::within(&config.dir);
         let cache = file.read()?;
         // How long ago is not known: a restart must not let more go.
         let removals = vec![Instant::now(); cache.removed];
-        let named = |error: wireguard_control::InvalidInterfaceName| std::io::Error::from(error);
-        let interface = Interface::new(&wireguard.interface)
-            .map_err(|error| Error::Interface { doing: "naming the interface", source: named(error) })?;
         Ok(Peers {
             node: config.node.clone(),
             store,
             own,
             partition,
             interface,
+            ways,
             port: wireguard.port,
             mesh: wireguard.mesh,
             hold: wireguard.remove_after,
@@ -193,6 +199,7 @@ impl Peers {
             own_row: observed.own_row,
             rows: observed.rows.as_ref(),
             cache: &self.cache,
+            worked: &observed.worked,
             peers: &observed.peers,
             tombstones: &self.tombstones,
             replaced: &self.replaced,
@@ -231,6 +238,15 @@ impl Peers {
     }
 }
 
+/// Where the peers may be reached that have something behind them.
+fn ways(judgement: &Judgement) -> BTreeMap<PublicKey, Way> {
+    let known = judgement.cache.servers.iter().map(|(id, known)| {
+        let cache::Known { key, endpoints, worked, .. } = known;
+        (*key, Way { id: id.clone(), endpoints: endpoints.clone(), worked: *worked })
+    });
+    known.filter(|(key, _)| judgement.wanted.get(key).is_some_and(|wanted| !wanted.allowed.is_empty())).collect()
+}
+
 impl Reconciler for Peers {
     const NAME: &'static str = "peers";
     type Observed = Observed;
@@ -245,13 +261,15 @@ impl Reconciler for Peers {
         let rows = cells.map(|cells| Row::read(cells, self.mesh));
         let peers = seen.device.iter().flat_map(|device| &device.peers);
         let peers = peers.map(|(key, peer)| (*key, peer.installed.clone())).collect();
-        let observed = Observed { seen, key, own_row, rows, peers };
+        let worked = self.ways.worked();
+        let observed = Observed { seen, key, own_row, rows, peers, worked };
         self.age(&observed, now);
         let judgement = judge(&self.view(&observed));
         self.replaced.retain(|key, _| judgement.former.contains_key(key));
         for key in judgement.former.keys() {
             self.replaced.entry(*key).or_insert(now.at);
         }
+        self.ways.tell(key, ways(&judgement));
         self.last = Some((observed.seen.clone(), judgement));
         self.steps = 0;
         Ok(observed)

@@ -78,6 +78,8 @@ pub(crate) struct PeerSeen {
     pub(crate) installed: Installed,
     /// When it last shook hands, by the wall clock: a value that changes, and no more.
     pub(crate) handshake: Option<SystemTime>,
+    /// How much has come from it that was its own.
+    pub(crate) received: u64,
 }
 
 impl Interface {
@@ -112,6 +114,30 @@ impl Interface {
         }
         let device = self.blocking(move || Device::get(&name, backend)).await.map_err(failed("asking WireGuard"))?;
         Ok(Some(DeviceSeen::of(&device)))
+    }
+
+    /// The peers alone; none while there is no WireGuard of this name.
+    pub(crate) async fn peers(&self) -> Result<BTreeMap<PublicKey, PeerSeen>, Error> {
+        let name = self.name;
+        match self.blocking(move || Device::get(&name, behind(&name))).await {
+            Ok(device) => Ok(DeviceSeen::of(&device).peers),
+            Err(error) if is_absent(&error) => Ok(BTreeMap::new()),
+            Err(error) => Err(failed("asking WireGuard")(error)),
+        }
+    }
+
+    /// Has a peer's packets go there, if it is still one: a peer that is set and missing would be made.
+    pub(crate) async fn move_to(&self, key: PublicKey, endpoint: SocketAddr) -> Result<(), Error> {
+        let name = self.name;
+        // Both within one turn, so that nobody removes it between.
+        let move_it = move || {
+            let backend = behind(&name);
+            if DeviceSeen::of(&Device::get(&name, backend)?).peers.contains_key(&key) {
+                DeviceUpdate::new().add_peer(builder(key).set_endpoint(endpoint)).apply(&name, backend)?;
+            }
+            Ok(())
+        };
+        self.blocking(move_it).await.map_err(failed("setting an endpoint"))
     }
 
     /// Does a step of the setup.
@@ -216,7 +242,7 @@ impl DeviceSeen {
                 keepalive: peer.config.persistent_keepalive_interval,
                 shook: if handshake.is_some() { Shook::Yes } else { Shook::NotYet },
             };
-            (public(&peer.config.public_key), PeerSeen { installed, handshake })
+            (public(&peer.config.public_key), PeerSeen { installed, handshake, received: peer.stats.rx_bytes })
         };
         DeviceSeen {
             // Of a device without a key some make one of zeros.
@@ -233,6 +259,17 @@ impl DeviceSeen {
 
 fn builder(key: PublicKey) -> PeerConfigBuilder {
     PeerConfigBuilder::new(&Key(*key.bytes()))
+}
+
+/// What is behind an interface that is a WireGuard.
+fn behind(name: &InterfaceName) -> Backend {
+    if userspace::answers(name) { Backend::Userspace } else { Backend::Kernel }
+}
+
+/// Whether there is no such interface, or it is no WireGuard of the kernel's.
+fn is_absent(error: &io::Error) -> bool {
+    // ENODEV has no kind of its own; a kernel without WireGuard has nobody who could be asked.
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(19) || is_unknown(error)
 }
 
 /// Whether the kernel knows no WireGuard.

@@ -2,7 +2,7 @@
 //!
 //! A [`Lab`] is a cluster of `kith agent` processes: it makes the cluster's certificate authority, writes each node's
 //! configuration, and hands out [`Node`]s that can be started, killed, stopped and asked. A [`Dev`] is one `kith dev`.
-//! [`Run`] is any other command that ends by itself. A [`Fleet`] is a cluster over [`Links`]; a [`Disk`] can lose power;
+//! [`Run`] is any other command that ends by itself. A [`Fleet`] is a cluster over [`Links`], a [`Mesh`] one with tunnels; a [`Disk`] can lose power;
 //! [`Tampering`] makes syncs fail. A [`ScriptedDocker`] runs what the test says, a [`Dockerd`] is a real one.
 //! [`Hosts`] are whole servers, each with an /etc, a Docker and a power switch; [`Casa`] is a cluster of them.
 //!
@@ -23,6 +23,7 @@ mod host;
 mod http;
 mod image;
 mod links;
+mod mesh;
 mod node;
 mod process;
 mod resolve;
@@ -41,6 +42,7 @@ pub use fleet::Fleet;
 pub use host::{Host, Hosts};
 pub use http::{Api, Reply};
 pub use links::Links;
+pub use mesh::Mesh;
 pub use node::{Addresses, Lab, Node};
 pub use process::Process;
 pub use resolve::{Answer, exchange, resolve};

@@ -39,6 +39,8 @@ pub(crate) struct View<'a> {
     pub(crate) rows: Option<&'a BTreeMap<String, Row>>,
     /// What was known before.
     pub(crate) cache: &'a Cache,
+    /// Where peers were reached since.
+    pub(crate) worked: &'a BTreeMap<PublicKey, SocketAddr>,
     /// The interface's peers.
     pub(crate) peers: &'a BTreeMap<PublicKey, Installed>,
     /// Since when we see that a server was removed.
@@ -266,6 +268,7 @@ fn known(id: &str, claim: &Claim, view: &View<'_>) -> Known {
     former.retain(|former| *former != key && view.peers.contains_key(former));
     let former = former.into_iter().take(FORMER).collect();
     let worked = before.filter(|known| known.key == key).and_then(|known| known.worked);
+    let worked = view.worked.get(&key).copied().or(worked);
     Known { key, number, endpoints, worked, former }
 }
 

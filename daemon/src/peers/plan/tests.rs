@@ -27,6 +27,7 @@ fn end(text: &str) -> SocketAddr {
 struct Scene {
     rows: Option<BTreeMap<String, Row>>,
     cache: Cache,
+    worked: BTreeMap<PublicKey, SocketAddr>,
     peers: BTreeMap<PublicKey, Installed>,
     tombstones: BTreeMap<String, Instant>,
     replaced: BTreeMap<PublicKey, Instant>,
@@ -41,6 +42,7 @@ impl Scene {
         let mut scene = Scene {
             rows: Some(BTreeMap::new()),
             cache: Cache { own: Number::new(1), ..Cache::default() },
+            worked: BTreeMap::new(),
             peers: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             replaced: BTreeMap::new(),
@@ -111,6 +113,7 @@ impl Scene {
             own_row: None,
             rows: self.rows.as_ref(),
             cache: &self.cache,
+            worked: &self.worked,
             peers: &self.peers,
             tombstones: &self.tombstones,
             replaced: &self.replaced,
@@ -315,6 +318,20 @@ fn a_store_that_is_empty_away_or_old_takes_nothing_away() {
     add s2 k2 at 192.0.2.2:31820 with 10.210.2.0/24, 10.210.130.0/24, m2
     add s3 k3 at 203.0.113.3:7 with 10.210.3.0/24, 10.210.131.0/24, m3
     ");
+}
+
+#[test]
+fn where_a_peer_was_reached_is_remembered_and_its_live_endpoint_is_never_set_back() {
+    let mut scene = Scene::of([2, 3]);
+    scene.worked = [(key(2), end("203.0.113.2:7")), (key(9), end("203.0.113.9:7"))].into();
+    assert_eq!(scene.planned(), "remember s2, s3");
+    let scene = scene.applied();
+    assert_eq!(scene.cache.servers["s2"].worked, Some(end("203.0.113.2:7")));
+    assert_eq!(scene.planned(), "");
+    // With another key it is another peer, of whom nothing is known.
+    let mut other = scene;
+    other.row("s2", 2, 8);
+    assert_eq!(other.applied().cache.servers["s2"].worked, None);
 }
 
 #[test]

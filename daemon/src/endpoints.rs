@@ -1,0 +1,151 @@
+//! The endpoints: where each peer's tunnel ends. One that carries nothing is tried at the next place, until one is found that does.
+//!
+//! ```text
+//!   peers ─► ways: who, and where that may be ──┐
+//!   echo: a question through each tunnel, 3 s ──┼─► observe ─► plan (pure) ─► where packets go
+//!   WireGuard: handshakes, bytes, endpoint ─────┘                  └─► ways: where it was reached ─► peer cache
+//! ```
+//!
+//! Where a peer was reached stays in the peer cache, and is written into nobody's row: a row says what its own server knows.
+
+mod echo;
+mod heard;
+mod plan;
+mod socket;
+mod trial;
+mod ways;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::clock::Now;
+use crate::driver::Reconciler;
+use crate::error::Error;
+use crate::own::{Own, Standing};
+use crate::peers::{MeshRange, PublicKey};
+use crate::wake::Wake;
+use crate::wireguard::Interface;
+use plan::{State, Step, Tunnel, plan};
+pub(crate) use socket::Echoes;
+use trial::{Memory, Turn};
+pub(crate) use ways::{Way, Ways};
+
+/// How often is looked while every tunnel carries: as often as each is asked.
+const PERIOD: Duration = socket::EVERY;
+/// The same while one does not, or an answer is missing.
+const SOON: Duration = Duration::from_secs(1);
+/// Peers that are shown; there are 128 numbers.
+const SHOWN: usize = 130;
+
+/// Keeps them.
+pub(crate) struct Endpoints {
+    own: Own,
+    mesh: MeshRange,
+    interface: Interface,
+    ways: Ways,
+    echoes: Echoes,
+    /// Woken when another place is to be remembered.
+    peers: Wake,
+    memory: BTreeMap<PublicKey, Memory>,
+    last: Vec<Tunnel>,
+}
+
+/// What an [`Endpoints`] is made of.
+pub(crate) struct Parts {
+    /// The own row.
+    pub(crate) own: Own,
+    /// The ranges of the cluster.
+    pub(crate) mesh: MeshRange,
+    /// The interface, which the peers set up.
+    pub(crate) interface: Interface,
+    /// Who is to be reached.
+    pub(crate) ways: Ways,
+    /// What their daemons say.
+    pub(crate) echoes: Echoes,
+    /// Woken when another place is to be remembered.
+    pub(crate) peers: Wake,
+}
+
+impl Endpoints {
+    /// The endpoints of the peers that the ways name.
+    pub(crate) fn new(parts: Parts) -> Endpoints {
+        let Parts { own, mesh, interface, ways, echoes, peers } = parts;
+        Endpoints { own, mesh, interface, ways, echoes, peers, memory: BTreeMap::new(), last: Vec::new() }
+    }
+}
+
+impl Reconciler for Endpoints {
+    const NAME: &'static str = "endpoints";
+    type Observed = Vec<Tunnel>;
+    type Step = Step;
+
+    async fn observe(&mut self, now: Now) -> Result<Vec<Tunnel>, Error> {
+        let ways = self.ways.peers();
+        let mut peers = if ways.is_empty() { BTreeMap::new() } else { self.interface.peers().await? };
+        peers.retain(|key, _| ways.contains_key(key));
+        self.memory.retain(|key, _| peers.contains_key(key));
+        let mut echoes = self.echoes.get();
+        let mut tunnels = Vec::new();
+        for (key, peer) in peers {
+            let Some(Way { id, endpoints, worked }) = ways.get(&key).cloned() else { continue };
+            let memory = self.memory.entry(key).or_insert_with(|| Memory::new(&peer, now.at));
+            memory.look(&peer, now.at);
+            let (trial, shook, received) = (memory.trial.clone(), memory.shook, memory.received);
+            let (current, heard) = (peer.installed.endpoint, echoes.remove(&key).unwrap_or_default());
+            let tunnel = Tunnel { key, id, endpoints, worked, current, trial, shook, received, heard };
+            match memory.judge(tunnel.state(now)) {
+                Some(Turn::Up) => tracing::info!(peer = tunnel.id, "tunnel carries packets"),
+                Some(Turn::Down) => tracing::info!(peer = tunnel.id, "tunnel carries nothing"),
+                None => {}
+            }
+            tunnels.push(Tunnel { trial: memory.trial.clone(), ..tunnel });
+        }
+        self.last.clone_from(&tunnels);
+        Ok(tunnels)
+    }
+
+    fn plan(&self, tunnels: &Vec<Tunnel>, now: Now) -> Vec<Step> {
+        // Whoever was removed leaves its tunnels alone.
+        if self.own.standing() == Standing::Removed { Vec::new() } else { plan(tunnels, self.mesh, now) }
+    }
+
+    async fn apply(&mut self, step: Step, now: Now) -> Result<(), Error> {
+        match &step {
+            Step::Try { key, endpoint, .. } => {
+                tracing::info!(%step, "endpoint");
+                self.interface.move_to(*key, *endpoint).await?;
+                if let Some(memory) = self.memory.get_mut(key) {
+                    memory.tries(&step, now.at);
+                }
+            }
+            Step::Keep { key, endpoint, .. } => {
+                self.ways.works(*key, *endpoint);
+                self.peers.poke();
+            }
+        }
+        Ok(())
+    }
+
+    fn period(&self, now: Now) -> Duration {
+        let is_well = |tunnel: &Tunnel| tunnel.state(now) == State::Up && !tunnel.misses(now);
+        if self.last.iter().all(is_well) { PERIOD } else { SOON }
+    }
+
+    fn detail(&self, now: Now) -> Value {
+        let each = self.last.iter().take(SHOWN).map(|tunnel| {
+            let ms = |span: Duration| span.as_secs_f64() * 1000.0;
+            let heard = tunnel.heard.answered.map(|at| now.at.saturating_duration_since(at).as_secs());
+            json!({
+                "server": tunnel.id,
+                "state": tunnel.state(now).as_str(),
+                "endpoint": tunnel.current.map(|at| at.to_string()),
+                "round_trip_ms": tunnel.heard.round_trip.map(ms),
+                "answered_s_ago": heard,
+                "tried": tunnel.trial.tried,
+            })
+        });
+        json!({ "tunnels": each.collect::<Vec<_>>() })
+    }
+}

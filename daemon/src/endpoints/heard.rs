@@ -1,0 +1,116 @@
+//! What was asked of a peer and what it answered: pure. Times come in.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::echo::{Asker, Token};
+use super::socket::EVERY;
+
+/// Questions that are remembered, the last ones: an answer to an earlier one is none.
+const KEPT: usize = 8;
+/// How long an answer may take. One that takes longer still counts when it comes.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is heard of one peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Heard {
+    asked: VecDeque<(Token, Instant)>,
+    /// When it last answered, or said that we had.
+    pub(super) answered: Option<Instant>,
+    /// How long the last answer took.
+    pub(super) round_trip: Option<Duration>,
+    /// When it last asked.
+    pub(super) asked_by: Option<Instant>,
+}
+
+impl Heard {
+    /// It is asked.
+    pub(super) fn ask(&mut self, token: Token, now: Instant) {
+        if self.asked.len() >= KEPT {
+            self.asked.pop_front();
+        }
+        self.asked.push_back((token, now));
+    }
+
+    /// It answers; what answers no question of ours changes nothing.
+    pub(super) fn answer(&mut self, token: Token, now: Instant) {
+        if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == token)
+            && let Some((_, asked)) = self.asked.remove(at)
+        {
+            self.answered = Some(now);
+            self.round_trip = Some(now.saturating_duration_since(asked));
+        }
+    }
+
+    /// It asks.
+    pub(super) fn asks(&mut self, asker: Asker, now: Instant) {
+        self.asked_by = Some(now);
+        match asker {
+            Asker::Answered => self.answered = Some(now),
+            Asker::NotAnswered => {}
+        }
+    }
+
+    /// What is said of it when it is asked.
+    pub(super) fn asker(&self, now: Instant) -> Asker {
+        // To the last question, which had its time.
+        let of_late = |at: Instant| now.saturating_duration_since(at) < EVERY + PATIENCE;
+        if self.answered.is_some_and(of_late) { Asker::Answered } else { Asker::NotAnswered }
+    }
+
+    /// Whether it ever answered or asked.
+    pub(super) fn echoes(&self) -> bool {
+        self.answered.is_some() || self.asked_by.is_some()
+    }
+
+    /// Questions since then, and since its last answer, that have no answer though they had their time.
+    pub(super) fn missing(&self, since: Instant, now: Instant) -> usize {
+        let since = self.answered.map_or(since, |answered| answered.max(since));
+        let is_late = |at: Instant| at >= since && now.saturating_duration_since(at) >= PATIENCE;
+        self.asked.iter().filter(|(_, at)| is_late(*at)).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_missing_once_they_had_their_time_and_until_one_comes() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut heard = Heard::default();
+        for number in 0..4 {
+            heard.ask(Token([number; 8]), at(u64::from(number) * 3000));
+        }
+        assert_eq!((heard.missing(start, at(9000)), heard.missing(start, at(10_000))), (3, 4));
+        assert_eq!(heard.missing(at(3000), at(10_000)), 3);
+        heard.answer(Token([9; 8]), at(10_000));
+        assert_eq!((heard.missing(start, at(10_000)), heard.echoes()), (4, false));
+        heard.answer(Token([2; 8]), at(10_000));
+        assert_eq!((heard.missing(start, at(20_000)), heard.round_trip), (0, Some(Duration::from_secs(4))));
+        // Nobody answers twice by one token, and few are remembered.
+        heard.answer(Token([2; 8]), at(11_000));
+        assert_eq!(heard.answered, Some(at(10_000)));
+        for number in 0..100 {
+            heard.ask(Token([number; 8]), at(12_000));
+        }
+        heard.answer(Token([91; 8]), at(13_000));
+        assert_eq!((heard.missing(start, at(13_000)), heard.answered), (KEPT, Some(at(10_000))));
+    }
+
+    #[test]
+    fn a_peer_that_says_it_was_answered_counts_as_one_that_answers() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut heard = Heard::default();
+        heard.ask(Token([1; 8]), at(0));
+        heard.asks(Asker::NotAnswered, at(1));
+        assert_eq!((heard.missing(start, at(2)), heard.asker(at(2)), heard.echoes()), (1, Asker::NotAnswered, true));
+        heard.asks(Asker::Answered, at(2));
+        assert_eq!((heard.missing(start, at(2)), heard.asker(at(5)), heard.round_trip), (0, Asker::Answered, None));
+        assert_eq!(heard.asker(at(6)), Asker::NotAnswered);
+    }
+}

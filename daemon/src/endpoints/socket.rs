@@ -1,0 +1,119 @@
+//! The echo's socket: asks every peer every 3 s, answers those that ask, and notes what is heard.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Ways;
+use super::echo::{Echo, HEAD, MOST, PORT, Token, answer, question, read};
+use super::heard::Heard;
+use crate::peers::{PublicKey, management};
+use crate::retry::Retry;
+
+/// How often each peer is asked.
+pub(super) const EVERY: Duration = Duration::from_secs(3);
+
+/// What is heard of each peer. Clones share it; the socket's loop alone writes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Echoes(Arc<Mutex<BTreeMap<PublicKey, Heard>>>);
+
+impl Echoes {
+    /// All of it, as it is.
+    pub(super) fn get(&self) -> BTreeMap<PublicKey, Heard> {
+        self.heard().clone()
+    }
+
+    /// Asks and answers until the token is cancelled.
+    pub(crate) async fn follow(self, ways: Ways, token: CancellationToken) {
+        let go_on = async {
+            let mut retry = Retry::new();
+            loop {
+                // Without an interface of ours there is no such address yet.
+                if let Some(own) = ways.own() {
+                    match UdpSocket::bind((management(&own), PORT)).await {
+                        Ok(socket) => {
+                            retry.succeeded();
+                            self.talk(&socket, &ways).await;
+                        }
+                        Err(error) => tracing::debug!(%error, "no socket for echoes"),
+                    }
+                }
+                sleep(retry.delay()).await;
+            }
+        };
+        token.run_until_cancelled(go_on).await;
+    }
+
+    /// Until the socket fails.
+    async fn talk(&self, socket: &UdpSocket, ways: &Ways) {
+        let random = SystemRandom::new();
+        let mut due = interval(EVERY);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Longer by one than what is an echo, so that what is cut off is none.
+        let mut buffer = [0; MOST + 1];
+        loop {
+            tokio::select! {
+                // A tick that is not waited for to its end comes at the next wait.
+                _ = due.tick() => self.ask_all(socket, ways, &random).await,
+                // A datagram that is not taken stays in the socket.
+                came = socket.recv_from(&mut buffer) => match came {
+                    Ok((length, from)) => self.hear(socket, ways, from, &buffer[..length]).await,
+                    Err(error) => return tracing::debug!(%error, "the socket for echoes failed"),
+                },
+            }
+        }
+    }
+
+    async fn ask_all(&self, socket: &UdpSocket, ways: &Ways, random: &SystemRandom) {
+        let (peers, addresses) = (ways.peers(), ways.addresses());
+        self.heard().retain(|key, _| peers.contains_key(key));
+        for (address, key) in addresses.iter() {
+            let mut token = [0; 8];
+            if random.fill(&mut token).is_err() {
+                return;
+            }
+            let datagram = self.question(*key, Token(token));
+            send(socket, (*address, PORT).into(), &datagram).await;
+        }
+    }
+
+    fn question(&self, key: PublicKey, token: Token) -> Vec<u8> {
+        let (mut heard, now) = (self.heard(), Instant::now());
+        let peer = heard.entry(key).or_default();
+        let asker = peer.asker(now);
+        peer.ask(token, now);
+        question(token, HEAD as u16, asker)
+    }
+
+    async fn hear(&self, socket: &UdpSocket, ways: &Ways, from: SocketAddr, datagram: &[u8]) {
+        // From elsewhere nothing is taken, and nothing is sent there: what WireGuard lets in from a peer's address is that peer's.
+        let SocketAddr::V6(v6) = from else { return };
+        let Some(key) = ways.addresses().get(v6.ip()).copied().filter(|_| v6.port() == PORT) else { return };
+        let now = Instant::now();
+        match read(datagram) {
+            Some(Echo::Question(token, length, asker)) => {
+                self.heard().entry(key).or_default().asks(asker, now);
+                send(socket, from, &answer(token, length)).await;
+            }
+            Some(Echo::Answer(token, _)) => self.heard().entry(key).or_default().answer(token, now),
+            None => tracing::trace!(%from, "no echo"),
+        }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, BTreeMap<PublicKey, Heard>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What cannot be sent is as good as lost.
+async fn send(socket: &UdpSocket, to: SocketAddr, datagram: &[u8]) {
+    if let Err(error) = socket.send_to(datagram, to).await {
+        tracing::trace!(%to, %error, "echo not sent");
+    }
+}

@@ -1,0 +1,72 @@
+//! What the peers and their endpoints tell each other: who is to be reached and where that may be, and where it was.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::peers::{PublicKey, management};
+
+/// Where a peer may be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// Its server.
+    pub(crate) id: String,
+    /// Where its row says that its tunnels end, most useful first.
+    pub(crate) endpoints: Vec<SocketAddr>,
+    /// Where one ended that worked.
+    pub(crate) worked: Option<SocketAddr>,
+}
+
+/// Both tellings. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ways(Arc<Mutex<Told>>);
+
+#[derive(Debug, Default)]
+struct Told {
+    own: Option<PublicKey>,
+    peers: Arc<BTreeMap<PublicKey, Way>>,
+    addresses: Arc<BTreeMap<Ipv6Addr, PublicKey>>,
+    worked: BTreeMap<PublicKey, SocketAddr>,
+}
+
+impl Ways {
+    /// Says who we are and who is to be reached. Only the peers know.
+    pub(crate) fn tell(&self, own: PublicKey, peers: BTreeMap<PublicKey, Way>) {
+        let mut told = self.told();
+        told.worked.retain(|key, _| peers.contains_key(key));
+        if *told.peers != peers {
+            told.addresses = Arc::new(peers.keys().map(|key| (management(key), *key)).collect());
+            told.peers = Arc::new(peers);
+        }
+        told.own = Some(own);
+    }
+
+    /// Our own key, once there is one.
+    pub(super) fn own(&self) -> Option<PublicKey> {
+        self.told().own
+    }
+
+    /// Who is to be reached.
+    pub(super) fn peers(&self) -> Arc<BTreeMap<PublicKey, Way>> {
+        self.told().peers.clone()
+    }
+
+    /// Their management addresses.
+    pub(super) fn addresses(&self) -> Arc<BTreeMap<Ipv6Addr, PublicKey>> {
+        self.told().addresses.clone()
+    }
+
+    /// Says where a peer is reached. Only who looks at the answers knows.
+    pub(super) fn works(&self, key: PublicKey, at: SocketAddr) {
+        self.told().worked.insert(key, at);
+    }
+
+    /// Where peers were reached.
+    pub(crate) fn worked(&self) -> BTreeMap<PublicKey, SocketAddr> {
+        self.told().worked.clone()
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
