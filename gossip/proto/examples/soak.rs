@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use kith_gossip_proto::replica::Sizes;
-use kith_gossip_proto::sim::{Config, Damage, Trace, run};
+use kith_gossip_proto::sim::{Config, Damage, Trace, Wall, run};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -43,8 +43,10 @@ fn config(seed: u64) -> Config {
     let nodes = [2, 3, 5, 5, 8, 12][usize::try_from(seed / 2 % 6).unwrap_or(0)];
     let sizes = if seed.is_multiple_of(2) { Sizes::default() } else { Sizes { whole_up_to: 0, tree_above: 0 } };
     let damage = if seed % 6 == 1 { Damage::Some } else { Damage::None };
-    // A peer that cannot repair is asked again after a while.
-    let settle = Duration::from_secs(if damage == Damage::Some { 60 } else { 9 });
+    let wall = if seed % 6 == 5 { Wall::OneAhead } else { Wall::InStep };
+    // A peer that cannot repair, or holds what is from the future, is asked again after a while.
+    let slow = damage == Damage::Some || wall == Wall::OneAhead;
+    let settle = Duration::from_secs(if slow { 60 } else { 9 });
     Config {
         nodes,
         sizes,
@@ -55,6 +57,7 @@ fn config(seed: u64) -> Config {
         window: seed.is_multiple_of(3).then_some(Duration::from_millis(1_500)),
         // And every other one of the rest has rows that change behind the stores' backs.
         damage,
+        wall,
         sabotage: None,
         trace: Trace::Off,
     }

@@ -347,6 +347,35 @@ impl Store {
         self.reserved = 0;
     }
 
+    /// The same for a store whose clock was ahead: what its site stamped later than `latest` is given up, too, and its clock
+    /// goes back to that, or to what others have stamped. Returns the last version of the old site that stands, and what was
+    /// stamped anew, as the version that it would be in a history.
+    pub fn renounce_later(&mut self, kept: u64, latest: Hlc, site: SiteId, wall_ms: u64) -> (u64, Option<Version>) {
+        let old = self.site;
+        let stamps = |store: &Self| store.rows.values().flat_map(Row::stamps).collect::<Vec<_>>();
+        let late = stamps(self).into_iter().filter(|stamp| stamp.site == old && stamp.hlc > latest);
+        let sound = late.map(|stamp| stamp.version - 1).min().unwrap_or(u64::MAX);
+        let kept = kept.min(sound).min(self.heads.head(old));
+        if self.clock.last() > latest {
+            let others = stamps(self).into_iter().filter(|stamp| stamp.site != old).map(|stamp| stamp.hlc);
+            self.clock = HybridClock::new(others.fold(latest, Hlc::max));
+        }
+        let hlc = self.clock.tick(wall_ms);
+        self.renounce(kept, site, hlc);
+        let anew = self.log.range((site, 1, 0)..=(site, 1, u32::MAX)).map(|(_, id)| self.stamped_by(id, site));
+        let changes: Vec<_> = anew.collect();
+        (kept, (!changes.is_empty()).then_some(Version { site, version: 1, hlc, changes }))
+    }
+
+    /// What of a row is this site's.
+    fn stamped_by(&self, id: &RowId, site: SiteId) -> Change {
+        let Row { cl, rs, cells } = &self.rows[id];
+        let life = if rs.site == site { Life::Changed } else { Life::Since(*rs) };
+        let own = cells.iter().filter(|(_, cell)| cell.stamp.site == site);
+        let cells = own.map(|(name, cell)| (name.clone(), cell.value.clone())).collect();
+        Change { table: id.0.clone(), key: id.1.clone(), cl: *cl, life, cells }
+    }
+
     /// Takes another site id, as a store must that may have lost versions which others have seen. What the old site had
     /// committed comes back from them like anyone's.
     pub fn become_site(&mut self, site: SiteId) {

@@ -5,9 +5,11 @@
 //! stream or dropped by a full queue, duplicated and delayed, streams reset and ends that notice late, one-way cuts and
 //! partitions, stores that are slow or full, crashes and restarts (where durability is normal with the loss of what was
 //! acknowledged and not yet synced), clocks that differ by up to a minute, and where that is asked for rows that change behind
-//! their store's back, and tombstones that are purged within seconds. In the second everything heals, and within a bound all nodes must
-//! have the same heads, rows, log and digest, hold every acknowledged transaction, and be what the fold of the history says.
-//! At every instant: no torn transaction, no half row, equal heads have equal digests, and no deadline lies in the past.
+//! their store's back, tombstones that are purged within seconds, and one clock that is a day ahead for a while or for ever.
+//! In the second everything heals, and within a bound all nodes must have the same heads, rows, log and digest, hold every
+//! acknowledged transaction, and be what the fold of the history says.
+//! At every instant: no torn transaction, no half row, equal heads have equal digests, nobody holds a stamp of the clock that
+//! is ahead but its own node, and no deadline lies in the past.
 //!
 //! Time is a number that jumps to the next event. Every frame is encoded and decoded on its way. Equal seeds give equal
 //! runs on one release of this code: nothing here reads a clock, an address or a hash map.
@@ -18,6 +20,7 @@ use std::time::Duration;
 use crate::replica::Sizes;
 
 mod check;
+mod clock;
 mod damage;
 mod faults;
 mod gossip;
@@ -48,6 +51,8 @@ pub struct Config {
     pub window: Option<Duration>,
     /// Whether rows change behind the stores' backs.
     pub damage: Damage,
+    /// Whether a wall clock is wrong by far.
+    pub wall: Wall,
     /// A rule to break, to see that the simulation notices.
     pub sabotage: Option<Sabotage>,
     /// Whether to write down what happens.
@@ -61,6 +66,15 @@ pub enum Damage {
     None,
     /// Some do, while faults strike.
     Some,
+}
+
+/// Whether a wall clock is wrong by far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wall {
+    /// They all agree, more or less.
+    InStep,
+    /// One node's goes a day ahead, now and then or from the start, and is set before the end or never.
+    OneAhead,
 }
 
 /// Whether events are written down.
@@ -99,6 +113,10 @@ pub enum Sabotage {
     RepairByJoin,
     /// A damaged store takes what a sound one holds, and nothing else.
     RepairWholesale,
+    /// An answer is joined whatever its stamps.
+    JoinFuture,
+    /// A node that is told of stamps from the future does not give up its site.
+    KeepFuture,
 }
 
 /// A run in which everything held.
@@ -134,6 +152,10 @@ pub struct Report {
     pub anew: u64,
     /// Versions that they alone had.
     pub replayed: u64,
+    /// Sites that were given up because their stamps were from the future.
+    pub renounced: u64,
+    /// Rows that were stamped anew then.
+    pub restamped: u64,
 }
 
 /// A run in which something did not.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::workload::complaint;
 use super::world::{Event, Node, World};
-use crate::Row;
 use crate::model::{Store, fold};
+use crate::{Row, SiteId};
 
 impl World {
     /// After every change of a store.
@@ -14,6 +14,7 @@ impl World {
             return;
         }
         self.check_readers(node);
+        self.check_clock(node);
         let store = &self.nodes[node].store;
         // Else nobody could tell whether it was away.
         if !store.heads().covers(&store.purged().through) {
@@ -43,20 +44,25 @@ impl World {
 
     /// Now and then: the store is the fold of exactly the transactions below its heads.
     pub(super) fn check_fold(&mut self, node: usize) {
-        if self.hurt.contains(&node) || self.is_fold(node) {
+        if self.hurt.contains(&node) {
             return;
         }
-        self.fail(format!("{} is not the fold of what is below its heads", self.nodes[node].id));
+        if let Some(differs) = self.differs_from_fold(node) {
+            self.fail(format!("{} is not the fold of what is below its heads: {differs}", self.nodes[node].id));
+        }
     }
 
-    fn is_fold(&self, node: usize) -> bool {
+    /// The first row that is otherwise than the fold says, with both.
+    fn differs_from_fold(&self, node: usize) -> Option<String> {
         let store = &self.nodes[node].store;
         let known = self.history.values().map(|version| &**version);
         let mut fold = fold(known.filter(|version| version.version <= store.heads().head(version.site)));
         // But for the tombstones that it has purged.
         let gone = |row: &Row| !row.is_alive() && row.rs.version <= store.purged().through.head(row.rs.site);
         fold.retain(|id, row| store.rows().contains_key(id) || !gone(row));
-        fold == *store.rows()
+        let ids = store.rows().keys().chain(fold.keys());
+        let (id, ours) = ids.map(|id| (id, store.rows().get(id))).find(|&(id, ours)| ours != fold.get(id))?;
+        Some(format!("{id:?} is {ours:?} and should be {:?}", fold.get(id)))
     }
 
     /// Whether nothing is left to be purged. Heads that were dropped before the healing are told again when they rise, which
@@ -111,12 +117,14 @@ impl World {
                 return Err(format!("{} still counts what its store has stored", node.id));
             }
         }
-        let told = self.history.keys().filter(|(site, _)| !self.given_up.contains(site));
+        let stands = |&&(site, version): &&(SiteId, u64)| self.given_up.get(&site).is_none_or(|&kept| version <= kept);
+        let told = self.history.keys().filter(stands);
         let lost = told.copied().find(|&(site, version)| version > first.heads().head(site));
         if let Some((site, version)) = lost {
             return Err(format!("version {version} of {site:?} was acknowledged and is lost"));
         }
-        if self.is_fold(0) { Ok(()) } else { Err("the rows are not the fold of the history".to_owned()) }
+        let differs = self.differs_from_fold(0);
+        differs.map_or(Ok(()), |differs| Err(format!("the rows are not the fold of the history: {differs}")))
     }
 }
 

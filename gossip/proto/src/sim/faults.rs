@@ -158,7 +158,8 @@ impl World {
         let power = self.rng.random_bool(0.5);
         let hole = self.rng.random_bool(self.faults.hole);
         self.note(|world| format!("{} crashes", world.nodes[node].id));
-        let rename = self.rng.random_bool(0.3) && !self.sabotaged(Sabotage::PublishBeforeSync);
+        // What an earlier site stamped in the future is not stamped anew: it would wait until it is due.
+        let rename = self.rng.random_bool(0.3) && !self.sabotaged(Sabotage::PublishBeforeSync) && self.astray.is_none();
         let it = &mut self.nodes[node];
         if power && self.faults.durability == Durability::Normal {
             let site = it.store.site();
@@ -203,6 +204,7 @@ impl World {
         self.healed = Some(self.now);
         self.faults.calm();
         self.mend();
+        self.set_clock();
         for node in 0..self.nodes.len() {
             self.nodes[node].slow_until = Duration::ZERO;
             self.nodes[node].full_until = Duration::ZERO;

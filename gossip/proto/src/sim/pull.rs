@@ -12,7 +12,7 @@ use crate::frame::{Answered, PulledRow, Question, row_frames};
 use crate::model::Answer;
 use crate::purged::Away;
 use crate::replica::{Input, PULL_STALL, PullOutcome};
-use crate::{Frame, NodeId, Purged, Vector};
+use crate::{Frame, Hlc, NodeId, Purged, Vector};
 
 /// A pull that is under way.
 pub(super) struct Asked {
@@ -197,7 +197,9 @@ impl World {
         let from = self.nodes[asked.from].id.clone();
         match read {
             Ok(Heard { end: Some(Answered { heads, purged }), rows, .. }) => {
-                match from_the_future(&rows, self.nodes[node].replica.latest(self.now)) {
+                let latest = self.nodes[node].replica.latest(self.now);
+                let latest = if self.sabotaged(Sabotage::JoinFuture) { Hlc::MAX } else { latest };
+                match from_the_future(&rows, latest) {
                     Some(stamp) => self.feed(node, Input::Pulled(from, PullOutcome::FromFuture(stamp))),
                     None => self.enqueue(node, Job::Join(from, Answer { rows, heads, purged }, whole)),
                 }

@@ -121,7 +121,7 @@ impl World {
         let site = site_id(u8::try_from(node).expect("a simulated cluster is small"), it.sites);
         it.sites += 1;
         let (version, lost) = it.store.begin_anew(answer, site, wall_ms);
-        self.given_up.extend(it.store.was());
+        self.given_up.extend(it.store.was().iter().map(|&site| (site, 0)));
         self.note(|world| format!("{} begins anew, with {version:?}; lost {lost:?}", world.nodes[node].id));
         if let Some(version) = version {
             self.report.replayed += 1;

@@ -14,7 +14,7 @@ use crate::model::{Answer, Statement};
 use crate::purged::Away;
 use crate::replica::{Input, PullOutcome};
 use crate::soundness::Mended;
-use crate::{Frame, NodeId, Vector, Version};
+use crate::{Frame, Hlc, NodeId, Vector, Version};
 
 /// What the store is to do.
 pub(super) enum Job {
@@ -23,6 +23,8 @@ pub(super) enum Job {
     Join(NodeId, Answer, Whole),
     Purge(Vector),
     Repair(Answer, BTreeSet<Bucket>),
+    /// Give up the site but for these versions, and what is stamped later than this.
+    Renounce(u64, Hlc),
 }
 
 /// Whether an answer is a store.
@@ -60,10 +62,11 @@ impl World {
             Some(Job::Commit(statements)) => self.commit(node, &statements),
             Some(Job::Apply(versions)) => self.apply(node, &versions),
             Some(Job::Join(from, answer, whole)) => self.join(node, from, answer, whole),
-            Some(Job::Purge(_)) if full => {}
+            Some(Job::Purge(_) | Job::Renounce(..)) if full => {}
             Some(Job::Repair(..)) if full => self.mended(node, Mended::NotStored),
             Some(Job::Repair(answer, buckets)) => self.put_right(node, answer, &buckets),
             Some(Job::Purge(through)) => self.purge(node, &through),
+            Some(Job::Renounce(kept, latest)) => self.renounce(node, kept, latest),
             None => {}
         }
         self.check_node(node);
@@ -71,8 +74,7 @@ impl World {
     }
 
     fn commit(&mut self, node: usize, statements: &[Statement]) {
-        let highest = self.nodes[node].replica.clocks().highest().map(|at_zero| reading(at_zero, self.now));
-        let wall_ms = stamped_from(self.wall_ms(node), highest);
+        let wall_ms = self.stamps_from(node);
         let Some(version) = self.nodes[node].store.transact(wall_ms, statements) else { return };
         self.report.commits += 1;
         self.note(|world| format!("{} committed {version:?}", world.nodes[node].id));
@@ -82,6 +84,12 @@ impl World {
         let input =
             if unheard { Input::Stored(self.nodes[node].store.heads().clone()) } else { Input::Committed(version) };
         self.report_to(node, input);
+    }
+
+    /// What a node stamps from: its clock, or the median.
+    pub(super) fn stamps_from(&self, node: usize) -> u64 {
+        let highest = self.nodes[node].replica.clocks().highest().map(|at_zero| reading(at_zero, self.now));
+        stamped_from(self.wall_ms(node), highest)
     }
 
     fn apply(&mut self, node: usize, versions: &[Version]) {

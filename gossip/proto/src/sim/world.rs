@@ -8,12 +8,13 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use super::clock::Astray;
 use super::damage::Repair;
 use super::faults::Faults;
 use super::link::{Conn, Cuts, End};
 use super::pull::Asked;
 use super::store::Job;
-use super::{Config, Damage, Failure, Report, Sabotage, Trace};
+use super::{Config, Damage, Failure, Report, Sabotage, Trace, Wall};
 use crate::model::Store;
 use crate::replica::{Input, Output};
 use crate::soundness::Soundness;
@@ -47,6 +48,7 @@ pub(super) enum Event {
     Answered(u64),
     Stalled(u64),
     Hurt,
+    Astray,
     Look(Life),
     Repair(Repair),
     Strike,
@@ -98,8 +100,10 @@ pub(super) struct World {
     pub(super) pulls: BTreeMap<u64, Asked>,
     /// What was acknowledged, but for what a power cut then took. That is nowhere, or somebody heard of it too early.
     pub(super) history: BTreeMap<(SiteId, u64), Arc<Version>>,
-    /// Sites that gave up what they had told nobody: it was written again by another one, or is lost.
-    pub(super) given_up: BTreeSet<SiteId>,
+    /// Sites that gave up what they had told nobody above these versions: it was written again by another one, or is lost.
+    pub(super) given_up: BTreeMap<SiteId, u64>,
+    /// The node whose wall clock is wrong by far, if there is one.
+    pub(super) astray: Option<Astray>,
     /// Nodes whose store is damaged, and not known to be sound again.
     pub(super) hurt: BTreeSet<usize>,
     pub(super) numbers: i64,
@@ -119,7 +123,12 @@ impl World {
         let mut rng = SmallRng::seed_from_u64(seed);
         let faults = Faults::draw(&mut rng);
         // Against a window of a second or two a minute would be for ever.
-        let skew_ms = if config.window.is_some() { 500 } else { 60_000 };
+        let skew_ms = match config.wall {
+            _ if config.window.is_some() => 500,
+            Wall::InStep => 60_000,
+            // What is left of a minute is for what is stamped anew, half a minute ahead.
+            Wall::OneAhead => 10_000,
+        };
         let nodes = (0..config.nodes).map(|n| Node::new(n, rng.random_range(0..skew_ms))).collect();
         let mut world = Self {
             seed,
@@ -134,7 +143,8 @@ impl World {
             conns: BTreeMap::new(),
             pulls: BTreeMap::new(),
             history: BTreeMap::new(),
-            given_up: BTreeSet::new(),
+            given_up: BTreeMap::new(),
+            astray: None,
             hurt: BTreeSet::new(),
             numbers: 0,
             report: Report::default(),
@@ -144,6 +154,10 @@ impl World {
             encoded: None,
             trace: Vec::new(),
         };
+        match config.wall {
+            Wall::InStep => {}
+            Wall::OneAhead => world.lead_astray(),
+        }
         for node in 0..config.nodes {
             // Some join late.
             if world.rng.random_bool(0.8) {
@@ -201,6 +215,7 @@ impl World {
             Event::Answered(pull) => self.take_answer(pull),
             Event::Stalled(pull) => self.fail_pull(pull),
             Event::Hurt => self.hurt(),
+            Event::Astray => self.turn_clock(),
             Event::Look(life) => self.if_alive(life, Self::look),
             Event::Repair(repair) => self.repair(&repair),
             Event::Strike => self.strike(),
@@ -243,7 +258,8 @@ impl World {
     }
 
     pub(super) fn wall_ms(&self, node: usize) -> u64 {
-        WALL_MS + self.nodes[node].skew_ms + u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX)
+        let ahead = self.astray.map_or(0, |astray| astray.ahead_ms(node));
+        WALL_MS + self.nodes[node].skew_ms + ahead + u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn note(&mut self, line: impl FnOnce(&Self) -> String) {
@@ -330,8 +346,7 @@ impl World {
                 Output::AskHeads(nodes) => self.ask_heads(node, &nodes),
                 Output::Purge(covered) => self.purge_covered(node, &covered),
                 Output::ReadClock => self.read_clock(node),
-                // No clock here is as far ahead as that.
-                Output::Renounce(..) => self.fail(format!("{} gives up its site", self.nodes[node].id)),
+                Output::Renounce(refused, latest) => self.give_up(node, &refused, latest),
             }
         }
         if self.nodes[node].replica.deadline() <= now {

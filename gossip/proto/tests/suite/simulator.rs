@@ -2,13 +2,13 @@
 //!
 //! A failing seed prints itself. `KITH_SIM_SEED=45 cargo nextest run -p kith-gossip-proto replay` runs it again and prints
 //! what happened (`KITH_SIM_NODES=3` where it was not five nodes, `KITH_SIM_WINDOW_MS=1500` where tombstones are purged,
-//! `KITH_SIM_DAMAGE=1` where rows are damaged).
+//! `KITH_SIM_DAMAGE=1` where rows are damaged, `KITH_SIM_WALL=1` where a clock is a day ahead).
 
 use std::ops::Range;
 use std::time::Duration;
 
 use kith_gossip_proto::replica::{PULL_EVERY, Sizes};
-use kith_gossip_proto::sim::{Config, Damage, Failure, Report, Sabotage, Trace, run};
+use kith_gossip_proto::sim::{Config, Damage, Failure, Report, Sabotage, Trace, Wall, run};
 
 /// Bound of the settling, in simulated time: less than [`PULL_EVERY`], the last resort, which so cannot hide that a rule
 /// fails. Most of it is the end of a stream that a peer notices late, and a pull that must stall first.
@@ -23,6 +23,7 @@ fn config(nodes: usize) -> Config {
         rest: Duration::ZERO,
         window: None,
         damage: Damage::None,
+        wall: Wall::InStep,
         sabotage: None,
         trace: Trace::Off,
     }
@@ -43,6 +44,7 @@ fn replay() {
     let base = match (window, hurt) {
         (Some(_), _) => forgetful(nodes),
         (None, Damage::Some) => hurting(nodes),
+        (None, Damage::None) if std::env::var_os("KITH_SIM_WALL").is_some() => astray(nodes),
         (None, Damage::None) => config(nodes),
     };
     match run(seed, &Config { trace: Trace::On, window, ..base }) {
@@ -70,6 +72,8 @@ fn sum(reports: &[Report]) -> Report {
         sum.purged += report.purged;
         sum.anew += report.anew;
         sum.replayed += report.replayed;
+        sum.renounced += report.renounced;
+        sum.restamped += report.restamped;
     }
     eprintln!("{} runs: {sum:?}", reports.len());
     sum
@@ -283,6 +287,43 @@ fn a_damaged_store_that_joins_is_noticed() {
 #[test]
 fn a_damaged_store_that_forgets_what_it_alone_has_is_noticed() {
     notices_in(&hurting(4), Sabotage::RepairWholesale, &["different rows", "fold", "lost"], 0..100);
+}
+
+/// One clock is a day ahead, now and then. Clocks are told every 10 s, and so is who is refused.
+fn astray(nodes: usize) -> Config {
+    Config { wall: Wall::OneAhead, settle: Duration::from_secs(60), ..config(nodes) }
+}
+
+fn gave_up(reports: &[Report]) {
+    let (runs, sum) = (u64::try_from(reports.len()).unwrap(), sum(reports));
+    assert!(sum.renounced > runs / 8 && sum.restamped > runs / 8, "{sum:?}");
+}
+
+/// What it stamps is refused by the others. Its node gives up its site and stamps it anew, whether or not the clock is set.
+#[test]
+fn g4_a_clock_that_is_a_day_ahead_harms_nobody_and_its_node_comes_right() {
+    gave_up(&hold(9_000..9_100, &astray(3)));
+    gave_up(&hold(9_100..9_160, &astray(5)));
+}
+
+#[test]
+fn g4_of_two_nodes_the_one_whose_clock_was_a_day_ahead_comes_right_once_it_is_set() {
+    gave_up(&hold(9_200..9_260, &astray(2)));
+}
+
+#[test]
+fn g4_a_clock_that_is_a_day_ahead_harms_nobody_in_a_tree() {
+    gave_up(&hold(9_300..9_340, &Config { sizes: tree(8).sizes, ..astray(8) }));
+}
+
+#[test]
+fn g4_answers_from_the_future_that_are_joined_are_noticed() {
+    notices_in(&astray(3), Sabotage::JoinFuture, &["from the future"], 9_000..9_100);
+}
+
+#[test]
+fn g4_a_site_that_is_not_given_up_is_noticed() {
+    notices_in(&astray(3), Sabotage::KeepFuture, &["not equal"], 9_000..9_100);
 }
 
 #[test]
