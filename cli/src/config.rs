@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use kith_daemon::config::{REMOVE_AFTER, SWEEP_AFTER, Wireguard};
+use kith_daemon::config::{REMOVE_AFTER, SWEEP_AFTER, TUNNEL, Wireguard};
 use kith_daemon::{MeshRange, Source};
 use kith_dns::forward::{Forwarding, Rebind, Upstream, Upstreams};
 use kith_dns::{Tls, Ttl, ZoneName};
@@ -137,6 +137,8 @@ pub(crate) struct Daemon {
     pub(crate) public_sources: Vec<Source>,
     /// For tests only, which cannot wait for an hour.
     pub(crate) sweep_after: Duration,
+    /// The interface of the tunnels.
+    pub(crate) interface: String,
     /// WireGuard; none: its interface is somebody else's.
     pub(crate) wireguard: Option<Wireguard>,
 }
@@ -418,21 +420,22 @@ impl Daemon {
         let sweep_after = reader.hidden(("daemon", "sweep_after_ms")).map_or(SWEEP_AFTER, Duration::from_millis);
         let network = if reader.or(("daemon", "network"), Switch(true)).0 { Network::Kept } else { Network::Foreign };
         let public_sources = reader.list(("daemon", "public_sources"), Vec::new());
+        let Interface(interface) = reader.or(("daemon", "interface"), Interface(TUNNEL.to_owned()));
         Daemon {
             enabled,
             docker: (docker != "none").then(|| docker.into()),
             network,
             public_sources,
             sweep_after,
-            wireguard: wireguard(reader, cidr),
+            wireguard: wireguard(reader, cidr, &interface),
+            interface,
         }
     }
 }
 
 /// WireGuard, where it is asked for.
-fn wireguard(reader: &mut Reader<'_>, cidr: IpNet) -> Option<Wireguard> {
+fn wireguard(reader: &mut Reader<'_>, cidr: IpNet, interface: &str) -> Option<Wireguard> {
     let on = reader.or(("daemon", "wireguard"), Switch(false)).0;
-    let Interface(interface) = reader.or(("daemon", "interface"), Interface("kith0".to_owned()));
     let Port(port) = reader.or(("daemon", "port"), Port(PORT));
     let endpoints = reader.list(("daemon", "endpoints"), Vec::new()).into_iter().map(|Reached(addr)| addr).collect();
     let remove_after = reader.hidden(("daemon", "remove_after_ms")).map_or(REMOVE_AFTER, Duration::from_millis);
@@ -444,7 +447,7 @@ fn wireguard(reader: &mut Reader<'_>, cidr: IpNet) -> Option<Wireguard> {
         let hint = "each server has two /24 of it inside the mesh: set cluster.cidr to a range as 10.210.0.0/16";
         reader.problem(("cluster", "cidr"), "no range for 127 servers", hint);
     }
-    Some(Wireguard { interface, port: port.get(), endpoints, mesh: mesh?, remove_after })
+    Some(Wireguard { interface: interface.to_owned(), port: port.get(), endpoints, mesh: mesh?, remove_after })
 }
 
 /// DNS over TLS, where an address for it is named.

@@ -28,7 +28,7 @@ use crate::own::{Column, Own};
 use crate::status::Alarm;
 use crate::store::Store;
 use plan::{Found, INTERFACE, Observed, Step, faults, plan};
-pub(crate) use plan::{NAME, Place};
+pub(crate) use plan::{NAME, Place, gateway};
 
 /// How often is looked. A Docker that starts, and a network that is made or removed, wake it.
 const PERIOD: Duration = Duration::from_secs(300);

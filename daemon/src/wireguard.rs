@@ -140,6 +140,14 @@ impl Interface {
         self.blocking(move_it).await.map_err(failed("setting an endpoint"))
     }
 
+    /// Takes it away.
+    pub(crate) async fn delete(&self) -> Result<(), Error> {
+        let links = Links::open().map_err(failed("asking for links"))?;
+        let link = links.look(&self.name()).await.map_err(failed("asking for links"))?;
+        let Some(link) = link else { return Ok(()) };
+        links.delete(link.index).await.map_err(failed("removing the interface"))
+    }
+
     /// Does a step of the setup.
     pub(crate) async fn set_up(&self, step: &Step, key: &PrivateKey) -> Result<(), Error> {
         let links = Links::open().map_err(failed("asking for links"))?;

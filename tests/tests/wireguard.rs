@@ -4,7 +4,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use kith_tests::lab::{Mesh, Node, eventually};
+use kith_tests::lab::{Mesh, Node, eventually, kith};
 use kith_tests::skip::skip;
 use serde_json::json;
 
@@ -129,4 +129,51 @@ async fn an_interface_that_somebody_else_made_is_reported_and_left_alone() {
     })
     .await;
     assert_eq!(look(&mesh.nodes[0]), before);
+}
+
+#[tokio::test]
+async fn uninstalling_takes_away_the_interface_that_is_ours_and_no_other() {
+    let test = "uninstalling_takes_away_the_interface_that_is_ours_and_no_other";
+    let Some(mut mesh) = Mesh::of(test, 1) else { return };
+    mesh.start([1]).await;
+    let interface = Mesh::interface(1);
+    let is_there = |node: &Node| node.inside("ip").args(["link", "show", &interface]).output().expect("ip").status;
+    eventually("the interface is there", BOUND, async || {
+        Mesh::shown(&mesh.nodes[0], "peers").await?;
+        if is_there(&mesh.nodes[0]).success() { Ok(()) } else { Err("it is not".to_owned()) }
+    })
+    .await;
+    mesh.nodes[0].stop().await;
+    let root = tempfile::tempdir().expect("a temporary folder can be made");
+    let uninstall = |node: &Node| {
+        let mut command = node.inside(&kith().display().to_string());
+        command.arg("uninstall").arg("--apply").arg("--root").arg(root.path());
+        for setting in [
+            format!("node.data_dir={}", node.data().display()),
+            format!("daemon.interface={interface}"),
+            "daemon.docker=none".to_owned(),
+        ] {
+            command.args(["--set", &setting]);
+        }
+        let output = command.output().expect("kith runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    // With another key it is somebody else's.
+    let (key, aside) = (mesh.nodes[0].data().join("wireguard.key"), root.path().join("aside"));
+    std::fs::rename(&key, &aside).expect("the key is there");
+    let said = uninstall(&mesh.nodes[0]);
+    assert!(said.contains(&format!("leave the interface {interface}")) && is_there(&mesh.nodes[0]).success(), "{said}");
+    assert!(!key.exists(), "a key was made");
+    std::fs::rename(&aside, &key).expect("the key can be put back");
+    let said = uninstall(&mesh.nodes[0]);
+    assert!(
+        said.contains(&format!("remove the interface {interface}")) && !is_there(&mesh.nodes[0]).success(),
+        "{said}"
+    );
+    eventually("wireguard-go has ended", BOUND, async || {
+        let socket = format!("/var/run/wireguard/{interface}.sock");
+        if std::path::Path::new(&socket).exists() { Err(socket) } else { Ok(()) }
+    })
+    .await;
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use kith_daemon::setup::docker;
-use kith_daemon::setup::left::{self, Left};
+use kith_daemon::setup::left::{self, Left, Tunnel};
 use kith_daemon::setup::undo::{Back, Changed, put, text_of};
 use kith_gossip_client::{Client, Endpoint};
 
@@ -30,6 +30,8 @@ enum Step {
     Rules(Vec<String>),
     /// Docker's network goes.
     Network,
+    /// The interface of the tunnels goes.
+    Tunnel(String),
     /// Nothing is done.
     Left(String),
 }
@@ -43,9 +45,9 @@ pub(crate) async fn run(args: &Uninstall) -> Result<(), Failure> {
     }
     let dir = &config.node.data_dir;
     let mut changed = Changed::read(dir).map_err(io)?;
-    let left = left::look(config.daemon.docker.as_deref()).await;
+    let left = left::look(config.daemon.docker.as_deref(), &config.daemon.interface, dir).await;
     let mut steps = files(&changed)?;
-    steps.extend(host(&left));
+    steps.extend(host(&left, &config.daemon.interface));
     steps.extend(own(args, &config));
     let mut out = Out::new();
     for step in &steps {
@@ -81,7 +83,7 @@ fn files(changed: &Changed) -> Result<Vec<Step>, Failure> {
 }
 
 /// What the daemon made.
-fn host(left: &Left) -> Vec<Step> {
+fn host(left: &Left, interface: &str) -> Vec<Step> {
     let rules = match &left.rules {
         Ok(rules) if rules.is_empty() => None,
         Ok(rules) => Some(Step::Rules(rules.clone())),
@@ -96,7 +98,15 @@ fn host(left: &Left) -> Vec<Step> {
         }
         Err(why) => Some(Step::Left(format!("Docker's network kith: {why}"))),
     };
-    rules.into_iter().chain(network).collect()
+    let tunnel = match &left.tunnel {
+        Ok(Tunnel::Nothing) => None,
+        Ok(Tunnel::Ours) => Some(Step::Tunnel(interface.to_owned())),
+        Ok(Tunnel::Foreign) => {
+            Some(Step::Left(format!("the interface {interface}: it does not have this server's key")))
+        }
+        Err(why) => Some(Step::Left(format!("the interface {interface}: {why}"))),
+    };
+    rules.into_iter().chain(network).chain(tunnel).collect()
 }
 
 /// What was installed, and with `--purge` what this server is.
@@ -128,6 +138,7 @@ fn said(step: &Step) -> String {
         Step::Remove { path } => format!("remove {}", path.display()),
         Step::Rules(rules) => format!("remove {} rules of the firewall", rules.len()),
         Step::Network => "remove Docker's network kith".to_owned(),
+        Step::Tunnel(interface) => format!("remove the interface {interface}, with its tunnels"),
         Step::Left(what) => format!("leave {what}"),
     }
 }
@@ -141,6 +152,10 @@ async fn apply(step: &Step, config: &Config) -> Result<(), Failure> {
             Some(socket) => left::remove_network(socket).await.map_err(|e| Failure::new(Exit::Failed, e)),
             None => Ok(()),
         },
+        Step::Tunnel(interface) => {
+            let removed = left::remove_tunnel(interface, &config.node.data_dir).await;
+            removed.map_err(|e| Failure::new(Exit::Failed, e))
+        }
         Step::Left(_) => Ok(()),
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
-use kith_daemon::config::{PORT, TUNNEL};
+use kith_daemon::config::PORT;
 use kith_daemon::{Clock, Daemon, Host, Stuck};
 use kith_gossip_client::Client;
 use serde_json::json;
@@ -102,8 +102,7 @@ fn network(config: &config::Config) -> Option<kith_daemon::Network> {
         IpNet::V4(_) | IpNet::V6(_) => return None,
     };
     let kept = config.daemon.network == config::Network::Kept;
-    let tunnel = config.daemon.wireguard.as_ref().map_or(TUNNEL, |wireguard| &wireguard.interface).to_owned();
-    kept.then_some(kith_daemon::Network { cluster, tunnel })
+    kept.then(|| kith_daemon::Network { cluster, tunnel: config.daemon.interface.clone() })
 }
 
 /// The daemon's configuration.
@@ -122,4 +121,27 @@ pub(crate) fn config(config: &config::Config) -> Result<kith_daemon::Config, Fai
         sweep_after: config.daemon.sweep_after,
         wireguard: config.daemon.wireguard.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Purpose, Sources};
+
+    fn build(file: &str) -> Config {
+        let file = Some(("kith.toml".into(), file.to_owned()));
+        let sources = Sources { file, hostname: "n1".to_owned(), ..Sources::default() };
+        Config::build(&sources, Purpose::Daemon).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    #[test]
+    fn the_network_of_containers_knows_the_tunnels_by_their_name_whoever_makes_them() {
+        let tunnel = |file: &str| network(&build(file)).map(|network| network.tunnel);
+        assert_eq!(tunnel("").as_deref(), Some("kith0"));
+        for on in [true, false] {
+            let file = format!("[daemon]\nwireguard = {on}\ninterface = \"wg9\"\n");
+            assert_eq!(tunnel(&file).as_deref(), Some("wg9"), "{on}");
+        }
+        assert_eq!(tunnel("[daemon]\nnetwork = false\n"), None);
+    }
 }

@@ -85,19 +85,34 @@ pub(crate) enum Step {
     Insert(Rule),
 }
 
+/// The range of the containers of the server whose own range this is.
+fn containers(cluster: Ipv4Net, own: Ipv4Net) -> Option<Ipv4Net> {
+    let [a, b, number, _] = own.network().octets();
+    let inside = cluster.prefix_len() == 16 && cluster.contains(&own) && own.prefix_len() == 24;
+    let containers = Ipv4Net::new(Ipv4Addr::new(a, b, number.checked_add(128)?, 0), 24).ok()?;
+    inside.then_some(containers)
+}
+
+/// Its address among them, which is their gateway and their name server.
+pub(crate) fn gateway(cluster: Ipv4Net, own: Ipv4Net) -> Option<Ipv4Addr> {
+    containers(cluster, own).map(first)
+}
+
+fn first(range: Ipv4Net) -> Ipv4Addr {
+    let [a, b, c, _] = range.network().octets();
+    Ipv4Addr::new(a, b, c, 1)
+}
+
 impl Place {
     /// The place of the server whose own range this is: 10.210.N.0/24 has the containers' 10.210.(128+N).0/24.
     pub(crate) fn of(cluster: Ipv4Net, own: Ipv4Net, tunnel: &str) -> Option<Place> {
-        let [a, b, number, _] = own.network().octets();
-        let inside = cluster.prefix_len() == 16 && cluster.contains(&own) && own.prefix_len() == 24;
-        let containers = Ipv4Net::new(Ipv4Addr::new(a, b, number.checked_add(128)?, 0), 24).ok()?;
-        inside.then(|| Place { cluster, containers, tunnel: tunnel.to_owned(), mtu: None, api: None })
+        let containers = containers(cluster, own)?;
+        Some(Place { cluster, containers, tunnel: tunnel.to_owned(), mtu: None, api: None })
     }
 
-    /// The host's address in the containers' range, which is their gateway and their name server.
+    /// The host's address in the containers' range.
     pub(crate) fn gateway(&self) -> Ipv4Addr {
-        let [a, b, c, _] = self.containers.network().octets();
-        Ipv4Addr::new(a, b, c, 1)
+        first(self.containers)
     }
 
     /// The network that is to be.

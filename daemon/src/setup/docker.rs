@@ -6,8 +6,7 @@ use std::path::Path;
 use ipnet::Ipv4Net;
 use serde_json::{Map, Value, json};
 
-use crate::bridge::Place;
-use crate::config::TUNNEL;
+use crate::bridge::gateway;
 use crate::docker::Docker;
 
 /// What containers are to be told.
@@ -58,7 +57,7 @@ pub async fn running(socket: &Path) -> Result<Vec<Running>, AskError> {
 
 /// The name server of the containers of the server whose own range this is.
 pub fn name_server(cluster: Ipv4Net, own: Ipv4Net) -> Option<Ipv4Addr> {
-    Some(Place::of(cluster, own, TUNNEL)?.gateway())
+    gateway(cluster, own)
 }
 
 /// A file with what containers are to be told; what was there stays, behind it. None: it says so already.

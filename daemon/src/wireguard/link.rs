@@ -66,6 +66,11 @@ impl Links {
         self.handle.link().add(LinkWireguard::new(name).build()).execute().await.map_err(io)
     }
 
+    /// Takes it away, and with it the kernel's WireGuard behind it, or ends wireguard-go.
+    pub(super) async fn delete(&self, index: u32) -> io::Result<()> {
+        self.handle.link().del(index).execute().await.map_err(io)
+    }
+
     /// Sets the MTU.
     pub(super) async fn mtu(&self, index: u32, mtu: u32) -> io::Result<()> {
         self.handle.link().set(LinkUnspec::new_with_index(index).mtu(mtu).build()).execute().await.map_err(io)

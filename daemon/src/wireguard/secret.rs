@@ -43,11 +43,18 @@ impl SecretFile {
     /// The key, which is made if there is none. One that cannot be read is not replaced: with another key this server would be
     /// another to all others.
     pub(crate) fn open(&self) -> Result<PrivateKey, Error> {
+        match self.find()? {
+            Some(key) => Ok(key),
+            None => self.make().map_err(|error| self.failed(error)),
+        }
+    }
+
+    /// The key, if there is one.
+    pub(crate) fn find(&self) -> Result<Option<PrivateKey>, Error> {
+        let none = || self.failed(io::Error::new(io::ErrorKind::InvalidData, "no WireGuard key"));
         match fs::read(&self.0) {
-            Ok(text) => {
-                read(&text).ok_or_else(|| self.failed(io::Error::new(io::ErrorKind::InvalidData, "no WireGuard key")))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.make().map_err(|error| self.failed(error)),
+            Ok(text) => read(&text).ok_or_else(none).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed(error)),
         }
     }
@@ -92,6 +99,7 @@ mod tests {
     #[test]
     fn a_key_is_made_once_for_its_owner_alone_and_shown_to_nobody() {
         let dir = tempfile::tempdir().unwrap();
+        assert!(SecretFile::within(dir.path()).find().unwrap().is_none());
         let key = SecretFile::within(dir.path()).open().unwrap();
         let again = SecretFile::within(dir.path()).open().unwrap();
         assert_eq!(key.public(), again.public());
