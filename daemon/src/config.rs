@@ -79,7 +79,7 @@ pub struct Wireguard {
     pub interface: String,
     /// Where it listens, UDP.
     pub port: u16,
-    /// Where others reach it, most useful first.
+    /// Where others reach it, most useful first; none: where [`Public`] finds that they do.
     pub endpoints: Vec<SocketAddr>,
     /// The ranges of the cluster.
     pub mesh: MeshRange,

@@ -1,8 +1,9 @@
 //! The configuration file of a server that was just made: what is its own, and the rest as comments.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
+use kith_daemon::setup::docker::name_server;
 use kith_gossip::identity::Subnets;
 use kith_gossip_proto::NodeId;
 
@@ -15,6 +16,7 @@ pub(super) struct Facts<'a> {
     pub(super) name: &'a NodeId,
     pub(super) cluster: &'a ClusterId,
     pub(super) cidr: Subnets,
+    pub(super) number: u8,
     pub(super) seeds: &'a [Seed],
     pub(super) keeps: Keeps,
 }
@@ -28,11 +30,12 @@ pub(super) enum Keeps {
 
 /// The text.
 pub(super) fn render(facts: &Facts<'_>, place: &Place, paths: &Paths) -> String {
-    let Facts { name, cluster, cidr, seeds, keeps } = facts;
+    let Facts { name, cluster, cidr, number, seeds, keeps } = facts;
     let region = match &place.region {
         Some(region) => format!("region = {}\n", quoted(region.as_str())),
         None => "# region = \"fra\"        # region code, for {region}.APP names\n".to_owned(),
     };
+    let containers = asked_by_containers(*cidr, *number);
     let seeds: Vec<String> = seeds.iter().map(|seed| quoted(seed.as_str())).collect();
     let authority = match keeps {
         Keeps::Authority => format!(
@@ -70,8 +73,16 @@ pub(super) fn render(facts: &Facts<'_>, place: &Place, paths: &Paths) -> String 
          # listen = [\"127.0.0.1:31220\"]    # beyond loopback it wants api.token_file\n\
          \n\
          [dns]\n\
-         # listen = [\"127.0.0.1:53\"]\n\
-         # zones = [\"internal\"]\n",
+         # listen = [\"127.0.0.1:53\"{containers}]    # the host's own programs{for_whom}\n\
+         # zones = [\"internal\"]\n\
+         \n\
+         # This server's row and those of its containers, tunnels between the servers, Docker's network `kith` for containers that others reach.\n\
+         [daemon]\n\
+         # enabled = true\n\
+         # wireguard = true    # UDP 31820, for the other servers: let it through the firewall\n\
+         # endpoints = [\"192.0.2.1:31820\"]    # where they reach it, if not at gossip.advertise or this host's own addresses\n",
+        containers = containers.map_or_else(String::new, |at| format!(", \"{at}:53\"")),
+        for_whom = if containers.is_some() { ", and the containers of Docker's network `kith`" } else { "" },
         name = quoted(name.as_str()),
         data = path(&paths.data),
         cluster = quoted(cluster.as_str()),
@@ -83,6 +94,11 @@ pub(super) fn render(facts: &Facts<'_>, place: &Place, paths: &Paths) -> String 
         certificate = path(&paths.certificate),
         key = path(&paths.key),
     )
+}
+
+/// Where this server's containers ask for names.
+fn asked_by_containers(cidr: Subnets, number: u8) -> Option<Ipv4Addr> {
+    name_server(cidr.to_string().parse().ok()?, cidr.of(number).parse().ok()?)
 }
 
 fn advertised(address: Option<SocketAddr>) -> String {

@@ -21,7 +21,9 @@ pub(crate) fn run(args: &Init) -> Result<(), Failure> {
     let authority = Authority::found(args.cluster.as_str(), now).map_err(failed)?;
     let key = NewKey::generate().map_err(failed)?;
     let certificate = authority.certify_pem(&name, &key, now).map_err(failed)?;
-    let facts = Facts { name: &name, cluster: &args.cluster, cidr: args.cidr, seeds: &[], keeps: Keeps::Authority };
+    let (cluster, cidr, keeps) = (&args.cluster, args.cidr, Keeps::Authority);
+    // The first to ask for a number gets this one.
+    let facts = Facts { name: &name, cluster, cidr, number: 1, seeds: &[], keeps };
     making.folder(&paths.authority)?;
     making.folder(&paths.identity)?;
     making.file(&authority_key, &authority.key_pem())?;

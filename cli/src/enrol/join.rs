@@ -31,7 +31,8 @@ async fn first(args: &Join, token: &Token) -> Result<(), Failure> {
     making.file(&paths.key, &key.pem())?;
     let grant = ask(token, &key).await?;
     let (cluster, cidr, seeds) = read(&grant).ok_or_else(|| Failure::new(Exit::Failed, JoinError::Malformed))?;
-    let facts = Facts { name: &token.node, cluster: &cluster, cidr, seeds: &seeds, keeps: Keeps::Nothing };
+    let (name, number, keeps) = (&token.node, grant.number, Keeps::Nothing);
+    let facts = Facts { name, cluster: &cluster, cidr, number, seeds: &seeds, keeps };
     making.file(&paths.ca, &grant.authority)?;
     making.file(&paths.certificate, &grant.certificate)?;
     making.file(&paths.config, &render(&facts, &args.place, &paths))?;

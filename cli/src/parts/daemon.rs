@@ -77,16 +77,18 @@ fn leave(stuck: &[Stuck]) {
     leave_at_once(Exit::Software as i32)
 }
 
-/// Where others reach this server's tunnels, if somebody is to be asked.
+/// Where others reach this server's tunnels: found out if somebody is to be asked, or nobody has said it.
 fn public(config: &config::Config) -> Option<kith_daemon::Public> {
     let sources = config.daemon.public_sources.clone();
     let cluster = match config.cluster.cidr {
         IpNet::V4(cluster) => Some(cluster),
         IpNet::V6(_) => None,
     };
-    let advertised = config.gossip.advertise.map(|at| at.ip());
+    let listens = Some(config.gossip.listen.ip()).filter(|address| !address.is_unspecified());
+    let advertised = config.gossip.advertise.map(|at| at.ip()).or(listens);
     let wireguard = config.daemon.wireguard.as_ref();
-    (!sources.is_empty()).then(|| kith_daemon::Public {
+    let is_unsaid = wireguard.is_some_and(|wireguard| wireguard.endpoints.is_empty());
+    (is_unsaid || !sources.is_empty()).then(|| kith_daemon::Public {
         sources,
         advertised,
         endpoints: wireguard.map_or_else(Vec::new, |wireguard| wireguard.endpoints.clone()),
@@ -132,6 +134,21 @@ mod tests {
         let file = Some(("kith.toml".into(), file.to_owned()));
         let sources = Sources { file, hostname: "n1".to_owned(), ..Sources::default() };
         Config::build(&sources, Purpose::Daemon).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    #[test]
+    fn where_nobody_says_where_tunnels_end_it_is_found_out_from_where_gossip_is_reached() {
+        let advertised = |file: &str| public(&build(file)).map(|public| public.advertised.map(|ip| ip.to_string()));
+        assert_eq!(advertised(""), None);
+        assert_eq!(advertised("[daemon]\nwireguard = true\n"), Some(None));
+        let wireguard = "[daemon]\nwireguard = true\n[gossip]\n";
+        for at in ["listen", "advertise"] {
+            let file = format!("{wireguard}{at} = \"192.0.2.1:7\"\n");
+            assert_eq!(advertised(&file), Some(Some("192.0.2.1".to_owned())), "{at}");
+        }
+        let said = "[daemon]\nwireguard = true\nendpoints = [\"192.0.2.1:31820\"]\n";
+        assert_eq!(advertised(said), None);
+        assert_eq!(advertised(&format!("{said}public_sources = [\"https://ip.example.com/\"]\n")), Some(None));
     }
 
     #[test]

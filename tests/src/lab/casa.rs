@@ -90,7 +90,7 @@ impl Host {
     /// If it is not ready within 30 s.
     pub async fn begin(&mut self) {
         self.configure(&[
-            ("daemon", &format!("enabled = true\nwireguard = true\nendpoints = [\"{}:31820\"]", self.address())),
+            ("daemon", "enabled = true\nwireguard = true"),
             ("dns", &format!("listen = [\"127.0.0.1:53\", \"{}:53\"]", self.gateway())),
         ]);
         self.launch();
