@@ -18,7 +18,7 @@ fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/dns")
 }
 
-/// A Python that knows DNS, as `scripts/tools` installs it.
+/// A Python that knows DNS, as `scripts/foreign` installs it.
 fn python(test: &str) -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;

@@ -46,7 +46,7 @@ pub(crate) fn built_by_go(test: &str) -> Option<String> {
     Some(program.display().to_string())
 }
 
-/// A Python that has dnspython, as `scripts/tools` installs it.
+/// A Python that has dnspython, as `scripts/foreign` installs it.
 pub(crate) fn python(test: &str) -> Option<String> {
     let program = cache()?.join("venv/bin/python").display().to_string();
     let knows = Command::new(&program).args(["-c", "import dns.resolver"]).stderr(Stdio::null()).status();
@@ -57,13 +57,13 @@ pub(crate) fn python(test: &str) -> Option<String> {
     None
 }
 
-/// systemd-resolved, as `scripts/tools` unpacks it.
+/// systemd-resolved, as `scripts/foreign` unpacks it.
 pub(crate) fn resolved(test: &str) -> Option<String> {
     let program = cache()?.join("resolved/lib/systemd/systemd-resolved").display().to_string();
     runs(test, &program, "--version").then_some(program)
 }
 
-/// Where `scripts/tools` puts what it fetches.
+/// Where `scripts/foreign` puts what it fetches.
 fn cache() -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     Some(std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?.join("kith"))
