@@ -27,6 +27,8 @@ use crate::own::{Own, Standing};
 use crate::peers::{MeshRange, PublicKey};
 use crate::wake::Wake;
 use crate::wireguard::Interface;
+use echo::BEFORE;
+use heard::Longest;
 use plan::{State, Step, Tunnel, plan};
 pub(crate) use socket::Echoes;
 use trial::{Memory, Turn};
@@ -134,18 +136,27 @@ impl Reconciler for Endpoints {
     }
 
     fn detail(&self, now: Now) -> Value {
-        let each = self.last.iter().take(SHOWN).map(|tunnel| {
-            let ms = |span: Duration| span.as_secs_f64() * 1000.0;
-            let heard = tunnel.heard.answered.map(|at| now.at.saturating_duration_since(at).as_secs());
-            json!({
-                "server": tunnel.id,
-                "state": tunnel.state(now).as_str(),
-                "endpoint": tunnel.current.map(|at| at.to_string()),
-                "round_trip_ms": tunnel.heard.round_trip.map(ms),
-                "answered_s_ago": heard,
-                "tried": tunnel.trial.tried,
-            })
-        });
-        json!({ "tunnels": each.collect::<Vec<_>>() })
+        let tunnels: Vec<Value> = self.last.iter().take(SHOWN).map(|tunnel| shown(tunnel, now)).collect();
+        json!({ "tunnels": tunnels })
     }
+}
+
+/// A tunnel, for people and for `kith doctor`.
+fn shown(tunnel: &Tunnel, now: Now) -> Value {
+    let heard = &tunnel.heard;
+    let (mtu, passes) = match heard.longest() {
+        Longest::Pass(length) => (Some(length + BEFORE), Some(true)),
+        Longest::Lost(length) => (Some(length + BEFORE), Some(false)),
+        Longest::Unknown => (None, None),
+    };
+    json!({
+        "server": tunnel.id,
+        "state": tunnel.state(now).as_str(),
+        "endpoint": tunnel.current.map(|at| at.to_string()),
+        "round_trip_ms": heard.round_trip.map(|took| took.as_secs_f64() * 1000.0),
+        "answered_s_ago": heard.answered.map(|at| now.at.saturating_duration_since(at).as_secs()),
+        "mtu": mtu,
+        "mtu_passes": passes,
+        "tried": tunnel.trial.tried,
+    })
 }

@@ -269,7 +269,8 @@ impl Reconciler for Peers {
         for key in judgement.former.keys() {
             self.replaced.entry(*key).or_insert(now.at);
         }
-        self.ways.tell(key, ways(&judgement));
+        let mtu = observed.seen.link.as_ref().map(|link| link.mtu);
+        self.ways.tell(key, mtu, ways(&judgement));
         self.last = Some((observed.seen.clone(), judgement));
         self.steps = 0;
         Ok(observed)

@@ -4,6 +4,7 @@
 
 mod checks;
 mod probe;
+mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

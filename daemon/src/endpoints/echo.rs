@@ -15,6 +15,8 @@ pub(crate) const PORT: u16 = 31821;
 pub(super) const HEAD: usize = 16;
 /// The longest question: no tunnel carries more in one packet.
 pub(super) const MOST: usize = 1500;
+/// What is before it in a packet: headers of IPv6 and UDP.
+pub(super) const BEFORE: u16 = 48;
 
 const MAGIC: [u8; 4] = *b"kith";
 /// Who asks by another version gets no answer, and is told by its handshakes alone.

@@ -13,6 +13,9 @@ const KEPT: usize = 8;
 /// How long an answer may take. One that takes longer still counts when it comes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Questions as long as a packet may be that are not answered, in a row, until such packets are lost and not just one of them.
+const LOST: u32 = 3;
+
 /// What is heard of one peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Heard {
@@ -23,6 +26,32 @@ pub(crate) struct Heard {
     pub(super) round_trip: Option<Duration>,
     /// When it last asked.
     pub(super) asked_by: Option<Instant>,
+    /// What became of the longest packets.
+    long: Long,
+}
+
+/// What became of the longest packets to a peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Long {
+    /// How long the last question was.
+    length: u16,
+    /// It, until it is answered.
+    asked: Option<Token>,
+    /// How many are not answered.
+    missing: u32,
+    /// Whether one was.
+    passed: bool,
+}
+
+/// Whether the longest packets pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Longest {
+    /// Those of this length do.
+    Pass(u16),
+    /// They are lost, and short ones are not.
+    Lost(u16),
+    /// Not known.
+    Unknown,
 }
 
 impl Heard {
@@ -34,8 +63,35 @@ impl Heard {
         self.asked.push_back((token, now));
     }
 
+    /// It is asked by a question as long as a packet may be. Where short ones are not answered either, that would say nothing.
+    pub(super) fn ask_long(&mut self, token: Token, length: u16, now: Instant) {
+        if self.asker(now) == Asker::NotAnswered || self.long.length != length {
+            self.long = Long { length, ..Long::default() };
+        }
+        self.long.missing += u32::from(self.long.asked.is_some());
+        self.long.asked = Some(token);
+    }
+
+    /// Whether the last such question is not answered, so that it is soon to be asked again.
+    pub(super) fn waits_for_long(&self) -> bool {
+        self.long.asked.is_some()
+    }
+
+    /// Whether such packets pass.
+    pub(super) fn longest(&self) -> Longest {
+        let Long { length, missing, passed, .. } = self.long;
+        match (missing >= LOST, passed) {
+            (true, _) => Longest::Lost(length),
+            (false, true) => Longest::Pass(length),
+            (false, false) => Longest::Unknown,
+        }
+    }
+
     /// It answers; what answers no question of ours changes nothing.
     pub(super) fn answer(&mut self, token: Token, now: Instant) {
+        if self.long.asked == Some(token) {
+            self.long = Long { asked: None, missing: 0, passed: true, ..self.long };
+        }
         if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == token)
             && let Some((_, asked)) = self.asked.remove(at)
         {
@@ -112,5 +168,33 @@ mod tests {
         heard.asks(Asker::Answered, at(2));
         assert_eq!((heard.missing(start, at(2)), heard.asker(at(5)), heard.round_trip), (0, Asker::Answered, None));
         assert_eq!(heard.asker(at(6)), Asker::NotAnswered);
+    }
+
+    #[test]
+    fn long_packets_are_lost_when_several_are_and_short_ones_are_not() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut heard = Heard::default();
+        // Nobody answers at all.
+        for number in 0..10 {
+            heard.ask_long(Token([number; 8]), 1372, at(u64::from(number)));
+        }
+        assert_eq!(heard.longest(), Longest::Unknown);
+        let ask = |heard: &mut Heard, number: u8| {
+            heard.asks(Asker::Answered, at(20));
+            heard.ask_long(Token([number; 8]), 1372, at(20));
+        };
+        ask(&mut heard, 11);
+        heard.answer(Token([11; 8]), at(20));
+        assert_eq!(heard.longest(), Longest::Pass(1372));
+        (12..15).for_each(|number| ask(&mut heard, number));
+        assert_eq!(heard.longest(), Longest::Pass(1372));
+        ask(&mut heard, 15);
+        assert_eq!(heard.longest(), Longest::Lost(1372));
+        // Another length is another question.
+        heard.ask_long(Token([16; 8]), 1232, at(20));
+        assert_eq!(heard.longest(), Longest::Unknown);
+        heard.answer(Token([16; 8]), at(20));
+        assert_eq!(heard.longest(), Longest::Pass(1232));
     }
 }

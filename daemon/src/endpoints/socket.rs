@@ -5,19 +5,31 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt::Ipv6DontFrag};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Ways;
-use super::echo::{Echo, HEAD, MOST, PORT, Token, answer, question, read};
+use super::echo::{BEFORE, Echo, HEAD, MOST, PORT, Token, answer, question, read};
 use super::heard::Heard;
 use crate::peers::{PublicKey, management};
 use crate::retry::Retry;
 
 /// How often each peer is asked.
 pub(super) const EVERY: Duration = Duration::from_secs(3);
+/// One in so many times also by a question as long as a packet may be.
+const LONG: u64 = 5;
+
+/// What is to be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// A short question, and a long one where the last was not answered.
+    Short,
+    /// Both.
+    All,
+}
 
 /// What is heard of each peer. Clones share it; the socket's loop alone writes.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +51,10 @@ impl Echoes {
                     match UdpSocket::bind((management(&own), PORT)).await {
                         Ok(socket) => {
                             retry.succeeded();
+                            // What is as long as a packet may be is sent in one, or not at all.
+                            if let Err(error) = setsockopt(&socket, Ipv6DontFrag, &true) {
+                                tracing::debug!(%error, "long echoes may come in pieces");
+                            }
                             self.talk(&socket, &ways).await;
                         }
                         Err(error) => tracing::debug!(%error, "no socket for echoes"),
@@ -57,10 +73,14 @@ impl Echoes {
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Longer by one than what is an echo, so that what is cut off is none.
         let mut buffer = [0; MOST + 1];
+        let mut times = 0_u64;
         loop {
             tokio::select! {
                 // A tick that is not waited for to its end comes at the next wait.
-                _ = due.tick() => self.ask_all(socket, ways, &random).await,
+                _ = due.tick() => {
+                    self.ask_all(socket, ways, &random, if times % LONG == 1 { Due::All } else { Due::Short }).await;
+                    times += 1;
+                }
                 // A datagram that is not taken stays in the socket.
                 came = socket.recv_from(&mut buffer) => match came {
                     Ok((length, from)) => self.hear(socket, ways, from, &buffer[..length]).await,
@@ -70,25 +90,33 @@ impl Echoes {
         }
     }
 
-    async fn ask_all(&self, socket: &UdpSocket, ways: &Ways, random: &SystemRandom) {
+    async fn ask_all(&self, socket: &UdpSocket, ways: &Ways, random: &SystemRandom, due: Due) {
         let (peers, addresses) = (ways.peers(), ways.addresses());
         self.heard().retain(|key, _| peers.contains_key(key));
         for (address, key) in addresses.iter() {
-            let mut token = [0; 8];
-            if random.fill(&mut token).is_err() {
-                return;
+            let again = self.heard().get(key).is_some_and(Heard::waits_for_long);
+            let long = longest(ways.mtu()).filter(|_| due == Due::All || again);
+            for length in [Some(HEAD as u16), long].into_iter().flatten() {
+                let mut token = [0; 8];
+                if random.fill(&mut token).is_err() {
+                    return;
+                }
+                let datagram = self.question(*key, Token(token), length);
+                send(socket, (*address, PORT).into(), &datagram).await;
             }
-            let datagram = self.question(*key, Token(token));
-            send(socket, (*address, PORT).into(), &datagram).await;
         }
     }
 
-    fn question(&self, key: PublicKey, token: Token) -> Vec<u8> {
+    fn question(&self, key: PublicKey, token: Token, length: u16) -> Vec<u8> {
         let (mut heard, now) = (self.heard(), Instant::now());
         let peer = heard.entry(key).or_default();
         let asker = peer.asker(now);
-        peer.ask(token, now);
-        question(token, HEAD as u16, asker)
+        if length > HEAD as u16 {
+            peer.ask_long(token, length, now);
+        } else {
+            peer.ask(token, now);
+        }
+        question(token, length, asker)
     }
 
     async fn hear(&self, socket: &UdpSocket, ways: &Ways, from: SocketAddr, datagram: &[u8]) {
@@ -109,6 +137,12 @@ impl Echoes {
     fn heard(&self) -> MutexGuard<'_, BTreeMap<PublicKey, Heard>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The longest question that is one packet.
+fn longest(mtu: Option<u32>) -> Option<u16> {
+    let length = u16::try_from(mtu?).ok()?.checked_sub(BEFORE)?;
+    (HEAD + 1..=MOST).contains(&usize::from(length)).then_some(length)
 }
 
 /// What cannot be sent is as good as lost.

@@ -24,26 +24,32 @@ pub(crate) struct Ways(Arc<Mutex<Told>>);
 #[derive(Debug, Default)]
 struct Told {
     own: Option<PublicKey>,
+    mtu: Option<u32>,
     peers: Arc<BTreeMap<PublicKey, Way>>,
     addresses: Arc<BTreeMap<Ipv6Addr, PublicKey>>,
     worked: BTreeMap<PublicKey, SocketAddr>,
 }
 
 impl Ways {
-    /// Says who we are and who is to be reached. Only the peers know.
-    pub(crate) fn tell(&self, own: PublicKey, peers: BTreeMap<PublicKey, Way>) {
+    /// Says who we are, how long our packets may be, and who is to be reached. Only the peers know.
+    pub(crate) fn tell(&self, own: PublicKey, mtu: Option<u32>, peers: BTreeMap<PublicKey, Way>) {
         let mut told = self.told();
         told.worked.retain(|key, _| peers.contains_key(key));
         if *told.peers != peers {
             told.addresses = Arc::new(peers.keys().map(|key| (management(key), *key)).collect());
             told.peers = Arc::new(peers);
         }
-        told.own = Some(own);
+        (told.own, told.mtu) = (Some(own), mtu);
     }
 
     /// Our own key, once there is one.
     pub(super) fn own(&self) -> Option<PublicKey> {
         self.told().own
+    }
+
+    /// How long a packet may be, once there is an interface.
+    pub(super) fn mtu(&self) -> Option<u32> {
+        self.told().mtu
     }
 
     /// Who is to be reached.

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::super::value::printable;
 use super::probe::Probe;
+use super::tunnel;
 
 /// The columns for people.
 pub(super) const HEAD: [&str; 4] = ["SERVER", "LAYER", "STATE", "WHAT"];
@@ -65,11 +66,11 @@ pub(super) enum State {
 }
 
 impl Check {
-    fn new(server: &str, layer: &'static str, state: State, what: impl Into<String>) -> Check {
+    pub(super) fn new(server: &str, layer: &'static str, state: State, what: impl Into<String>) -> Check {
         Check { server: server.to_owned(), layer, state, what: what.into(), advice: None }
     }
 
-    fn advised(self, advice: impl Into<String>) -> Check {
+    pub(super) fn advised(self, advice: impl Into<String>) -> Check {
         Check { advice: Some(advice.into()), ..self }
     }
 
@@ -183,7 +184,7 @@ fn toward(view: &View, other: &str) -> Vec<Check> {
     let port = view.ports.get(other);
     checks.extend(port.map(|(address, probe)| udp(other, *address, *probe)));
     checks.push(gossip(member, port.map(|(_, probe)| *probe)));
-    checks.extend(tunnel(&view.status, other));
+    checks.extend(tunnel::checks(&view.status, other));
     checks
 }
 
@@ -214,18 +215,6 @@ fn gossip(member: &Member, port: Option<Probe>) -> Check {
             .advised("one of the two refuses the other: a certificate that has ended or is another authority's, or a removal; its log says which"),
         (MemberState::Silent, _, _) => check(State::Fails, "not heard".to_owned()),
     }
-}
-
-/// What the daemon says of the tunnel to a server, where it keeps one.
-fn tunnel(status: &Value, other: &str) -> Option<Check> {
-    let peers = status["parts"]["daemon"]["reconcilers"]["peers"]["detail"]["peers"].as_array()?;
-    let peer = peers.iter().find(|peer| peer["server"] == other && peer["state"] == "wanted")?;
-    Some(match peer["handshake_s_ago"].as_u64() {
-        // Keys are renewed every 2 minutes while packets pass, and die after 3.
-        Some(age @ ..180) => Check::new(other, "tunnel", State::Ok, format!("last handshake {age} s ago")),
-        _ => Check::new(other, "tunnel", State::Fails, "no handshake of late")
-            .advised("UDP 31820 may be dropped between the two, or its key differs from its row's"),
-    })
 }
 
 #[cfg(test)]
@@ -311,6 +300,7 @@ mod tests {
                     { "server": "c", "state": "replaced", "handshake_s_ago": 5 },
                     { "server": "c", "state": "wanted", "handshake_s_ago": null },
                 ] } },
+                "endpoints": { "error": null },
             } } },
         });
         let members = vec![member("b", MemberState::Up, Some(300)), member("c", MemberState::Up, Some(300))];
@@ -331,7 +321,7 @@ mod tests {
         b       gossip       ok     heard, 0.3 ms there and back
         b       tunnel       ok     last handshake 5 s ago
         c       gossip       ok     heard, 0.3 ms there and back
-        c       tunnel       FAILS  no handshake of late: UDP 31820 may be dropped between the two, or its key differs from its row's
+        c       tunnel       FAILS  no handshake of late: UDP 31820 may be dropped between the two, there or back, or its key differs from its row's
         ");
     }
 }
