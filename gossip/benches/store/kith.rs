@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kith_gossip::store::{Durability, SchemaSource, Statement, Store, StoreConfig};
 use kith_gossip_proto::frame::PulledRow;
-use kith_gossip_proto::{Vector, Version};
+use kith_gossip_proto::{Hlc, Vector, Version};
 use tempfile::TempDir;
 
 use crate::work::SCHEMA;
@@ -54,6 +54,15 @@ impl Kith {
             }
             self.store.apply(part).await.unwrap();
         }
+    }
+
+    /// Writes a row, deletes it, and forgets that.
+    pub(crate) async fn forget_a_deletion(&self) {
+        for sql in ["INSERT INTO t (id) VALUES ('gone')", "DELETE FROM t WHERE id = 'gone'"] {
+            self.store.execute(vec![Statement::new(sql)], None).await.unwrap();
+        }
+        let due = self.store.due(self.heads(), Hlc::MAX).await.unwrap();
+        assert_eq!(self.store.purge(due).await.unwrap(), 1);
     }
 
     pub(crate) async fn join(&self, rows: Vec<PulledRow>, heads: Vector) {

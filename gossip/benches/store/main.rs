@@ -13,6 +13,7 @@ mod plain;
 mod work;
 
 use kith::Kith;
+use kith_gossip_proto::Vector;
 use meter::{Meter, size};
 use plain::Plain;
 use work::{BATCH, CELLS, ROWS, Unit, delete, insert, range, rewrite, transactions, update, upsert};
@@ -95,7 +96,7 @@ async fn merges() {
     // The same keys, written by another site before: every cell is contested.
     let other = Kith::new();
     other.run(transactions(BATCH, insert)).await;
-    let rows = other.collect(kith_gossip_proto::Vector::default()).await;
+    let rows = other.collect(Vector::default()).await;
     let meter = Meter::start();
     target.join(rows, other.heads()).await;
     let ours = meter.stop((CELLS - 1) * ROWS);
@@ -103,4 +104,21 @@ async fn merges() {
     let meter = Meter::start();
     plain.run(&work);
     ours.tell("merge of conflicting rows", "cells", meter.stop((CELLS - 1) * ROWS));
+    after_a_purge(&source).await;
+}
+
+/// A deletion that is forgotten makes it be asked of each row whether it may be one of those.
+async fn after_a_purge(source: &Kith) {
+    let (target, plain) = (Kith::new(), Plain::new());
+    plain.run(&transactions(BATCH, insert));
+    target.join(source.collect(Vector::default()).await, source.heads()).await;
+    target.forget_a_deletion().await;
+    let updates = source.versions(transactions(BATCH, update)).await;
+    let meter = Meter::start();
+    target.merge(updates).await;
+    let ours = meter.stop(ROWS);
+    let work = transactions(10 * BATCH, update);
+    let meter = Meter::start();
+    plain.run(&work);
+    ours.tell("merge of one fresh cell after a purge", "cells", meter.stop(ROWS));
 }

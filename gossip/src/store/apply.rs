@@ -1,10 +1,11 @@
 //! What peers sent: versions that they pushed, rows that we pulled; and what had been set aside, once a schema comes for it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kith_gossip_proto::frame::{Answered, PulledRow};
 use kith_gossip_proto::purged::{Away, away};
-use kith_gossip_proto::{Change, Key, Name, Purged, Row, Version};
+use kith_gossip_proto::{Change, Key, Name, Purged, Row, Value, Version};
 use rusqlite::params;
 
 use super::commit::Touched;
@@ -20,6 +21,45 @@ use super::writer::Core;
 /// SQLite's integers are signed. A site that commits a million times a second gets there in 292,000 years.
 const VERSION_MAX: u64 = i64::MAX.cast_unsigned();
 
+/// Bytes of rows that are held between the look at what may have been forgotten and the merge. A version is no larger than
+/// this, but the rows that it changes may be; what is beyond is looked up twice.
+const HELD_BYTES: usize = 1 << 20;
+
+/// What is here of the rows that a version changes, as far as that was looked up before they are merged.
+#[derive(Default)]
+struct Held<'a> {
+    rows: BTreeMap<(&'a Name, &'a Key), Ours>,
+    bytes: usize,
+}
+
+impl<'a> Held<'a> {
+    fn keep(&mut self, change: &'a Change, ours: Ours) {
+        let Ours::Live(live) = &ours else { return };
+        let bytes = live.values.iter().map(|value| match value {
+            Value::Null | Value::Integer(_) | Value::Real(_) => 0,
+            Value::Text(bytes) | Value::Blob(bytes) => bytes.len(),
+        });
+        self.bytes += bytes.sum::<usize>();
+        if self.bytes <= HELD_BYTES {
+            self.rows.insert((&change.table, &change.key), ours);
+        }
+    }
+
+    /// Once only: a version may name a row twice, and then it is another the second time.
+    fn take(&mut self, change: &'a Change) -> Option<Ours> {
+        self.rows.remove(&(&change.table, &change.key))
+    }
+}
+
+/// A row of a peer.
+struct Theirs<'a> {
+    table: &'a Name,
+    key: &'a Key,
+    row: Row,
+    /// What is here of it, if that was looked up.
+    held: Option<Ours>,
+}
+
 /// Rows that are tried again at once when a schema came.
 const ADOPT_PAGE: u32 = 1_000;
 
@@ -32,11 +72,13 @@ impl Core {
         for version in versions {
             let heads = self.ledger.sites.heads();
             let next = heads.head(version.site).checked_add(1) == Some(version.version);
-            if !next || !heads.covers(&version.needs()) || self.may_have_forgotten(&tables, version)? {
+            if !next || !heads.covers(&version.needs()) {
                 continue;
             }
+            let Some(mut held) = self.unless_forgotten(&tables, version)? else { continue };
             for (change, row) in version.rows() {
-                self.join_row(&tables, &change.table, &change.key, row, sum)?;
+                let theirs = Theirs { table: &change.table, key: &change.key, row, held: held.take(change) };
+                self.join_row(&tables, theirs, sum)?;
             }
             self.ledger.clock.observe(version.hlc);
             self.raise(version.site, version.version);
@@ -44,20 +86,23 @@ impl Core {
         Ok(())
     }
 
-    /// Whether it changes a row without state whose deletion may be what was purged here: its writer may not have heard of
-    /// that. The rows of whoever has applied the version say what became of it.
-    fn may_have_forgotten(&mut self, tables: &TableSet, version: &Version) -> rusqlite::Result<bool> {
-        for Change { table, key, cl, .. } in &version.changes {
-            if *cl > self.ledger.purged.length(table) {
+    /// What is here of the rows that it changes, as far as that had to be looked up. None if it changes a row without state
+    /// whose deletion may be what was purged here: its writer may not have heard of that. The rows of whoever has applied the
+    /// version say what became of it.
+    fn unless_forgotten<'a>(&mut self, tables: &TableSet, version: &'a Version) -> rusqlite::Result<Option<Held<'a>>> {
+        let mut held = Held::default();
+        for change in &version.changes {
+            if change.cl > self.ledger.purged.length(&change.table) {
                 continue;
             }
-            let Some(table) = tables.get(table.as_str()) else { continue };
-            let ours = Merge { conn: &self.conn, ledger: &mut self.ledger }.load(table, key)?;
-            if matches!(ours, Ours::Nothing) {
-                return Ok(true);
+            let Some(table) = tables.get(change.table.as_str()) else { continue };
+            let merge = Merge { conn: &self.conn, ledger: &mut self.ledger };
+            match merge.load(table, &change.key)? {
+                Ours::Nothing => return Ok(None),
+                ours => held.keep(change, ours),
             }
         }
-        Ok(false)
+        Ok(Some(held))
     }
 
     /// Which of us has missed what the other has forgotten.
@@ -79,7 +124,8 @@ impl Core {
             for stamp in pulled.row.stamps() {
                 self.ledger.clock.observe(stamp.hlc);
             }
-            self.join_row(&tables, &pulled.table, &pulled.key, pulled.row.clone(), sum)?;
+            let theirs = Theirs { table: &pulled.table, key: &pulled.key, row: pulled.row.clone(), held: None };
+            self.join_row(&tables, theirs, sum)?;
         }
         for (site, version) in heads.iter() {
             self.raise(site, version);
@@ -98,12 +144,16 @@ impl Core {
         }
     }
 
-    fn join_row(&mut self, tables: &TableSet, name: &Name, key: &Key, row: Row, sum: &mut Sum) -> rusqlite::Result<()> {
+    fn join_row(&mut self, tables: &TableSet, theirs: Theirs<'_>, sum: &mut Sum) -> rusqlite::Result<()> {
+        let Theirs { table: name, key, row, held } = theirs;
         let mut merge = Merge { conn: &self.conn, ledger: &mut self.ledger };
         match tables.get(name.as_str()) {
             Some(table) => {
                 let old = merge.image(table, key, &sum.watched)?;
-                let seen = merge.row(table, key, row)?;
+                let seen = match held {
+                    Some(ours) => merge.row_onto(table, key, ours, row)?,
+                    None => merge.row(table, key, row)?,
+                };
                 let new = merge.image(table, key, &sum.watched)?;
                 let images = Images::of(&sum.watched, table, old.as_deref(), new.as_deref());
                 sum.see(table, key, seen, &images);

@@ -98,6 +98,11 @@ impl Merge<'_> {
     /// Joins a row of a table that is here.
     pub(crate) fn row(&mut self, table: &Table, key: &Key, theirs: Row) -> rusqlite::Result<Seen> {
         let ours = self.load(table, key)?;
+        self.row_onto(table, key, ours, theirs)
+    }
+
+    /// Joins a row of which this is held, as [`Merge::load`] has just said.
+    pub(super) fn row_onto(&mut self, table: &Table, key: &Key, ours: Ours, theirs: Row) -> rusqlite::Result<Seen> {
         if theirs.cl < ours.cl() {
             return Ok(Seen::Nothing);
         }

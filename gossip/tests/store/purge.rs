@@ -153,6 +153,21 @@ async fn g5_a_version_that_changes_what_may_be_forgotten_waits_for_the_rows_of_w
     );
 }
 
+/// What is looked up before a version is taken is not older than what is merged: a version may name a row twice.
+#[tokio::test]
+async fn a_version_that_names_a_row_twice_is_merged_once_a_deletion_is_forgotten() {
+    let (a, b) = pair().await;
+    purge(&a.store).await;
+    assert_eq!(a.store.state().purged.length(&"t".into()), 2);
+    let mut twice = b.version("UPDATE t SET a = 'second' WHERE id = 2").await;
+    let mut first = twice.changes[0].clone();
+    first.cells.insert("a".into(), Value::text("first"));
+    twice.changes.insert(0, first);
+    a.store.apply(vec![twice]).await.unwrap();
+    assert_eq!(a.rows("SELECT a FROM t").await.unwrap(), [[Value::text("second")]]);
+    a.is_sound().await;
+}
+
 #[tokio::test]
 async fn a_node_is_known_for_as_long_as_one_has_listened_without_hearing_of_it() {
     let rig = Rig::new(SCHEMA);
