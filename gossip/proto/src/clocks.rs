@@ -81,6 +81,10 @@ impl Clocks {
     }
 
     /// The stamps that our own store holds reach up to `held` at the time `now`.
+    ///
+    /// What is taken as clocks that went back is in memory only. A node that is started again while its store still holds
+    /// what they let in takes that anew, by the last of what is held by then: stamps that came in since then at the edge of
+    /// the bound move it once more, by [`FUTURE_MS`] at most for each start.
     pub fn hold(&mut self, held: Hlc, now: Duration) {
         let Some(median) = self.median(now) else { return };
         if held.ms() <= median.saturating_add(FUTURE_MS) {
