@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{
     self, Alarm, Api, Certificate, Count, Holding, Member, Membership as ShownMembership, Parts, PeerFigures,
-    ReplicationFigures,
+    RefusedFigures, ReplicationFigures,
 };
 use crate::chain::Chain;
 use crate::config::Config;
@@ -532,6 +532,11 @@ impl ShownMembership for View {
 
     fn certificate(&self) -> Option<Certificate> {
         Some(self.standing.certificate())
+    }
+
+    fn refusals(&self) -> Vec<RefusedFigures> {
+        let figures = |(address, by, why)| RefusedFigures { address, by, why };
+        self.standing.refusals().into_iter().map(figures).collect()
     }
 
     fn alarms(&self) -> Vec<Alarm> {

@@ -93,6 +93,17 @@ pub struct PeerFigures {
     pub clock_ms: Option<i64>,
 }
 
+/// A connection that was refused of late for lack of trust.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedFigures {
+    /// The peer's address.
+    pub address: SocketAddr,
+    /// `us` or `peer`.
+    pub by: &'static str,
+    /// A word for the reason: `not_in_force`, `removed` and so on.
+    pub why: &'static str,
+}
+
 /// What a store holds of its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holding {
@@ -129,6 +140,11 @@ pub trait Membership: Debug + Send + Sync + 'static {
     /// This node's certificate, if it has one.
     fn certificate(&self) -> Option<Certificate> {
         None
+    }
+
+    /// Connections that were refused of late.
+    fn refusals(&self) -> Vec<RefusedFigures> {
+        Vec::new()
     }
 
     /// What somebody has to look at.

@@ -58,6 +58,7 @@ mod routes;
 pub use config::{ApiConfig, Scope, Token, TokenError, Tokens, TokensError};
 pub use listen::BindError;
 pub use membership::{
-    Alarm, Alone, Certificate, Count, Holding, Member, MemberState, Membership, PeerFigures, ReplicationFigures,
+    Alarm, Alone, Certificate, Count, Holding, Member, MemberState, Membership, PeerFigures, RefusedFigures,
+    ReplicationFigures,
 };
 pub use server::{Addrs, Api, Parts};

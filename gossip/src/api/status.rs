@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::error::ApiError;
-use super::membership::{Member, MemberState, PeerFigures};
+use super::membership::{Member, MemberState, PeerFigures, RefusedFigures};
 use super::request::{json as read_json, parameters};
 use super::routes::App;
 use super::stream::{self, Lines};
@@ -149,6 +149,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "damaged": subscriptions.damaged,
             "bytes": subscriptions.bytes,
         },
+        "refusals": app.membership.refusals().iter().map(refusal).collect::<serde_json::Map<_, _>>(),
         "certificate": app.membership.certificate().map(|certificate| json!({
             "ends_ms": ms(certificate.ends),
             "days_left": certificate.left.as_secs() / 86_400,
@@ -157,6 +158,11 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
         "parts": app.reports.all(),
     }))
     .into_response()
+}
+
+/// A refusal, under the peer's address.
+fn refusal(refused: &RefusedFigures) -> (String, Value) {
+    (refused.address.to_string(), json!({ "by": refused.by, "why": refused.why }))
 }
 
 /// How far one peer and this node are apart, under its name.

@@ -1,5 +1,7 @@
 //! How this node stands with the others: the time its certificate has left, and whether it was removed.
 
+use std::net::SocketAddr;
+
 use tokio::sync::watch;
 
 use super::{Identity, Stage};
@@ -38,6 +40,11 @@ impl Standing {
         let certificate = self.certificate_alarm().map(|text| Alarm { name: "certificate", text });
         let removed = self.removed_alarm().map(|text| Alarm { name: "removed", text });
         certificate.into_iter().chain(removed).collect()
+    }
+
+    /// Connections that were refused of late: the peer's address, by whom, and why.
+    pub(crate) fn refusals(&self) -> Vec<(SocketAddr, &'static str, &'static str)> {
+        self.net.refusals()
     }
 
     fn certificate_alarm(&self) -> Option<String> {

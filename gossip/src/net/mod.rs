@@ -38,6 +38,7 @@ pub(crate) mod dial;
 pub(crate) mod driver;
 pub(crate) mod frames;
 mod refusal;
+mod refused;
 mod registry;
 mod removed;
 pub(crate) mod tls;
@@ -50,6 +51,7 @@ pub(crate) use tls::Newcomers;
 
 use complaints::Complaints;
 use driver::Inlets;
+use refused::Refused;
 use registry::{Arrival, Registry};
 
 #[cfg(test)]
@@ -161,6 +163,7 @@ struct Shared {
     removed: Removed,
     /// Who last said that we were removed, and when.
     expelled: Mutex<Option<(SocketAddr, Instant)>>,
+    refused: Refused,
     local: SocketAddr,
     registry: Registry,
     complaints: Complaints<SocketAddr>,
@@ -250,6 +253,7 @@ impl Net {
             identity: config.identity.clone(),
             removed: config.removed.clone(),
             expelled: Mutex::default(),
+            refused: Refused::default(),
             local,
             registry: Registry::new(endpoint.clone()),
             complaints: Complaints::default(),

@@ -81,6 +81,19 @@ impl By {
 }
 
 impl Why {
+    /// In status.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::NotInForce => "not_in_force",
+            Self::OtherAuthority => "other_authority",
+            Self::OtherCluster => "other_cluster",
+            Self::NoCertificate => "no_certificate",
+            Self::NoName => "no_name",
+            Self::Alert(_) => "other",
+        }
+    }
+
     fn of(alert: u8) -> Self {
         match alert {
             44 => Self::Removed,
@@ -131,6 +144,7 @@ impl Net {
         if let Some(kind) = kind {
             kind.inc();
         }
+        self.shared.refused.note(Refusal { by, why }, address);
         let ourselves = (by, why) == (By::Peer, Why::Removed);
         if ourselves {
             *self.shared.expelled.lock().unwrap_or_else(PoisonError::into_inner) = Some((address, Instant::now()));
@@ -150,6 +164,18 @@ impl Net {
     /// Whether something is to be said about what went wrong between a peer and this node's store.
     pub(crate) fn trouble_is_due(&self, peer: &NodeId) -> bool {
         self.shared.troubles.due(peer.clone())
+    }
+
+    /// Who was refused, or refused us, of late: where, by whom, and why.
+    pub(crate) fn refusals(&self) -> Vec<(SocketAddr, &'static str, &'static str)> {
+        let each = |(address, Refusal { by, why })| {
+            let by = match by {
+                By::Us => "us",
+                By::Peer => "peer",
+            };
+            (address, by, why.as_str())
+        };
+        self.shared.refused.of_late().into_iter().map(each).collect()
     }
 
     /// Who says that this node was removed, if anybody said so of late: whoever says so does it again at every dial, every

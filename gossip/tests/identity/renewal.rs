@@ -77,6 +77,8 @@ async fn the_end_of_a_certificate_cuts_nothing_and_lets_nobody_connect_anew() {
         if refused > 0 { Ok(()) } else { Err(refused) }
     })
     .await;
+    let said = three.status().await["refusals"][two.gossip.to_string()].clone();
+    assert_eq!(said, json!({ "by": "us", "why": "not_in_force" }));
     two.stop().await;
     let two = Node::start(config(identity, cluster.dir.path(), &[three.gossip])).await;
     assert!(two.alarm("certificate").await.contains("is over"));

@@ -183,7 +183,7 @@ fn toward(view: &View, other: &str) -> Vec<Check> {
     let mut checks = Vec::new();
     let port = view.ports.get(other);
     checks.extend(port.map(|(address, probe)| udp(other, *address, *probe)));
-    checks.push(gossip(member, port.map(|(_, probe)| *probe)));
+    checks.push(refused(&view.status, member).unwrap_or_else(|| gossip(member, port.map(|(_, probe)| *probe))));
     checks.extend(tunnel::checks(&view.status, other));
     checks
 }
@@ -199,6 +199,29 @@ fn udp(other: &str, address: SocketAddr, probe: Probe) -> Check {
             .advised("the host is down, or a firewall on the way drops this UDP port, there or back"),
         Probe::Unreachable => fails("cannot be reached from here").advised("look at this host's routes and firewall"),
     }
+}
+
+/// Why nothing is heard of a member, where that is a matter of trust.
+fn refused(status: &Value, member: &Member) -> Option<Check> {
+    let refusal = status["refusals"].get(member.addr.as_deref()?).filter(|_| member.state == MemberState::Silent)?;
+    // The one who refuses looks at the other's certificate.
+    let (refuses, whose) = match refusal["by"].as_str()? {
+        "us" => ("refused here", "its certificate"),
+        _ => ("it refuses this server", "this server's certificate"),
+    };
+    let (why, advice) = match refusal["why"].as_str()? {
+        "not_in_force" => (
+            "has expired, or a clock is wrong",
+            "look at the clocks; else on the authority's server `kith invite NAME`, and where it has expired `kith join --again TOKEN`",
+        ),
+        "other_authority" | "other_cluster" => {
+            ("is of another cluster", "was it founded anew? `kith join` it to this one")
+        }
+        "removed" => ("is of a server that was removed", "kith server remove NAME --undo, if it is to come back"),
+        _ => ("is not accepted", "the log says why"),
+    };
+    let what = format!("not heard, {refuses}: {whose} {why}");
+    Some(Check::new(&member.server, "gossip", State::Fails, what).advised(advice))
 }
 
 fn gossip(member: &Member, port: Option<Probe>) -> Check {
@@ -282,6 +305,27 @@ mod tests {
         f       udp          ok     192.0.2.9:31280 answers
         f       gossip       FAILS  not heard, though its port answers: one of the two refuses the other: a certificate that has ended or is another authority's, or a removal; its log says which
         z       gossip       FAILS  it has a row, and was never heard: is Kith running there? If the server is gone: kith server remove
+        ");
+    }
+
+    #[test]
+    fn who_refuses_whom_and_why_is_the_cause_of_silence() {
+        let (addrs, silent) = (["192.0.2.2:1", "192.0.2.3:1", "192.0.2.4:1"], MemberState::Silent);
+        let of = |(server, addr): (&str, &str)| Member { addr: Some(addr.to_owned()), ..member(server, silent, None) };
+        let members: Vec<Member> = ["b", "c", "d"].into_iter().zip(addrs).map(of).collect();
+        let status = json!({ "node": "a", "refusals": {
+            "192.0.2.2:1": { "by": "us", "why": "not_in_force" },
+            "192.0.2.3:1": { "by": "peer", "why": "not_in_force" },
+            "192.0.2.4:1": { "by": "peer", "why": "other_authority" },
+        } });
+        let told = told(&view(status, members, &[]));
+        insta::assert_snapshot!(told, @r"
+        SERVER  LAYER        STATE  WHAT
+        a       store        ok     complete
+        a       certificate  ok     given from outside
+        b       gossip       FAILS  not heard, refused here: its certificate has expired, or a clock is wrong: look at the clocks; else on the authority's server `kith invite NAME`, and where it has expired `kith join --again TOKEN`
+        c       gossip       FAILS  not heard, it refuses this server: this server's certificate has expired, or a clock is wrong: look at the clocks; else on the authority's server `kith invite NAME`, and where it has expired `kith join --again TOKEN`
+        d       gossip       FAILS  not heard, it refuses this server: this server's certificate is of another cluster: was it founded anew? `kith join` it to this one
         ");
     }
 
