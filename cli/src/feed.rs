@@ -77,7 +77,7 @@ impl Feed {
                 sleep(delay).await;
             }
             match source {
-                Source::Table(table) => client.follow(table.query()).map(|event| event.map(Item::Row)).boxed(),
+                Source::Table(table) => client.follow_commits(table.query()).map(|event| event.map(Item::Row)).boxed(),
                 Source::Members => client.watch_members().map(|event| event.map(Item::Member)).boxed(),
             }
         };
@@ -170,6 +170,7 @@ impl Join {
                     ChangeKind::Delete => feed::Event::Delete { table, cells }.into(),
                 }
             }
+            Event::Committed { .. } => feed::Event::Committed(table).into(),
             Event::Lost { reason } => {
                 tracing::debug!(?table, reason, "query lost");
                 self.lost(table)

@@ -112,6 +112,8 @@ impl Facts {
                 Table::Containers => self.containers.synced(changes),
                 Table::NatsServers => self.nats.synced(changes),
             },
+            // When to build is the follower's.
+            Event::Committed(_) => Effect::None,
             Event::Member(member) => self.member(member),
             Event::FeedLost => self.lost(),
         }

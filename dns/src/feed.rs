@@ -108,6 +108,9 @@ pub enum Event {
     },
     /// The snapshot, or the resumption, is complete.
     Synced(Table),
+    /// What came of this table are whole transactions. Some stores do not say it; of one that does, it comes after each `Synced`
+    /// of a snapshot and behind the changes of each transaction.
+    Committed(Table),
     /// A node as gossip sees it; one for each at every (re)connect, and one at every change.
     Member(Member),
     /// The store is away: the zone is frozen and marked stale, until every table is `Synced`, or changed, again.

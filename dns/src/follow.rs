@@ -4,6 +4,7 @@
 //! the way; until then it is the last one before the start, if that is on disk. A lost feed changes nothing but the mark.
 
 mod remembered;
+mod whole;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::status::Published;
 use crate::zone::fixed::Fixed;
 use crate::zone::{Builder, Saved, Settings, Zone};
 use remembered::Remembered;
+use whole::Whole;
 
 /// How long nothing comes before a zone is built of what came: what one transaction did to several rows and tables arrives
 /// without such a pause, and a lone change is answered 1 ms later than it could be.
@@ -28,9 +30,12 @@ const GATHER: Duration = Duration::from_millis(1);
 /// The most a change waits, also when zones are slow to build: the rest of the time from event to answer is building.
 const GATHER_MAX: Duration = Duration::from_millis(5);
 
-/// The most that what is there already may hold up a zone. Events come with no mark of where a transaction ends, so that
-/// building between two that wait would answer half of one; but a feed that is never empty must not be the end of zones.
+/// The most that what is there already may hold up a zone: what one transaction did to several tables comes by as many ways,
+/// and building between two that wait would answer half of it; but a feed that is never empty must not be the end of zones.
 const OVERDUE: Duration = Duration::from_millis(20);
+/// The most that a change waits for the rest of its transaction, which is there within milliseconds unless the store went away
+/// between: the largest that a store takes is a mebibyte. Half of one is better than none of what came since.
+const HALF_MAX: Duration = Duration::from_secs(1);
 
 /// Why following ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +54,7 @@ pub(crate) struct Follower {
     fixed: watch::Receiver<Fixed>,
     facts: Facts,
     remembered: Remembered,
+    whole: Whole,
     generation: u64,
     /// When the first and the last change came that are not in the zone yet.
     pending: Option<(Instant, Instant)>,
@@ -66,7 +72,8 @@ impl Follower {
         // The next zone's number is greater than that of the one on disk, if there is one.
         let generation = published.load().zone.generation();
         let facts = Facts::remembering(remembered);
-        Self { feed, builder, published, fixed, facts, remembered: remembering, generation, pending: None }
+        let whole = Whole::default();
+        Self { feed, builder, published, fixed, facts, remembered: remembering, whole, generation, pending: None }
     }
 
     /// What is answered before the first zone: nothing is known of any name, and that is said.
@@ -99,9 +106,12 @@ impl Follower {
     }
 
     /// When to build: a moment after the first change, later if the last zone took long, so that building never takes
-    /// more than about half of the time, up to the bound.
+    /// more than about half of the time, up to the bound. Within a transaction much later, for its end comes first.
     fn due(&self) -> Option<Instant> {
         let (first, latest) = self.pending?;
+        if !self.whole.is_whole() {
+            return Some(first + HALF_MAX);
+        }
         let last = self.published.load();
         let rested = last.built + last.took;
         Some((latest + GATHER).max(rested).min(first + GATHER_MAX))
@@ -110,8 +120,10 @@ impl Follower {
     fn hear(&mut self, event: Event) {
         let server = match &event {
             Event::Member(member) => Some(member.server.clone()),
-            Event::Reset(_) | Event::Upsert { .. } | Event::Delete { .. } | Event::Synced(_) | Event::FeedLost => None,
+            Event::Reset(_) | Event::Upsert { .. } | Event::Delete { .. } => None,
+            Event::Synced(_) | Event::Committed(_) | Event::FeedLost => None,
         };
+        self.whole.hear(&event);
         self.take(event);
         self.remembered.hear(server.as_deref(), self.facts.freshness(), Instant::now());
     }

@@ -32,6 +32,7 @@ fn line(event: &Event) -> Value {
         Event::Change { kind, row_id, cells, change_id } => {
             json!({ "change": [kind.as_str(), row_id, cells, change_id] })
         }
+        Event::Committed { change_id } => json!({ "commit": { "change_id": change_id } }),
         Event::Lost { reason } => json!({ "lost": reason }),
         Event::Resumed { change_id } => json!({ "resumed": change_id }),
         Event::Reset => json!({ "reset": {} }),

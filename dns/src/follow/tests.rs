@@ -6,7 +6,7 @@ use tokio::time::{advance, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::*;
-use crate::feed::MemberState;
+use crate::feed::{MemberState, Table};
 use crate::testing::{addresses, config, container, member, server, service, snapshot};
 
 /// A follower that remembers members, with a service that has an instance on `s1`, which it is, and one on `s2`.
@@ -138,5 +138,38 @@ async fn rows_that_are_there_together_are_answered_together() {
             advance(Duration::from_millis(1)).await;
         }
     }
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_of_a_transaction_is_not_answered_however_late_its_rest_comes() {
+    let running = Running::start(Vec::new());
+    running.feed.send(Event::Committed(Table::Containers)).unwrap();
+    running.answers(BOTH).await;
+    let rows =
+        [container("aa", "casa/api", "10.210.9.1"), container("ab", "casa/api", "10.210.9.2").set("server_id", "s2")];
+    let [one, two] = rows.map(|row| row.upsert());
+    running.feed.send(one).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < HALF_MAX / 2 {
+        advance(Duration::from_millis(1)).await;
+        tokio::task::yield_now().await;
+        assert_eq!(addresses(&running.published.load().zone, "casa-api.internal"), BOTH);
+    }
+    running.feed.send(two).unwrap();
+    running.feed.send(Event::Committed(Table::Containers)).unwrap();
+    running.answers("10.210.9.1 10.210.9.2").await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_whose_end_never_comes_is_answered_after_a_second() {
+    let running = Running::start(Vec::new());
+    running.feed.send(Event::Committed(Table::Containers)).unwrap();
+    running.answers(BOTH).await;
+    running.feed.send(container("ac", "casa/api", "10.210.0.3").set("instance_id", "another").upsert()).unwrap();
+    let begun = Instant::now();
+    running.answers("10.210.0.1 10.210.0.2 10.210.0.3").await;
+    assert!(begun.elapsed() >= HALF_MAX, "after {:?}", begun.elapsed());
     running.stop().await;
 }

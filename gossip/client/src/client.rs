@@ -28,7 +28,7 @@ use crate::members::{Member, MemberEvent, MembersSource, Watched};
 use crate::ndjson::Lines;
 use crate::query::Query;
 use crate::statement::Statement;
-use crate::subscription::{Subscription, SubscriptionSource};
+use crate::subscription::{Commits, Subscription, SubscriptionSource};
 use crate::updates::Updates;
 
 /// How long a connection may take to be made. The API is on this host or on the next.
@@ -198,13 +198,19 @@ impl Client {
     /// A live query. Returns once the server has accepted it, so that a statement that cannot work fails here; from
     /// then on the stream reconnects by itself, see [`Event`](crate::Event).
     pub async fn subscribe(&self, statement: impl Into<Statement>) -> Result<Subscription, Error> {
-        Follow::begun(self.clone(), SubscriptionSource::new(statement.into())).await
+        Follow::begun(self.clone(), SubscriptionSource::new(statement.into(), Commits::Unmarked)).await
     }
 
     /// A live query whose stream also makes the first connection, and goes on trying: for parts that may start before
     /// their store does.
     pub fn follow(&self, statement: impl Into<Statement>) -> Subscription {
-        Follow::new(self.clone(), SubscriptionSource::new(statement.into()))
+        Follow::new(self.clone(), SubscriptionSource::new(statement.into(), Commits::Unmarked))
+    }
+
+    /// The same, with an [`Event::Committed`](crate::Event::Committed) behind the rows, and behind the changes of each commit or
+    /// several: for who must not show half of a transaction. A store that knows no such marks sends none.
+    pub fn follow_commits(&self, statement: impl Into<Statement>) -> Subscription {
+        Follow::new(self.clone(), SubscriptionSource::new(statement.into(), Commits::Marked))
     }
 
     /// The members as this node sees them, once.

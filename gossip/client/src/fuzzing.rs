@@ -5,7 +5,7 @@ use http::HeaderMap;
 use crate::follow::Source;
 use crate::members::{MembersSource, Watched};
 use crate::statement::Statement;
-use crate::subscription::{Event, SubscriptionSource};
+use crate::subscription::{Commits, Event, SubscriptionSource};
 
 /// A decoder, and the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
@@ -15,7 +15,7 @@ pub const TARGETS: &[Target] = &[("subscription", subscription), ("members", mem
 
 /// A live query: changes that are delivered have consecutive ids, from the snapshot's on.
 fn subscription(bytes: &[u8]) {
-    let mut source = SubscriptionSource::new(Statement::new("SELECT 1"));
+    let mut source = SubscriptionSource::new(Statement::new("SELECT 1"), Commits::Marked);
     let mut last = None;
     for event in events(&mut source, bytes) {
         match event {
@@ -24,6 +24,7 @@ fn subscription(bytes: &[u8]) {
                 assert_eq!(last.and_then(|last: u64| last.checked_add(1)), Some(change_id));
                 last = Some(change_id);
             }
+            Event::Committed { change_id } => assert_eq!(last, Some(change_id)),
             Event::Columns(_) | Event::Row { .. } => assert_eq!(last, None, "a row after the end of the snapshot"),
             Event::Lost { .. } | Event::Resumed { .. } | Event::Reset => panic!("no line says {event:?}"),
         }

@@ -53,6 +53,11 @@ pub enum Event {
         /// The change's place in the sequence.
         change_id: u64,
     },
+    /// What came up to here are the changes of whole transactions. Of a stream that was asked for it, and of a store that says it.
+    Committed {
+        /// The last of them.
+        change_id: u64,
+    },
     /// The store is away. The stream goes on trying; what the consumer holds is as of now and grows old.
     Lost {
         /// Why, for people.
@@ -103,6 +108,9 @@ enum Line {
         _time: Option<IgnoredAny>,
     },
     Change(ChangeKind, u64, Vec<Value>, u64),
+    Commit {
+        change_id: u64,
+    },
     Error(String),
 }
 
@@ -125,14 +133,22 @@ pub(crate) struct SubscriptionSource {
     /// The server's name for it, from the header.
     id: Option<String>,
     place: Place,
+    commits: Commits,
+}
+
+/// Whether the stream says where transactions end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Commits {
+    Marked,
+    Unmarked,
 }
 
 /// The answer's header that names the subscription.
 const ID_HEADER: &str = "corro-query-id";
 
 impl SubscriptionSource {
-    pub(crate) fn new(statement: Statement) -> SubscriptionSource {
-        SubscriptionSource { statement, id: None, place: Place::Start }
+    pub(crate) fn new(statement: Statement, commits: Commits) -> SubscriptionSource {
+        SubscriptionSource { statement, id: None, place: Place::Start, commits }
     }
 
     /// The id and the change to resume behind, if there is such a place.
@@ -159,11 +175,15 @@ impl Source for SubscriptionSource {
     type Event = Event;
 
     fn request(&self, client: &Client) -> Result<RequestBuilder, Error> {
+        let (one, more) = match self.commits {
+            Commits::Marked => ("?commits=true", "&commits=true"),
+            Commits::Unmarked => ("", ""),
+        };
         match self.resumable() {
             Some((id, change)) => {
-                Ok(client.bare(Method::GET, &format!("v1/subscriptions/{id}?from={change}&skip_rows=true")))
+                Ok(client.bare(Method::GET, &format!("v1/subscriptions/{id}?from={change}&skip_rows=true{more}")))
             }
-            None => client.json(Method::POST, "v1/subscriptions", &self.statement),
+            None => client.json(Method::POST, &format!("v1/subscriptions{one}"), &self.statement),
         }
     }
 
@@ -190,6 +210,10 @@ impl Source for SubscriptionSource {
             Line::Change(kind, row_id, cells, change_id) => {
                 self.change(change_id)?;
                 Event::Change { kind, row_id, cells, change_id }
+            }
+            Line::Commit { change_id } if self.place == Place::After(change_id) => Event::Committed { change_id },
+            Line::Commit { change_id } => {
+                return Err(Error::Stopped(format!("the end of a commit at {change_id} is not where we are")));
             }
             Line::Columns(columns) if self.place == Place::Snapshot => Event::Columns(columns),
             Line::Row(row_id, cells) if self.place == Place::Snapshot => Event::Row { row_id, cells },

@@ -89,6 +89,7 @@ pub(super) const ROUTES: [Route; 20] = [
         parameters: &[
             ("from", "integer", "changes after this one only"),
             ("skip_rows", "boolean", "begin with the next change"),
+            ("commits", "boolean", "say behind which change a transaction ends"),
         ],
         body: STATEMENT,
         answer: Answer::Lines,
@@ -102,6 +103,7 @@ pub(super) const ROUTES: [Route; 20] = [
         parameters: &[
             ("from", "integer", "changes after this one only"),
             ("skip_rows", "boolean", "begin with the next change"),
+            ("commits", "boolean", "say behind which change a transaction ends"),
         ],
         body: "",
         answer: Answer::Lines,

@@ -16,7 +16,7 @@ use super::request::{json, parameters};
 use super::routes::App;
 use super::statement::SentStatement;
 use super::stream;
-use crate::subscriptions::{AttachOptions, Attached, SnapshotRows, SubscribeError};
+use crate::subscriptions::{AttachOptions, Attached, Marks, SnapshotRows, SubscribeError};
 
 /// Why a store that was begun anew tells nobody what it holds.
 const NOTHING_YET: &str =
@@ -31,6 +31,7 @@ const LOOK: Duration = Duration::from_millis(20);
 struct Parameters {
     from: Option<u64>,
     skip_rows: Option<Switch>,
+    commits: Option<Switch>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -75,12 +76,16 @@ pub(super) async fn get(
 }
 
 fn options(uri: &Uri) -> Result<AttachOptions, ApiError> {
-    let Parameters { from, skip_rows } = parameters(uri)?;
+    let Parameters { from, skip_rows, commits } = parameters(uri)?;
     let rows = match skip_rows {
         Some(Switch::True) => SnapshotRows::Skipped,
         Some(Switch::False) | None => SnapshotRows::Sent,
     };
-    Ok(AttachOptions { from, rows })
+    let marks = match commits {
+        Some(Switch::True) => Marks::Sent,
+        Some(Switch::False) | None => Marks::Omitted,
+    };
+    Ok(AttachOptions { from, rows, marks })
 }
 
 fn refused(error: SubscribeError) -> ApiError {

@@ -33,7 +33,7 @@ impl Attached {
         Self {
             head: VecDeque::from([line::columns(columns)]),
             rows: snapshot.rows.into_iter(),
-            end_of_rows: Some(line::end_of_query(time, Some(snapshot.change))),
+            end_of_rows: Some(line::end_of_rows(time, snapshot.change, snapshot.reader.marks())),
             reader: Some(snapshot.reader),
             ..Self::empty(id, hash)
         }

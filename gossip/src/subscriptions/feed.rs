@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::Marks;
 use super::line;
 use super::rows::Difference;
 
@@ -29,7 +30,7 @@ const BEHIND_TIME: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Batch {
     first: u64,
-    /// Where each line ends in `lines`.
+    /// Where the line of each change ends in `lines`. Behind the last of them is the mark of the commit.
     ends: Vec<usize>,
     lines: Bytes,
     at: Instant,
@@ -101,6 +102,7 @@ pub(super) struct Reader {
     feed: Arc<Feed>,
     id: u64,
     more: watch::Receiver<()>,
+    marks: Marks,
 }
 
 impl Batch {
@@ -109,10 +111,14 @@ impl Batch {
     }
 
     /// The lines from change `next` on.
-    fn from(&self, next: u64) -> Bytes {
+    fn from(&self, next: u64, marks: Marks) -> Bytes {
         let skipped = usize::try_from(next.saturating_sub(self.first)).unwrap_or(usize::MAX).min(self.ends.len());
         let start = if skipped == 0 { 0 } else { self.ends[skipped - 1] };
-        self.lines.slice(start..)
+        let end = match marks {
+            Marks::Sent => self.lines.len(),
+            Marks::Omitted => self.ends.last().copied().unwrap_or_default(),
+        };
+        self.lines.slice(start..end)
     }
 }
 
@@ -138,12 +144,13 @@ impl Feed {
         }
         let mut state = self.lock();
         let first = state.last + 1;
-        let mut lines = Vec::with_capacity(differences.iter().map(|d| d.cells.len() + 48).sum());
+        let mut lines = Vec::with_capacity(48 + differences.iter().map(|d| d.cells.len() + 48).sum::<usize>());
         let mut ends = Vec::with_capacity(differences.len());
         for (change, difference) in (first..).zip(differences) {
             line::push_change(&mut lines, difference.kind, difference.row, &difference.cells, change);
             ends.push(lines.len());
         }
+        line::push_commit(&mut lines, state.last + differences.len() as u64);
         let batch = Batch { first, ends, lines: lines.into(), at: Instant::now() };
         state.last = batch.last();
         state.bytes += batch.lines.len();
@@ -178,7 +185,7 @@ impl Feed {
         let id = state.next_reader;
         state.next_reader += 1;
         state.readers.insert(id, Position { next: after + 1, moved: Instant::now(), cut: Cut::No });
-        Ok((Reader { feed: Arc::clone(self), id, more: self.more.subscribe() }, after))
+        Ok((Reader { feed: Arc::clone(self), id, more: self.more.subscribe(), marks: Marks::Omitted }, after))
     }
 
     /// How many readers there are that keep up.
@@ -254,6 +261,17 @@ impl State {
 }
 
 impl Reader {
+    /// Whether it is told where commits end.
+    pub(super) fn marks(&self) -> Marks {
+        self.marks
+    }
+
+    /// The same reader, with or without marks.
+    pub(super) fn with(mut self, marks: Marks) -> Reader {
+        self.marks = marks;
+        self
+    }
+
     /// Waits for more. Cancel-safe: nothing is taken before it is returned.
     pub(super) async fn next(&mut self) -> Next {
         loop {
@@ -284,7 +302,7 @@ impl Reader {
         let position = state.readers.get_mut(&self.id).expect("looked up above, under the same lock");
         position.next = batch.last() + 1;
         position.moved = now;
-        Some(Next::Lines(batch.from(next)))
+        Some(Next::Lines(batch.from(next, self.marks)))
     }
 
     /// Says that the reader is alive and still busy with what it took.
@@ -333,6 +351,8 @@ mod tests {
         feed.publish(&inserts(2, 1));
         let mut reader = feed.attach(Start::After(1)).unwrap().0;
         assert_eq!((lines(reader.take()), lines(reader.take()), reader.take()), (2, 2, None));
+        let mut marked = feed.attach(Start::After(1)).unwrap().0.with(Marks::Sent);
+        assert_eq!((lines(marked.take()), lines(marked.take()), marked.take()), (3, 3, None));
         assert_eq!(feed.attach(Start::After(6)).unwrap_err(), AttachError::OutOfReach { min: 0 });
         assert!(feed.attach(Start::After(5)).is_ok());
     }

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use kith_gossip_proto::Value;
 use rusqlite::types::ValueRef;
 
+use super::Marks;
+
 /// A view of a [`Value`], as SQLite's own rows are read.
 pub(crate) fn borrowed(value: &Value) -> ValueRef<'_> {
     match value {
@@ -75,6 +77,19 @@ pub(crate) fn end_of_query(time: Duration, change_id: Option<u64>) -> Bytes {
     out.into()
 }
 
+/// The end of the rows of a subscription, which are those of whole transactions.
+pub(crate) fn end_of_rows(time: Duration, change_id: u64, marks: Marks) -> Bytes {
+    let end = end_of_query(time, Some(change_id));
+    match marks {
+        Marks::Omitted => end,
+        Marks::Sent => {
+            let mut out = end.to_vec();
+            push_commit(&mut out, change_id);
+            out.into()
+        }
+    }
+}
+
 /// What happened to a result row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChangeKind {
@@ -96,6 +111,13 @@ pub(crate) fn push_change(out: &mut Vec<u8>, kind: ChangeKind, row: u64, cells: 
     out.push(b',');
     push_json(out, &change);
     out.extend_from_slice(b"]}\n");
+}
+
+/// Appends `{"commit":{"change_id":N}}`: the changes up to this one are those of whole transactions.
+pub(crate) fn push_commit(out: &mut Vec<u8>, change: u64) {
+    out.extend_from_slice(b"{\"commit\":{\"change_id\":");
+    push_json(out, &change);
+    out.extend_from_slice(b"}}\n");
 }
 
 /// Appends `{"notify":[kind,key]}`: a row of a table, not of a result.
@@ -153,6 +175,7 @@ mod tests {
         let mut out = Vec::new();
         push_row(&mut out, 1, b"[\"a\",80]");
         push_change(&mut out, ChangeKind::Delete, 2, b"[\"b\",82]", 3);
+        push_commit(&mut out, 3);
         out.extend_from_slice(&columns(&["id".to_owned(), "port".to_owned()]));
         out.extend_from_slice(&end_of_query(Duration::from_nanos(80), Some(0)));
         out.extend_from_slice(&end_of_query(Duration::from_millis(1), None));
@@ -160,6 +183,7 @@ mod tests {
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r#"
         {"row":[1,["a",80]]}
         {"change":["delete",2,["b",82],3]}
+        {"commit":{"change_id":3}}
         {"columns":["id","port"]}
         {"eoq":{"time":8e-8,"change_id":0}}
         {"eoq":{"time":0.001}}

@@ -142,6 +142,19 @@ pub struct AttachOptions {
     pub from: Option<u64>,
     /// Whether to begin with the rows.
     pub rows: SnapshotRows,
+    /// Whether to say where commits end.
+    pub marks: Marks,
+}
+
+/// Whether a line follows the changes of each look that says that they are those of whole commits. Changes travel in pieces, and
+/// who shows them to others must not show half of a transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Marks {
+    /// Clients that do not ask do not know the line.
+    #[default]
+    Omitted,
+    /// It does: `{"commit":{"change_id":N}}`.
+    Sent,
 }
 
 /// Whether a stream begins with the columns, rows and end of query.
@@ -393,7 +406,7 @@ async fn attach(live: &Arc<Live>, options: AttachOptions) -> Option<Attached> {
     let hash = xxh3_64(live.identity.as_bytes());
     match (options.from, options.rows) {
         (Some(from @ 1..), _) => match live.feed.attach(Start::After(from)) {
-            Ok((reader, _)) => Some(Attached::following(live.id, hash, reader)),
+            Ok((reader, _)) => Some(Attached::following(live.id, hash, reader.with(options.marks))),
             Err(AttachError::OutOfReach { min }) => Some(Attached::out_of_reach(live.id, hash, from, min)),
             Err(AttachError::Ended) => None,
         },
@@ -403,7 +416,8 @@ async fn attach(live: &Arc<Live>, options: AttachOptions) -> Option<Attached> {
             let (answer, asked) = oneshot::channel();
             live.requests.send(answer).await.ok()?;
             let started = std::time::Instant::now();
-            let snapshot = asked.await.ok()?;
+            let mut snapshot = asked.await.ok()?;
+            snapshot.reader = snapshot.reader.with(options.marks);
             Some(match rows {
                 SnapshotRows::Sent => Attached::with_rows(live.id, hash, &live.columns, snapshot, started.elapsed()),
                 SnapshotRows::Skipped => Attached::following(live.id, hash, snapshot.reader),

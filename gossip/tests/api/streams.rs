@@ -62,6 +62,36 @@ async fn a_subscription_streams_rows_then_changes_and_is_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_is_told_where_a_transaction_ends() {
+    let server = Server::start().await;
+    server.execute("INSERT INTO svc (id, port) VALUES ('a', 80)").await;
+    let query = json!("SELECT id, port FROM svc");
+    let mut marked = Lines::of(server.post("/v1/subscriptions?commits=true", &query).await);
+    let mut plain = Lines::of(server.post("/v1/subscriptions", &query).await);
+    insta::assert_snapshot!(marked.take(4).await, @r#"
+    {"columns":["id","port"]}
+    {"row":[1,["a",80]]}
+    {"eoq":{"time":~,"change_id":0}}
+    {"commit":{"change_id":0}}
+    "#);
+    plain.take(3).await;
+    // Of which no piece holds all.
+    let many = "INSERT INTO svc (id, port) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) \
+                SELECT 'many-' || i, i FROM n";
+    server.execute(many).await;
+    for number in 1..=3000 {
+        let line = marked.next().await.unwrap();
+        assert!(line.starts_with(r#"{"change":["insert","#) && line.ends_with(&format!(",{number}]}}")), "{line}");
+        assert_eq!(plain.next().await.unwrap(), line);
+    }
+    assert_eq!(marked.next().await.unwrap(), r#"{"commit":{"change_id":3000}}"#);
+    server.execute("DELETE FROM svc WHERE id = 'a'").await;
+    for lines in [&mut marked, &mut plain] {
+        assert_eq!(lines.next().await.unwrap(), r#"{"change":["delete",1,["a",80],3001]}"#);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_keys_of_changed_rows_are_told() {
     let server = Server::start().await;
     let table = "CREATE TABLE \"two parts\" (a TEXT NOT NULL, b INTEGER NOT NULL, v, PRIMARY KEY (b, a))";

@@ -269,7 +269,7 @@ async fn who_skips_the_rows_is_answered_after_the_first_look_and_misses_no_write
     let setup = Setup::new(SCHEMA).await;
     let held = all_readers(&setup.store).await;
     let subscriptions = setup.subscriptions.clone();
-    let skip = AttachOptions { from: None, rows: SnapshotRows::Skipped };
+    let skip = AttachOptions { from: None, rows: SnapshotRows::Skipped, ..AttachOptions::default() };
     let mut subscribing = std::pin::pin!(subscriptions.subscribe(statement("SELECT id FROM a"), skip));
     tokio::select! {
         _ = &mut subscribing => panic!("answered before the query was looked at"),

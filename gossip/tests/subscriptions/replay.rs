@@ -39,7 +39,7 @@ impl Replay {
 
     /// Drops the stream and comes back where it was.
     pub(crate) async fn again(&mut self, subscriptions: &Subscriptions) {
-        let skip = AttachOptions { from: Some(self.last), rows: SnapshotRows::Skipped };
+        let skip = AttachOptions { from: Some(self.last), rows: SnapshotRows::Skipped, ..AttachOptions::default() };
         if self.last > 0 {
             self.attached = subscriptions.attach(self.attached.id(), skip).await.unwrap();
             self.buffer.clear();
