@@ -32,7 +32,7 @@ const GATHER_MAX: Duration = Duration::from_millis(5);
 
 /// The most that what is there already may hold up a zone: what one transaction did to several tables comes by as many ways,
 /// and building between two that wait would answer half of it; but a feed that is never empty must not be the end of zones.
-const OVERDUE: Duration = Duration::from_millis(20);
+const OVERDUE: Duration = Duration::from_millis(3);
 /// The most that a change waits for the rest of its transaction, which is there within milliseconds unless the store went away
 /// between: the largest that a store takes is a mebibyte. Half of one is better than none of what came since.
 const HALF_MAX: Duration = Duration::from_secs(1);

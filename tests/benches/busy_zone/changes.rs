@@ -1,8 +1,8 @@
 //! Changes: written at a pace, heard of as an event, and seen in an answer.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -31,6 +31,21 @@ impl Begun {
     }
 }
 
+/// Changes to look for: name and number. Behind a lock, at which a thread sleeps: a channel's receiver spins while a sender is
+/// half way, which never ends if the receiver goes before the sender on their one core.
+#[derive(Debug, Default)]
+pub(crate) struct Awaited(Mutex<Vec<(u32, u32)>>);
+
+impl Awaited {
+    fn add(&self, name: u32, number: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((name, number));
+    }
+
+    fn take(&self) -> Vec<(u32, u32)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// A change at a moment: it was acknowledged, an event told of it, an answer had it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
@@ -44,7 +59,7 @@ pub(crate) struct Moment {
 pub(crate) async fn write(
     api: &Api,
     begun: &Begun,
-    awaited: &Sender<(u32, u32)>,
+    awaited: &Awaited,
     (rate, lasts): (u32, Duration),
     first: &mut u32,
 ) -> Result<Vec<Moment>> {
@@ -57,7 +72,7 @@ pub(crate) async fn write(
         *first += 1;
         let number = begun.0[name as usize].load(Ordering::Relaxed) + 1;
         begun.0[name as usize].store(number, Ordering::Release);
-        awaited.send((name, number))?;
+        awaited.add(name, number);
         let (api, sql) = (api.clone(), names::update(name, number));
         out.spawn(async move {
             api.execute(&sql, &json!([])).await.map_err(|error| anyhow!(error))?;
@@ -119,9 +134,9 @@ fn change(line: &[u8]) -> Option<(u32, String)> {
 pub(crate) struct Seeker {
     questions: Vec<Vec<u8>>,
     begun: Arc<Begun>,
-    incoming: Receiver<(u32, u32)>,
+    incoming: Arc<Awaited>,
     /// Name, number of the change, and when it was asked for.
-    awaited: std::collections::VecDeque<(u32, u32, SystemTime)>,
+    awaited: VecDeque<(u32, u32, SystemTime)>,
     /// The change of each name that was answered last.
     seen: Vec<u32>,
     chance: u64,
@@ -133,12 +148,12 @@ pub(crate) struct Seeker {
 }
 
 impl Seeker {
-    pub(crate) fn new(begun: Arc<Begun>, incoming: Receiver<(u32, u32)>) -> Seeker {
+    pub(crate) fn new(begun: Arc<Begun>, incoming: Arc<Awaited>) -> Seeker {
         Seeker {
             questions: (0..NAMES).map(names::question_for).collect(),
             begun,
             incoming,
-            awaited: std::collections::VecDeque::new(),
+            awaited: VecDeque::new(),
             seen: vec![0; NAMES as usize],
             chance: 0x9e37_79b9_7f4a_7c15,
             found: Vec::new(),
@@ -155,7 +170,8 @@ impl Seeker {
 
     /// A name whose change is awaited, and was not asked for just now.
     fn awaited(&mut self, now: SystemTime) -> Option<u32> {
-        self.awaited.extend(self.incoming.try_iter().map(|(name, number)| (name, number, SystemTime::UNIX_EPOCH)));
+        self.awaited
+            .extend(self.incoming.take().into_iter().map(|(name, number)| (name, number, SystemTime::UNIX_EPOCH)));
         while let Some((name, number, asked)) = self.awaited.pop_front() {
             if self.seen[name as usize] >= number {
                 continue;

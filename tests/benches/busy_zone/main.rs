@@ -16,7 +16,6 @@ mod names;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -26,7 +25,7 @@ use kith_tests::load::{Asker, Count, Load, share};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use changes::{Begun, Moment, Seeker};
+use changes::{Awaited, Begun, Moment, Seeker};
 use flood::{Flooder, Kind, Upstreams};
 use names::NAMES;
 
@@ -162,8 +161,8 @@ fn busy(
     worker: &Task,
     (cores, arguments): (&Cores, &Arguments),
 ) -> Result<Value> {
-    let (begun, (awaited, incoming)) = (Begun::none(), mpsc::channel());
-    let mut seeker = Seeker::new(Arc::clone(&begun), incoming);
+    let (begun, awaited) = (Begun::none(), Arc::new(Awaited::default()));
+    let mut seeker = Seeker::new(Arc::clone(&begun), Arc::clone(&awaited));
     let mut load = Load::new(node.at.dns, [IpAddr::from(Ipv4Addr::LOCALHOST)])?;
     let (stop, api) = (CancellationToken::new(), node.api().clone());
     let follower = std::thread::spawn({
