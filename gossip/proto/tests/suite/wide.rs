@@ -22,9 +22,8 @@ fn g3_a_version_reaches_three_hundred_nodes_within_two_seconds_also_when_a_tenth
     assert!(wide.spread(0, SOON).is_some(), "without a tenth of the nodes a version is not everywhere after {SOON:?}");
 }
 
-/// A million pairs that hear of each other.
+/// A million pairs that hear of each other: half a minute of one core.
 #[test]
-#[ignore = "half a minute: scripts/soak wide"]
 fn g3_a_version_reaches_a_thousand_nodes_within_two_seconds() {
     let mut wide = Wide::new(1_000, DELAY, 1);
     wide.run(Duration::from_secs(5));
