@@ -153,7 +153,7 @@ fn shown(tunnel: &Tunnel, now: Now) -> Value {
         "server": tunnel.id,
         "state": tunnel.state(now).as_str(),
         "endpoint": tunnel.current.map(|at| at.to_string()),
-        "round_trip_ms": heard.round_trip.map(|took| took.as_secs_f64() * 1000.0),
+        "round_trip_ms": heard.round_trip(now.at).map(|took| took.as_secs_f64() * 1000.0),
         "answered_s_ago": heard.answered.map(|at| now.at.saturating_duration_since(at).as_secs()),
         "mtu": mtu,
         "mtu_passes": passes,

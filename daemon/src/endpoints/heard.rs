@@ -22,8 +22,10 @@ pub(crate) struct Heard {
     asked: VecDeque<(Token, Instant)>,
     /// When it last answered, or said that we had.
     pub(super) answered: Option<Instant>,
-    /// How long the last answer took.
-    pub(super) round_trip: Option<Duration>,
+    /// When it last answered: then short questions come through, there and back.
+    echoed: Option<Instant>,
+    /// How long that took.
+    took: Option<Duration>,
     /// When it last asked.
     pub(super) asked_by: Option<Instant>,
     /// What became of the longest packets.
@@ -63,9 +65,10 @@ impl Heard {
         self.asked.push_back((token, now));
     }
 
-    /// It is asked by a question as long as a packet may be. Where short ones are not answered either, that would say nothing.
+    /// It is asked by a question as long as a packet may be. Where short ones are not answered either, that would say nothing;
+    /// what it says of itself does not count, as a firewall may keep our questions from it and let its own out.
     pub(super) fn ask_long(&mut self, token: Token, length: u16, now: Instant) {
-        if self.asker(now) == Asker::NotAnswered || self.long.length != length {
+        if !self.echoed.is_some_and(|at| is_of_late(at, now)) || self.long.length != length {
             self.long = Long { length, ..Long::default() };
         }
         self.long.missing += u32::from(self.long.asked.is_some());
@@ -95,8 +98,8 @@ impl Heard {
         if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == token)
             && let Some((_, asked)) = self.asked.remove(at)
         {
-            self.answered = Some(now);
-            self.round_trip = Some(now.saturating_duration_since(asked));
+            (self.answered, self.echoed) = (Some(now), Some(now));
+            self.took = Some(now.saturating_duration_since(asked));
         }
     }
 
@@ -111,9 +114,12 @@ impl Heard {
 
     /// What is said of it when it is asked.
     pub(super) fn asker(&self, now: Instant) -> Asker {
-        // To the last question, which had its time.
-        let of_late = |at: Instant| now.saturating_duration_since(at) < EVERY + PATIENCE;
-        if self.answered.is_some_and(of_late) { Asker::Answered } else { Asker::NotAnswered }
+        if self.answered.is_some_and(|at| is_of_late(at, now)) { Asker::Answered } else { Asker::NotAnswered }
+    }
+
+    /// How long its last answer took, if it answers.
+    pub(super) fn round_trip(&self, now: Instant) -> Option<Duration> {
+        self.took.filter(|_| self.echoed.is_some_and(|at| is_of_late(at, now)))
     }
 
     /// Whether it ever answered or asked.
@@ -127,6 +133,11 @@ impl Heard {
         let is_late = |at: Instant| at >= since && now.saturating_duration_since(at) >= PATIENCE;
         self.asked.iter().filter(|(_, at)| is_late(*at)).count()
     }
+}
+
+/// Whether that answers the last question, which had its time.
+fn is_of_late(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) < EVERY + PATIENCE
 }
 
 #[cfg(test)]
@@ -146,7 +157,8 @@ mod tests {
         heard.answer(Token([9; 8]), at(10_000));
         assert_eq!((heard.missing(start, at(10_000)), heard.echoes()), (4, false));
         heard.answer(Token([2; 8]), at(10_000));
-        assert_eq!((heard.missing(start, at(20_000)), heard.round_trip), (0, Some(Duration::from_secs(4))));
+        assert_eq!((heard.missing(start, at(20_000)), heard.round_trip(at(13_999))), (0, Some(Duration::from_secs(4))));
+        assert_eq!(heard.round_trip(at(14_000)), None);
         // Nobody answers twice by one token, and few are remembered.
         heard.answer(Token([2; 8]), at(11_000));
         assert_eq!(heard.answered, Some(at(10_000)));
@@ -166,7 +178,10 @@ mod tests {
         heard.asks(Asker::NotAnswered, at(1));
         assert_eq!((heard.missing(start, at(2)), heard.asker(at(2)), heard.echoes()), (1, Asker::NotAnswered, true));
         heard.asks(Asker::Answered, at(2));
-        assert_eq!((heard.missing(start, at(2)), heard.asker(at(5)), heard.round_trip), (0, Asker::Answered, None));
+        assert_eq!(
+            (heard.missing(start, at(2)), heard.asker(at(5)), heard.round_trip(at(5))),
+            (0, Asker::Answered, None)
+        );
         assert_eq!(heard.asker(at(6)), Asker::NotAnswered);
     }
 
@@ -180,8 +195,15 @@ mod tests {
             heard.ask_long(Token([number; 8]), 1372, at(u64::from(number)));
         }
         assert_eq!(heard.longest(), Longest::Unknown);
-        let ask = |heard: &mut Heard, number: u8| {
+        // It asks, and says that we answer, and does not.
+        for number in 0..10 {
             heard.asks(Asker::Answered, at(20));
+            heard.ask_long(Token([number; 8]), 1372, at(20));
+        }
+        assert_eq!(heard.longest(), Longest::Unknown);
+        let ask = |heard: &mut Heard, number: u8| {
+            heard.ask(Token([100; 8]), at(20));
+            heard.answer(Token([100; 8]), at(20));
             heard.ask_long(Token([number; 8]), 1372, at(20));
         };
         ask(&mut heard, 11);
