@@ -17,13 +17,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::SOON;
 use super::heard::Heard;
+use super::socket::EVERY;
 use super::trial::Trial;
 use crate::clock::Now;
 use crate::peers::{MeshRange, PublicKey, can_end};
 
-/// Answers that may be missing, less one: with one question every 3 s a way that dies is noticed within 14 s, and the loss of a few
-/// packets is not.
+/// Answers that may be missing, less one: with one question every 3 s a way that dies is noticed within 15 s (see [`QUIET`]), and the
+/// loss of a few packets is not.
 const MISSING: usize = 4;
 /// How long a place has for its first answer or handshake: three of WireGuard's attempts, which are 5 s apart.
 const FIRST: Duration = Duration::from_secs(15);
@@ -32,9 +34,9 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// How long a peer that does not echo may go without a handshake. While packets pass there is one every 2 minutes, so this is two that
 /// did not come, and some time.
 const HANDSHAKE: Duration = Duration::from_secs(275);
-/// How long something must not have come from a peer for it to be quiet: who gets a packet and has nothing to say sends an empty one
-/// after 10 s.
-const QUIET: Duration = Duration::from_secs(11);
+/// How long something must not have come from a peer for it to be quiet. Who gets a packet and has nothing to say sends an empty one
+/// after 10 s, and the next is after the first packet that it gets then: ours are one question apart. And it is seen at the next look.
+const QUIET: Duration = Duration::from_secs(10).saturating_add(EVERY).saturating_add(SOON);
 /// How long a peer's daemon must not have asked for it to be gone: two questions. Less than it takes to miss four answers.
 const GONE: Duration = Duration::from_secs(7);
 

@@ -2,7 +2,6 @@ use std::time::SystemTime;
 
 use super::super::echo::{Asker, Token};
 use super::super::heard::Heard;
-use super::super::socket::EVERY;
 use super::super::trial::Memory;
 use super::*;
 use crate::peers::Installed;
@@ -15,7 +14,7 @@ enum Daemon {
     Runs,
     /// It asks, and a firewall keeps our questions from it.
     Walled,
-    /// It does nothing, as one of an earlier release; the host sends something back now and then.
+    /// It does nothing, as one of an earlier release; WireGuard alone sends something back, and not to each question.
     Away,
 }
 
@@ -83,14 +82,17 @@ impl World {
         if !self.reached() {
             return;
         }
-        self.peer.received += 48;
         match self.daemon {
             Daemon::Runs => {
+                self.peer.received += 48;
                 self.heard.asks(Asker::Answered, self.now);
                 self.heard.answer(Token(token), self.now);
             }
-            Daemon::Walled => self.heard.asks(Asker::Answered, self.now),
-            Daemon::Away => {}
+            Daemon::Walled => {
+                self.peer.received += 48;
+                self.heard.asks(Asker::Answered, self.now);
+            }
+            Daemon::Away => self.peer.received += if seconds.is_multiple_of(12) { 32 } else { 0 },
         }
     }
 
@@ -169,8 +171,8 @@ fn where_the_endpoint_in_use_dies_the_next_one_carries_within_20_s() {
       0 s Up
       0 s keep 192.0.2.1:31820 of b, which works
     100 s it is reached at ["2"]
-    112 s Down
-    112 s try b at 192.0.2.2:31820: no answer at 192.0.2.1:31820
+    113 s Down
+    113 s try b at 192.0.2.2:31820: no answer at 192.0.2.1:31820
     114 s Up
     114 s keep 192.0.2.2:31820 of b, which works
     "#);
@@ -228,12 +230,12 @@ fn a_place_that_is_in_no_row_is_kept_if_the_peer_comes_from_there() {
       0 s Up
       0 s keep 192.0.2.1:31820 of b, which works
      30 s it is reached at ["9"]
-     40 s Down
+     41 s Down
      90 s Up
      90 s keep 192.0.2.9:31820 of b, which works
     150 s it is reached at ["1"]
-    160 s Down
-    160 s try b at 192.0.2.1:31820: no answer at 192.0.2.9:31820
+    161 s Down
+    161 s try b at 192.0.2.1:31820: no answer at 192.0.2.9:31820
     162 s Up
     162 s keep 192.0.2.1:31820 of b, which works
     "#);
@@ -269,10 +271,10 @@ fn a_daemon_that_is_away_or_behind_a_firewall_takes_no_tunnel_away() {
     assert_eq!(world.run(1000).told(), "");
     insta::assert_snapshot!(world.turn(&["2"]).run(60).told(), @r#"
     2100 s it is reached at ["2"]
-    2108 s Down
-    2108 s try b at 192.0.2.2:31820: no answer at 192.0.2.1:31820
-    2109 s Up
-    2109 s keep 192.0.2.2:31820 of b, which works
+    2111 s Down
+    2111 s try b at 192.0.2.2:31820: no answer at 192.0.2.1:31820
+    2112 s Up
+    2112 s keep 192.0.2.2:31820 of b, which works
     "#);
 }
 
@@ -284,7 +286,7 @@ fn without_another_place_there_is_nothing_to_do() {
        0 s Up
        0 s keep 192.0.2.1:31820 of b, which works
      100 s it is reached at []
-     112 s Down
+     113 s Down
     2100 s it is reached at ["1"]
     2100 s Up
     "#);
