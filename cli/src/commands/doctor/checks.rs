@@ -365,7 +365,7 @@ mod tests {
         b       gossip       ok     heard, 0.3 ms there and back
         b       tunnel       ok     last handshake 5 s ago
         c       gossip       ok     heard, 0.3 ms there and back
-        c       tunnel       FAILS  no handshake of late: UDP 31820 may be dropped between the two, there or back, or its key differs from its row's
+        c       tunnel       FAILS  no handshake of late: UDP may be dropped between the two, there or back, or its key differs from its row's
         ");
     }
 }

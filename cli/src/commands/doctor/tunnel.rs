@@ -1,11 +1,12 @@
 //! What is made of what the daemon says of its tunnels: pure. It says it in two places: of the peers what WireGuard has, of the
 //! endpoints what comes through.
 
+use std::net::SocketAddr;
+
 use serde_json::Value;
 
 use super::checks::{Check, State};
 
-const DROPPED: &str = "UDP 31820 may be dropped between the two, there or back, or its key differs from its row's";
 const TOO_LONG: &str = "a link between the two carries less than this host's says, and nobody tells: \
      `ip link set dev LINK mtu 1400`, or less, on the link by which this host reaches it; the tunnel's MTU follows";
 
@@ -18,7 +19,7 @@ pub(super) fn checks(status: &Value, other: &str) -> Vec<Check> {
     };
     let tunnels = reconcilers["endpoints"]["detail"]["tunnels"].as_array().into_iter().flatten();
     let Some(tunnel) = tunnels.into_iter().find(|tunnel| tunnel["server"] == other) else {
-        return vec![by_handshake(peer, other)];
+        return vec![by_handshake(peer, other, None)];
     };
     let check = |state, what: String| Check::new(other, "tunnel", state, what);
     let at = tunnel["endpoint"].as_str().unwrap_or("no endpoint");
@@ -31,18 +32,27 @@ pub(super) fn checks(status: &Value, other: &str) -> Vec<Check> {
         (Some("down"), _) => {
             let tried: Vec<&str> = tunnel["tried"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             let tried = if tried.is_empty() { String::new() } else { format!(", tried {}", tried.join(", ")) };
-            vec![check(State::Fails, format!("no packet comes through, last by {at}{tried}")).advised(DROPPED)]
+            vec![
+                check(State::Fails, format!("no packet comes through, last by {at}{tried}")).advised(dropped(Some(at))),
+            ]
         }
         // Of one that does not echo there is no more to be said.
-        _ => vec![by_handshake(peer, other)],
+        _ => vec![by_handshake(peer, other, tunnel["endpoint"].as_str())],
     }
 }
 
-fn by_handshake(peer: &Value, other: &str) -> Check {
+/// What may be where nothing comes from there.
+fn dropped(endpoint: Option<&str>) -> String {
+    let port =
+        endpoint.and_then(|at| at.parse().ok()).map_or_else(String::new, |at: SocketAddr| format!(" {}", at.port()));
+    format!("UDP{port} may be dropped between the two, there or back, or its key differs from its row's")
+}
+
+fn by_handshake(peer: &Value, other: &str, endpoint: Option<&str>) -> Check {
     match peer["handshake_s_ago"].as_u64() {
         // Keys are renewed every 2 minutes while packets pass, and die after 3.
         Some(age @ ..180) => Check::new(other, "tunnel", State::Ok, format!("last handshake {age} s ago")),
-        _ => Check::new(other, "tunnel", State::Fails, "no handshake of late").advised(DROPPED),
+        _ => Check::new(other, "tunnel", State::Fails, "no handshake of late").advised(dropped(endpoint)),
     }
 }
 
@@ -87,6 +97,7 @@ mod tests {
             tunnel("up", json!({ "round_trip_ms": null })),
             tunnel("trying", json!({})),
             tunnel("down", json!({ "tried": ["192.0.2.9:31820", "192.0.2.2:31820"] })),
+            tunnel("down", json!({ "endpoint": "[2001:db8::2]:4000" })),
             told(&json!({ "server": "c" })),
         ];
         insta::assert_snapshot!(all.join("\n"), @r"
@@ -98,6 +109,7 @@ mod tests {
         b  tunnel  ok  last handshake 5 s ago
         b  tunnel  WEAK  no packet has come yet by 192.0.2.2:31820
         b  tunnel  FAILS  no packet comes through, last by 192.0.2.2:31820, tried 192.0.2.9:31820, 192.0.2.2:31820: UDP 31820 may be dropped between the two, there or back, or its key differs from its row's
+        b  tunnel  FAILS  no packet comes through, last by [2001:db8::2]:4000: UDP 4000 may be dropped between the two, there or back, or its key differs from its row's
         b  tunnel  ok  last handshake 5 s ago
         ");
     }
