@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use ipnet::IpNet;
+use nix::errno::Errno;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use wireguard_control::{Backend, Device, DeviceUpdate, InterfaceName, Key, PeerConfigBuilder};
 
@@ -276,14 +277,13 @@ fn behind(name: &InterfaceName) -> Backend {
 
 /// Whether there is no such interface, or it is no WireGuard of the kernel's.
 fn is_absent(error: &io::Error) -> bool {
-    // ENODEV has no kind of its own; a kernel without WireGuard has nobody who could be asked.
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(19) || is_unknown(error)
+    // It has no kind of its own. A kernel without WireGuard has nobody who could be asked.
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32) || is_unknown(error)
 }
 
 /// Whether the kernel knows no WireGuard.
 fn is_unknown(error: &io::Error) -> bool {
-    // EOPNOTSUPP, also under a name of its own.
-    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(95)
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32)
 }
 
 fn failed(doing: &'static str) -> impl Fn(io::Error) -> Error {
