@@ -205,18 +205,20 @@ fn udp(other: &str, address: SocketAddr, probe: Probe) -> Check {
 fn refused(status: &Value, member: &Member) -> Option<Check> {
     let refusal = status["refusals"].get(member.addr.as_deref()?).filter(|_| member.state == MemberState::Silent)?;
     // The one who refuses looks at the other's certificate.
-    let (refuses, whose) = match refusal["by"].as_str()? {
-        "us" => ("refused here", "its certificate"),
-        _ => ("it refuses this server", "this server's certificate"),
+    let (refuses, whose, foreign) = match refusal["by"].as_str()? {
+        "us" => ("refused here", "its certificate", "was it founded anew? `kith join` it to this one"),
+        _ => (
+            "it refuses this server",
+            "this server's certificate",
+            "was this server founded anew? `kith join` this server to that cluster",
+        ),
     };
     let (why, advice) = match refusal["why"].as_str()? {
         "not_in_force" => (
             "has expired, or a clock is wrong",
             "look at the clocks; else on the authority's server `kith invite NAME`, and where it has expired `kith join --again TOKEN`",
         ),
-        "other_authority" | "other_cluster" => {
-            ("is of another cluster", "was it founded anew? `kith join` it to this one")
-        }
+        "other_authority" | "other_cluster" => ("is of another cluster", foreign),
         "removed" => ("is of a server that was removed", "kith server remove NAME --undo, if it is to come back"),
         _ => ("is not accepted", "the log says why"),
     };
@@ -310,13 +312,14 @@ mod tests {
 
     #[test]
     fn who_refuses_whom_and_why_is_the_cause_of_silence() {
-        let (addrs, silent) = (["192.0.2.2:1", "192.0.2.3:1", "192.0.2.4:1"], MemberState::Silent);
+        let (addrs, silent) = (["192.0.2.2:1", "192.0.2.3:1", "192.0.2.4:1", "192.0.2.5:1"], MemberState::Silent);
         let of = |(server, addr): (&str, &str)| Member { addr: Some(addr.to_owned()), ..member(server, silent, None) };
-        let members: Vec<Member> = ["b", "c", "d"].into_iter().zip(addrs).map(of).collect();
+        let members: Vec<Member> = ["b", "c", "d", "e"].into_iter().zip(addrs).map(of).collect();
         let status = json!({ "node": "a", "refusals": {
             "192.0.2.2:1": { "by": "us", "why": "not_in_force" },
             "192.0.2.3:1": { "by": "peer", "why": "not_in_force" },
             "192.0.2.4:1": { "by": "peer", "why": "other_authority" },
+            "192.0.2.5:1": { "by": "us", "why": "other_authority" },
         } });
         let told = told(&view(status, members, &[]));
         insta::assert_snapshot!(told, @r"
@@ -325,7 +328,8 @@ mod tests {
         a       certificate  ok     given from outside
         b       gossip       FAILS  not heard, refused here: its certificate has expired, or a clock is wrong: look at the clocks; else on the authority's server `kith invite NAME`, and where it has expired `kith join --again TOKEN`
         c       gossip       FAILS  not heard, it refuses this server: this server's certificate has expired, or a clock is wrong: look at the clocks; else on the authority's server `kith invite NAME`, and where it has expired `kith join --again TOKEN`
-        d       gossip       FAILS  not heard, it refuses this server: this server's certificate is of another cluster: was it founded anew? `kith join` it to this one
+        d       gossip       FAILS  not heard, it refuses this server: this server's certificate is of another cluster: was this server founded anew? `kith join` this server to that cluster
+        e       gossip       FAILS  not heard, refused here: its certificate is of another cluster: was it founded anew? `kith join` it to this one
         ");
     }
 
