@@ -125,7 +125,7 @@ impl Daemon {
 
     /// The peers, and where their tunnels end.
     fn tunnels(&mut self, parts: peers::Parts<'_>, wake: Wake) -> Result<(), BuildError> {
-        let (store, echoes) = (parts.store.clone(), Echoes::default());
+        let (store, echoes) = (parts.store.clone(), Echoes::by(&parts.interface.name()));
         let endpoints = endpoints::Parts {
             own: parts.own.clone(),
             mesh: parts.wireguard.mesh,

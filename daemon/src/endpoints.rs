@@ -8,6 +8,7 @@
 //!
 //! Where a peer was reached stays in the peer cache, and is written into nobody's row: a row says what its own server knows.
 
+mod came;
 mod echo;
 mod heard;
 mod plan;

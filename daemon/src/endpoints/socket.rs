@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt::Ipv6DontFrag};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Ways;
+use super::came::{Came, bind, receive};
 use super::echo::{BEFORE, Echo, HEAD, MOST, PORT, Token, answer, question, read};
 use super::heard::Heard;
 use crate::peers::{PublicKey, management};
@@ -32,10 +32,19 @@ enum Due {
 }
 
 /// What is heard of each peer. Clones share it; the socket's loop alone writes.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Echoes(Arc<Mutex<BTreeMap<PublicKey, Heard>>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Echoes {
+    heard: Arc<Mutex<BTreeMap<PublicKey, Heard>>>,
+    /// The tunnels' interface.
+    interface: Arc<str>,
+}
 
 impl Echoes {
+    /// Of the peers that are reached by this interface.
+    pub(crate) fn by(interface: &str) -> Echoes {
+        Echoes { heard: Arc::default(), interface: interface.into() }
+    }
+
     /// All of it, as it is.
     pub(super) fn get(&self) -> BTreeMap<PublicKey, Heard> {
         self.heard().clone()
@@ -48,13 +57,9 @@ impl Echoes {
             loop {
                 // Without an interface of ours there is no such address yet.
                 if let Some(own) = ways.own() {
-                    match UdpSocket::bind((management(&own), PORT)).await {
+                    match bind(management(&own), PORT).await {
                         Ok(socket) => {
                             retry.succeeded();
-                            // What is as long as a packet may be is sent in one, or not at all.
-                            if let Err(error) = setsockopt(&socket, Ipv6DontFrag, &true) {
-                                tracing::debug!(%error, "long echoes may come in pieces");
-                            }
                             self.talk(&socket, &ways).await;
                         }
                         Err(error) => tracing::debug!(%error, "no socket for echoes"),
@@ -82,8 +87,8 @@ impl Echoes {
                     times += 1;
                 }
                 // A datagram that is not taken stays in the socket.
-                came = socket.recv_from(&mut buffer) => match came {
-                    Ok((length, from)) => self.hear(socket, ways, from, &buffer[..length]).await,
+                came = receive(socket, &mut buffer) => match came {
+                    Ok(came) => self.hear(socket, ways, &came, &buffer[..came.length]).await,
                     Err(error) => return tracing::debug!(%error, "the socket for echoes failed"),
                 },
             }
@@ -119,15 +124,19 @@ impl Echoes {
         question(token, length, asker)
     }
 
-    async fn hear(&self, socket: &UdpSocket, ways: &Ways, from: SocketAddr, datagram: &[u8]) {
-        // From elsewhere nothing is taken, and nothing is sent there: what WireGuard lets in from a peer's address is that peer's.
-        let SocketAddr::V6(v6) = from else { return };
-        let Some(key) = ways.addresses().get(v6.ip()).copied().filter(|_| v6.port() == PORT) else { return };
+    async fn hear(&self, socket: &UdpSocket, ways: &Ways, came: &Came, datagram: &[u8]) {
+        // From elsewhere nothing is taken, and nothing is sent there.
+        let from = came.from;
+        let Some(key) = ways.addresses().get(from.ip()).copied().filter(|_| from.port() == PORT) else { return };
+        // What WireGuard lets in from a peer's address is that peer's. By another link anybody may send from it.
+        if !came.by(&self.interface) {
+            return tracing::debug!(%from, "what came by another interface than the tunnels' is no echo");
+        }
         let now = Instant::now();
         match read(datagram) {
             Some(Echo::Question(token, length, asker)) => {
                 self.heard().entry(key).or_default().asks(asker, now);
-                send(socket, from, &answer(token, length)).await;
+                send(socket, from.into(), &answer(token, length)).await;
             }
             Some(Echo::Answer(token, _)) => self.heard().entry(key).or_default().answer(token, now),
             None => tracing::trace!(%from, "no echo"),
@@ -135,7 +144,7 @@ impl Echoes {
     }
 
     fn heard(&self) -> MutexGuard<'_, BTreeMap<PublicKey, Heard>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -149,5 +158,38 @@ fn longest(mtu: Option<u32>) -> Option<u16> {
 async fn send(socket: &UdpSocket, to: SocketAddr, datagram: &[u8]) {
     if let Err(error) = socket.send_to(datagram, to).await {
         tracing::trace!(%to, %error, "echo not sent");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv6Addr, SocketAddrV6};
+
+    use super::super::Way;
+    use super::super::echo::Asker;
+    use super::*;
+
+    #[tokio::test]
+    async fn what_comes_by_another_link_than_the_tunnels_is_not_heard() {
+        let (key, ways, mut buffer) = (PublicKey::new([7; 32]), Ways::default(), [0; MOST + 1]);
+        let way = Way { id: "b".to_owned(), endpoints: Vec::new(), worked: None };
+        ways.tell(PublicKey::new([8; 32]), None, [(key, way)].into());
+        let socket = bind(Ipv6Addr::LOCALHOST, 0).await.unwrap();
+        let asked = question(Token([1; 8]), 16, Asker::Answered);
+        socket.send_to(&asked, socket.local_addr().unwrap()).await.unwrap();
+        let came = receive(&socket, &mut buffer).await.unwrap();
+        assert_eq!((came.from, &buffer[..came.length]), (own(&socket), &asked[..]));
+        // Whose address it has, anybody can forge.
+        let came = Came { from: SocketAddrV6::new(management(&key), PORT, 0, 0), ..came };
+        for (interface, heard) in [("kith-none", false), ("lo", true)] {
+            let echoes = Echoes::by(interface);
+            echoes.hear(&socket, &ways, &came, &buffer[..came.length]).await;
+            assert_eq!(echoes.get().contains_key(&key), heard, "{interface}");
+        }
+    }
+
+    fn own(socket: &UdpSocket) -> SocketAddrV6 {
+        let SocketAddr::V6(own) = socket.local_addr().unwrap() else { panic!("IPv4") };
+        own
     }
 }
