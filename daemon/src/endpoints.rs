@@ -138,7 +138,7 @@ impl Reconciler for Endpoints {
 
     fn detail(&self, now: Now) -> Value {
         let tunnels: Vec<Value> = self.last.iter().take(SHOWN).map(|tunnel| shown(tunnel, now)).collect();
-        json!({ "tunnels": tunnels })
+        json!({ "tunnels": tunnels, "not_asking": self.echoes.not_asking() })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The echo's socket: asks every peer every 3 s, answers those that ask, and notes what is heard.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,17 +37,24 @@ pub(crate) struct Echoes {
     heard: Arc<Mutex<BTreeMap<PublicKey, Heard>>>,
     /// The tunnels' interface.
     interface: Arc<str>,
+    /// Why there is no socket.
+    not_asking: Arc<Mutex<Option<String>>>,
 }
 
 impl Echoes {
     /// Of the peers that are reached by this interface.
     pub(crate) fn by(interface: &str) -> Echoes {
-        Echoes { heard: Arc::default(), interface: interface.into() }
+        Echoes { heard: Arc::default(), interface: interface.into(), not_asking: Arc::default() }
     }
 
     /// All of it, as it is.
     pub(super) fn get(&self) -> BTreeMap<PublicKey, Heard> {
         self.heard().clone()
+    }
+
+    /// Why nobody is asked, if that is so.
+    pub(super) fn not_asking(&self) -> Option<String> {
+        self.why().clone()
     }
 
     /// Asks and answers until the token is cancelled.
@@ -56,19 +63,23 @@ impl Echoes {
             let mut retry = Retry::new();
             loop {
                 // Without an interface of ours there is no such address yet.
-                if let Some(own) = ways.own() {
-                    match bind(management(&own), PORT).await {
-                        Ok(socket) => {
-                            retry.succeeded();
-                            self.talk(&socket, &ways).await;
-                        }
-                        Err(error) => tracing::debug!(%error, "no socket for echoes"),
-                    }
+                if let Some(own) = ways.own()
+                    && let Some(socket) = self.open(management(&own), PORT).await
+                {
+                    retry.succeeded();
+                    self.talk(&socket, &ways).await;
                 }
                 sleep(retry.delay()).await;
             }
         };
         token.run_until_cancelled(go_on).await;
+    }
+
+    /// The socket, if there can be one; another may have its port, or the host no IPv6.
+    async fn open(&self, address: Ipv6Addr, port: u16) -> Option<UdpSocket> {
+        let opened = bind(address, port).await;
+        *self.why() = opened.as_ref().err().map(|error| format!("UDP [{address}]:{port}: {error}"));
+        opened.inspect_err(|error| tracing::debug!(%error, "no socket for echoes")).ok()
     }
 
     /// Until the socket fails.
@@ -143,6 +154,10 @@ impl Echoes {
         }
     }
 
+    fn why(&self) -> MutexGuard<'_, Option<String>> {
+        self.not_asking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn heard(&self) -> MutexGuard<'_, BTreeMap<PublicKey, Heard>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -163,7 +178,7 @@ async fn send(socket: &UdpSocket, to: SocketAddr, datagram: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv6Addr, SocketAddrV6};
+    use std::net::SocketAddrV6;
 
     use super::super::Way;
     use super::super::echo::Asker;
@@ -186,6 +201,18 @@ mod tests {
             echoes.hear(&socket, &ways, &came, &buffer[..came.length]).await;
             assert_eq!(echoes.get().contains_key(&key), heard, "{interface}");
         }
+    }
+
+    #[tokio::test]
+    async fn why_there_is_no_socket_is_said_until_there_is_one() {
+        let (echoes, taken) = (Echoes::by("lo"), bind(Ipv6Addr::LOCALHOST, 0).await.unwrap());
+        let port = own(&taken).port();
+        assert!(echoes.open(Ipv6Addr::LOCALHOST, port).await.is_none());
+        let why = echoes.not_asking().unwrap();
+        assert!(why.starts_with(&format!("UDP [::1]:{port}: Address already in use")), "{why}");
+        drop(taken);
+        assert!(echoes.open(Ipv6Addr::LOCALHOST, port).await.is_some());
+        assert_eq!(echoes.not_asking(), None);
     }
 
     fn own(socket: &UdpSocket) -> SocketAddrV6 {
