@@ -174,6 +174,7 @@ impl Follower {
     /// this worker have answers to give.
     async fn rebuild(mut self) -> Result<Self, FollowError> {
         self.pending = None;
+        self.whole.give_up();
         self.generation += 1;
         let built = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();

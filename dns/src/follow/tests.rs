@@ -64,6 +64,11 @@ impl Running {
     }
 }
 
+/// A row of an instance of the service.
+fn row(id: &str, ip: &str, server: &str) -> Event {
+    container(id, "casa/api", ip).set("server_id", server).upsert()
+}
+
 const BOTH: &str = "10.210.0.1 10.210.0.2";
 
 #[tokio::test(start_paused = true)]
@@ -142,21 +147,18 @@ async fn rows_that_are_there_together_are_answered_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_of_a_transaction_is_not_answered_however_late_its_rest_comes() {
+async fn half_of_a_transaction_is_not_answered_while_its_rest_may_come() {
     let running = Running::start(Vec::new());
     running.feed.send(Event::Committed(Table::Containers)).unwrap();
     running.answers(BOTH).await;
-    let rows =
-        [container("aa", "casa/api", "10.210.9.1"), container("ab", "casa/api", "10.210.9.2").set("server_id", "s2")];
-    let [one, two] = rows.map(|row| row.upsert());
-    running.feed.send(one).unwrap();
+    running.feed.send(row("aa", "10.210.9.1", "s1")).unwrap();
     let begun = Instant::now();
     while begun.elapsed() < HALF_MAX / 2 {
         advance(Duration::from_millis(1)).await;
         tokio::task::yield_now().await;
         assert_eq!(addresses(&running.published.load().zone, "casa-api.internal"), BOTH);
     }
-    running.feed.send(two).unwrap();
+    running.feed.send(row("ab", "10.210.9.2", "s2")).unwrap();
     running.feed.send(Event::Committed(Table::Containers)).unwrap();
     running.answers("10.210.9.1 10.210.9.2").await;
     running.stop().await;
@@ -171,5 +173,33 @@ async fn a_change_whose_end_never_comes_is_answered_after_a_second() {
     let begun = Instant::now();
     running.answers("10.210.0.1 10.210.0.2 10.210.0.3").await;
     assert!(begun.elapsed() >= HALF_MAX, "after {:?}", begun.elapsed());
+    // That is over: what others change is answered at once.
+    running.feed.send(Event::Committed(Table::Servers)).unwrap();
+    running.feed.send(server("s2").set("draining", 1).upsert()).unwrap();
+    running.feed.send(Event::Committed(Table::Servers)).unwrap();
+    let begun = Instant::now();
+    running.answers("10.210.0.1 10.210.0.3").await;
+    assert!(begun.elapsed() < HALF_MAX / 2, "after {:?}", begun.elapsed());
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_of_a_transaction_is_not_answered_while_a_snapshot_comes_either() {
+    let running = Running::start(Vec::new());
+    running.feed.send(Event::Committed(Table::Containers)).unwrap();
+    running.answers(BOTH).await;
+    running.feed.send(row("aa", "10.210.9.1", "s1")).unwrap();
+    // The connection is lost in the middle, and what follows is begun anew.
+    running.feed.send(Event::Reset(Table::Containers)).unwrap();
+    running.feed.send(row("aa", "10.210.9.1", "s1")).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < HALF_MAX / 2 {
+        advance(Duration::from_millis(1)).await;
+        tokio::task::yield_now().await;
+        assert_eq!(addresses(&running.published.load().zone, "casa-api.internal"), BOTH);
+    }
+    running.feed.send(row("ab", "10.210.9.2", "s2")).unwrap();
+    running.feed.send(Event::Synced(Table::Containers)).unwrap();
+    running.answers("10.210.9.1 10.210.9.2").await;
     running.stop().await;
 }

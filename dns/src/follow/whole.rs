@@ -22,9 +22,8 @@ impl Whole {
     pub(super) fn hear(&mut self, event: &Event) {
         match event {
             Event::Reset(table) => {
-                // It may be another store.
+                // It may be another store. What came of the one before is whole once the snapshot replaces it.
                 self.marked.remove(table);
-                self.open.remove(table);
                 self.staged.insert(*table);
             }
             Event::Upsert { table, .. } | Event::Delete { table, .. } => {
@@ -34,7 +33,9 @@ impl Whole {
             }
             // Where a stream resumed, the rest of a transaction may still come.
             Event::Synced(table) => {
-                self.staged.remove(table);
+                if self.staged.remove(table) {
+                    self.open.remove(table);
+                }
             }
             Event::Committed(table) => {
                 self.marked.insert(*table);
@@ -42,6 +43,12 @@ impl Whole {
             }
             Event::Member(_) | Event::FeedLost => {}
         }
+    }
+
+    /// The rest of what came has been waited for long enough. Otherwise each later change of any table would wait as long for
+    /// the end of a transaction that may have been lost.
+    pub(super) fn give_up(&mut self) {
+        self.open.clear();
     }
 
     /// Whether what came can be answered as it is.

@@ -7,6 +7,9 @@
 //!     it cannot:     Reset Columns Row* EndOfQuery Change*
 //! ```
 //!
+//! Who asks for it hears a Committed behind EndOfQuery, behind Resumed where a commit ends there, and behind the last Change of
+//! each commit or several.
+//!
 //! Change ids start at 1 and have no holes; a hole or a repetition ends the stream with [`Error::Gap`]. A stream is
 //! resumed only behind a change: cut within its rows, or before its first change (for which the API has no `from`), it
 //! takes its rows anew, so nothing that happened meanwhile can be missed.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
+use super::Marks;
 use super::feed::{Next, Reader};
 use super::line;
 use super::live::Snapshot;
@@ -41,6 +42,17 @@ impl Attached {
 
     pub(super) fn following(id: Uuid, hash: u64, reader: Reader) -> Self {
         Self { reader: Some(reader), ..Self::empty(id, hash) }
+    }
+
+    /// What comes after change `from`. That a commit ends there is said again: the mark may have been lost with the connection.
+    pub(super) fn resumed(id: Uuid, hash: u64, reader: Reader, from: u64) -> Self {
+        let mut head = VecDeque::new();
+        if reader.marks() == Marks::Sent && reader.is_between_commits() {
+            let mut mark = Vec::new();
+            line::push_commit(&mut mark, from);
+            head.push_back(mark.into());
+        }
+        Self { head, ..Self::following(id, hash, reader) }
     }
 
     pub(super) fn out_of_reach(id: Uuid, hash: u64, from: u64, min: u64) -> Self {

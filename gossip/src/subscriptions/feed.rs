@@ -272,6 +272,13 @@ impl Reader {
         self
     }
 
+    /// Whether what it has been given ends with a commit.
+    pub(super) fn is_between_commits(&self) -> bool {
+        let state = self.feed.lock();
+        let next = state.readers.get(&self.id).expect("a reader leaves only when dropped").next;
+        state.batches.get(state.unread(next)).is_none_or(|batch| batch.first == next)
+    }
+
     /// Waits for more. Cancel-safe: nothing is taken before it is returned.
     pub(super) async fn next(&mut self) -> Next {
         loop {

@@ -406,7 +406,7 @@ async fn attach(live: &Arc<Live>, options: AttachOptions) -> Option<Attached> {
     let hash = xxh3_64(live.identity.as_bytes());
     match (options.from, options.rows) {
         (Some(from @ 1..), _) => match live.feed.attach(Start::After(from)) {
-            Ok((reader, _)) => Some(Attached::following(live.id, hash, reader.with(options.marks))),
+            Ok((reader, _)) => Some(Attached::resumed(live.id, hash, reader.with(options.marks), from)),
             Err(AttachError::OutOfReach { min }) => Some(Attached::out_of_reach(live.id, hash, from, min)),
             Err(AttachError::Ended) => None,
         },

@@ -66,7 +66,9 @@ async fn who_asks_is_told_where_a_transaction_ends() {
     let server = Server::start().await;
     server.execute("INSERT INTO svc (id, port) VALUES ('a', 80)").await;
     let query = json!("SELECT id, port FROM svc");
-    let mut marked = Lines::of(server.post("/v1/subscriptions?commits=true", &query).await);
+    let response = server.post("/v1/subscriptions?commits=true", &query).await;
+    let id = response.headers()["corro-query-id"].to_str().unwrap().to_owned();
+    let mut marked = Lines::of(response);
     let mut plain = Lines::of(server.post("/v1/subscriptions", &query).await);
     insta::assert_snapshot!(marked.take(4).await, @r#"
     {"columns":["id","port"]}
@@ -85,6 +87,13 @@ async fn who_asks_is_told_where_a_transaction_ends() {
         assert_eq!(plain.next().await.unwrap(), line);
     }
     assert_eq!(marked.next().await.unwrap(), r#"{"commit":{"change_id":3000}}"#);
+    // Who comes back where it ended is told so, and who comes back within it hears the rest first.
+    let again = async |from: u64| {
+        let path = format!("/v1/subscriptions/{id}?from={from}&skip_rows=true&commits=true");
+        Lines::of(server.get(&path).await).next().await.unwrap()
+    };
+    assert_eq!(again(3000).await, r#"{"commit":{"change_id":3000}}"#);
+    assert!(again(2999).await.ends_with(",3000]}"));
     server.execute("DELETE FROM svc WHERE id = 'a'").await;
     for lines in [&mut marked, &mut plain] {
         assert_eq!(lines.next().await.unwrap(), r#"{"change":["delete",1,["a",80],3001]}"#);
