@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use futures_util::{StreamExt as _, stream};
 use kith_gossip::store::{Durability, SchemaSource, Statement, Store, StoreConfig};
 use kith_gossip_proto::frame::PulledRow;
 use kith_gossip_proto::{Hlc, Vector, Version};
@@ -32,6 +33,12 @@ impl Kith {
         for statements in transactions {
             self.store.execute(statements, None).await.unwrap();
         }
+    }
+
+    /// The same, with some always on their way, as clients beside each other have it.
+    pub(crate) async fn run_together(&self, transactions: impl IntoIterator<Item = Vec<Statement>>, at_once: usize) {
+        let written = stream::iter(transactions).map(|statements| self.store.execute(statements, None));
+        written.buffer_unordered(at_once).for_each(async |outcome| drop(outcome.unwrap())).await;
     }
 
     pub(crate) async fn versions(&self, transactions: Vec<Vec<Statement>>) -> Vec<Version> {

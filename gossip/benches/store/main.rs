@@ -18,6 +18,9 @@ use meter::{Meter, size};
 use plain::Plain;
 use work::{BATCH, CELLS, ROWS, Unit, delete, insert, range, rewrite, transactions, update, upsert};
 
+/// Transactions on their way.
+const AT_ONCE: usize = 16;
+
 fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -47,6 +50,7 @@ async fn rates() {
     collect(&kith, &plain).await;
     both("delete, 100 a transaction", BATCH, delete).await;
     both("insert, one a transaction", 1, insert).await;
+    together().await;
     merges().await;
 }
 
@@ -61,6 +65,17 @@ async fn lone(rows: usize) {
     let meter = Meter::start();
     plain.run(&work);
     ours.tell("insert, one a transaction", "rows", meter.stop(rows));
+}
+
+/// A lone transaction waits for the writer's thread to wake and for its own to be woken, which is most of what it costs.
+async fn together() {
+    let (kith, plain) = (Kith::new(), Plain::new());
+    let meter = Meter::start();
+    kith.run_together(transactions(1, insert), AT_ONCE).await;
+    let ours = meter.stop(ROWS);
+    let meter = Meter::start();
+    plain.run(&transactions(1, insert));
+    ours.tell("insert, one a transaction, 16 at once", "rows", meter.stop(ROWS));
 }
 
 /// The last 8,000 cells of one site's log, as a peer that lacks them is answered.
