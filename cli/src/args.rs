@@ -165,7 +165,7 @@ Examples:
     Status(Status),
     /// Look into each layer, here and toward each other server, and say what to do
     #[command(after_help = "\
-Of this server: the store, its certificate, DNS, Docker, the daemon, alarms. Toward each other: its UDP port, gossip, the tunnel. Run it
+Of this server: the store, its certificate, DNS, Docker, the daemon, alarms. Toward each other: its UDP port, gossip, the tunnel and its MTU. Run it
 on both sides of what does not work. Exit code 1 if anything fails.
 
 Examples:
@@ -276,7 +276,7 @@ Examples:
     /// Take Kith off this host: put back what it changed
     #[command(after_help = "\
 Stop it first. Files that were changed get the text that they had before, or are left without what Kith put there; the firewall's
-rules, Docker's network and what scripts/install put there go. The store, the certificate and the configuration stay, but for --purge. What is left is named.
+rules, Docker's network, the interface of the tunnels and what scripts/install put there go. The store, the certificate and the configuration stay, but for --purge. What is left is named.
 
 Examples:
   kith uninstall --dry-run

@@ -1,7 +1,7 @@
 //! `kith status`: what a node knows, on one screen.
 //!
-//! What a part says of itself is printed as the part shapes it, a line for each group of figures, so that a figure added
-//! there shows here without a change. Only members and heads are laid out by hand.
+//! What a part says of itself is printed as the part shapes it, a line for each group of figures and a table for each list of them,
+//! so that a figure added there shows here without a change. Only members and heads are laid out by hand.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +14,9 @@ use super::{members, table};
 use crate::args::Output;
 use crate::exit::Failure;
 use crate::out::Out;
+
+/// The figure by which lists are told apart.
+const SERVER: &str = "server";
 
 /// Asks and prints.
 pub(crate) async fn run(client: &Client, args: &Output) -> Result<(), Failure> {
@@ -53,23 +56,42 @@ fn alarm_lines(alarms: &Value) -> Vec<String> {
     alarms.as_array().into_iter().flatten().map(line).collect()
 }
 
-/// How far each peer and this node are apart: a column for each figure that any of them has.
+/// How far each peer and this node are apart.
 fn peer_lines(peers: &Value) -> Vec<String> {
-    let peers: Vec<_> = peers.as_object().into_iter().flatten().collect();
-    let figures = || peers.iter().filter_map(|(_, peer)| peer.as_object()).flatten().map(|(name, _)| name);
-    let names: BTreeSet<&String> = figures().collect();
-    if names.is_empty() {
+    let peers: Vec<_> =
+        peers.as_object().into_iter().flatten().map(|(server, peer)| (Some(server.as_str()), peer)).collect();
+    if peers.is_empty() {
         return Vec::new();
     }
-    let heads: Vec<String> = names.iter().map(|name| printable(name).to_uppercase()).collect();
-    let head: Vec<&str> = std::iter::once("SERVER").chain(heads.iter().map(String::as_str)).collect();
-    let row = |(server, peer): &(&String, &Value)| {
-        let figure = |name: &&String| leaf(&peer[name.as_str()]).unwrap_or_else(|| "…".to_owned());
-        std::iter::once(printable(server)).chain(names.iter().map(figure)).collect()
-    };
-    let rows: Vec<Vec<String>> = peers.iter().map(row).collect();
-    let table = table::render(&head, &rows).into_iter().map(|line| format!("  {line}"));
+    let table = figures(&peers).into_iter().map(|line| format!("  {line}"));
     [String::new(), "peers".to_owned()].into_iter().chain(table).collect()
+}
+
+/// What is told of each of several: a row for each, and a column for each figure that any of them has. Of which server it is
+/// comes first, whether that is its name or one of its figures.
+fn figures(each: &[(Option<&str>, &Value)]) -> Vec<String> {
+    let all = || each.iter().filter_map(|(_, one)| one.as_object()).flatten().map(|(name, _)| name.as_str());
+    let names: BTreeSet<&str> = all().filter(|name| *name != SERVER).collect();
+    let named = each.iter().any(|(server, one)| server.is_some() || !one[SERVER].is_null());
+    let heads: Vec<String> = named
+        .then_some(SERVER)
+        .into_iter()
+        .chain(names.iter().copied())
+        .map(|name| printable(name).to_uppercase())
+        .collect();
+    let row = |(server, one): &(Option<&str>, &Value)| {
+        let figure = |name: &str| leaf(&one[name]).unwrap_or_else(|| "…".to_owned());
+        let server = named.then(|| server.map_or_else(|| figure(SERVER), printable));
+        server.into_iter().chain(names.iter().map(|name| figure(name))).collect()
+    };
+    let rows: Vec<Vec<String>> = each.iter().map(row).collect();
+    table::render(&heads.iter().map(String::as_str).collect::<Vec<_>>(), &rows)
+}
+
+/// Whether a list is of things of each of which plain figures are told.
+fn is_table(items: &[Value]) -> bool {
+    let plain = |item: &Value| item.as_object().is_some_and(|map| map.values().all(|value| leaf(value).is_some()));
+    items.len() > 1 && items.iter().all(plain)
 }
 
 /// The last version applied of each site, with the member whose site it is.
@@ -99,6 +121,11 @@ fn groups(value: &Value, depth: usize) -> Vec<String> {
 fn group(name: &str, value: &Value, depth: usize) -> Vec<String> {
     let (pad, name) = ("  ".repeat(depth), printable(name));
     match value {
+        Value::Array(items) if is_table(items) => {
+            let each: Vec<_> = items.iter().map(|item| (None, item)).collect();
+            let table = figures(&each).into_iter().map(|line| format!("{pad}  {line}"));
+            std::iter::once(format!("{pad}{name}")).chain(table).collect()
+        }
         Value::Array(items) => {
             let head = format!("{pad}{name}");
             std::iter::once(head).chain(items.iter().flat_map(|item| groups(item, depth + 1))).collect()
@@ -166,6 +193,7 @@ mod tests {
             "waiting": [],
             "replication": { "lag_p99_ms": 0.5, "queued": 0 },
             "zones": [{ "names": 12, "zone": "internal" }, { "names": 12, "zone": "jiji" }],
+            "tunnels": [{ "state": "up", "server": "n2", "mtu": 1420 }, { "state": "down", "server": "n3", "mtu": null }],
             "deep": { "a": null, "deeper": { "b": true } },
         });
         let lines = groups(&status, 1);
@@ -176,9 +204,14 @@ mod tests {
                 "  deep: a -",
                 "    deeper: b yes",
                 "  replication: lag_p99_ms 0.5, queued 0",
+                "  tunnels",
+                "    SERVER  MTU   STATE",
+                "    n2      1420  up",
+                "    n3      -     down",
                 "  zones",
-                "    names 12, zone internal",
-                "    names 12, zone jiji",
+                "    NAMES  ZONE",
+                "    12     internal",
+                "    12     jiji",
             ]
         );
     }
