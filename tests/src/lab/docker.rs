@@ -144,6 +144,12 @@ impl ScriptedDocker {
         self.event("container", id, "start");
     }
 
+    /// It has run since then, an RFC 3339 time.
+    pub fn started(&self, id: &str, at: &str) {
+        self.state(id, |state| state["StartedAt"] = json!(at));
+        self.event("container", id, "start");
+    }
+
     /// Docker's own check says this from here on.
     pub fn health(&self, id: &str, status: &str) {
         self.state(id, |state| state["Health"] = json!({ "Status": status }));

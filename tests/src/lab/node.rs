@@ -19,7 +19,7 @@ use super::binary::{clear_environment, kith};
 use super::http::Api;
 use super::links::Links;
 use super::process::Process;
-use super::resolve::{Answer, resolve_from, socket};
+use super::resolve::{Answer, opened, resolve_from, socket};
 use super::wait::eventually;
 
 /// From start to ready, with other tests beside it on a small machine.
@@ -337,6 +337,17 @@ impl Node {
     pub async fn resolve(&self, name: &str) -> Result<Answer, String> {
         let namespace = self.namespace.as_ref().map(|name| Path::new("/run/netns").join(name));
         resolve_from(socket(namespace.as_deref())?, self.at.dns, name).await
+    }
+
+    /// A listener in its namespace, at the address of its gossip. Connections are taken by the kernel.
+    ///
+    /// # Panics
+    /// If there can be none.
+    #[must_use]
+    pub fn listen(&self, port: u16) -> TcpListener {
+        let namespace = self.namespace.as_ref().map(|name| Path::new("/run/netns").join(name));
+        let at = SocketAddr::new(self.at.gossip.ip(), port);
+        opened(namespace.as_deref(), move || TcpListener::bind(at)).unwrap_or_else(|e| panic!("{at}: {e}"))
     }
 
     /// A command in its namespace, to be completed with a program and its arguments, to which `resolver` is `/etc/resolv.conf`.

@@ -29,15 +29,28 @@ pub struct Answer {
 /// # Errors
 /// When the namespace cannot be entered, or has no loopback address.
 pub(super) fn socket(namespace: Option<&Path>) -> Result<std::net::UdpSocket, String> {
+    opened(namespace, || {
+        let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    })
+}
+
+/// What `open` opens, in that network namespace.
+///
+/// # Errors
+/// When the namespace cannot be entered, or with what `open` says.
+pub(super) fn opened<T: Send + 'static>(
+    namespace: Option<&Path>,
+    open: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, String> {
     let namespace = namespace.map(File::open).transpose().map_err(|e| e.to_string())?;
     // A thread is in a namespace until it ends; what it has opened stays there.
     let opened = std::thread::spawn(move || {
         namespace.map_or(Ok(()), |file| setns(file, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from))?;
-        let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-        socket.set_nonblocking(true)?;
-        Ok::<_, std::io::Error>(socket)
+        open()
     });
-    opened.join().map_err(|_| "the socket was not opened".to_owned())?.map_err(|e| e.to_string())
+    opened.join().map_err(|_| "the thread that opens panicked".to_owned())?.map_err(|e| e.to_string())
 }
 
 /// Asks `server` for the addresses of `name`.
