@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use kith_tests::fetched::cache;
 use kith_tests::lab::{Authority, Lab, Node};
 use kith_tests::skip::skip;
 use serde_json::{Value, json};
@@ -23,12 +24,6 @@ const INSERT: &str = "INSERT INTO containers (id, service, health_port) VALUES (
 
 fn tool(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/clients").join(name)
-}
-
-/// Where `scripts/foreign` puts what it fetches.
-fn cache() -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-    std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("kith")
 }
 
 async fn runs(program: &Path, arguments: &[&str]) -> bool {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use kith_tests::fetched::python_with_dns;
 use kith_tests::lab::{Addresses, Authority, Lab, eventually, kith};
-use kith_tests::skip::skip;
 use serde_json::{Value, json};
 
 /// For a server to start and to know its rows.
@@ -16,19 +16,6 @@ const STARTING: Duration = Duration::from_secs(60);
 
 fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/dns")
-}
-
-/// A Python that knows DNS, as `scripts/foreign` installs it.
-fn python(test: &str) -> Option<PathBuf> {
-    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
-    let python = cache.join("kith/venv/bin/python");
-    let knows = Command::new(&python).args(["-c", "import dns.message"]).stderr(Stdio::null()).status();
-    if knows.is_ok_and(|status| status.success()) {
-        return Some(python);
-    }
-    skip(test, "no Python with dnspython: run scripts/setup test");
-    None
 }
 
 /// What the checker says of a server.
@@ -75,7 +62,7 @@ impl Drop for Plain {
 #[test]
 fn a_plain_name_server_of_zone_files_passes_every_case_that_its_zone_allows() {
     let test = "a_plain_name_server_of_zone_files_passes_every_case_that_its_zone_allows";
-    let Some(python) = python(test) else { return };
+    let Some(python) = python_with_dns(test) else { return };
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let made = Command::new(&python).arg(tools().join("gen.py")).arg(folder.path()).status();
     assert!(made.expect("Python can be started").success());
@@ -99,7 +86,7 @@ a.b.ent A 10.9.9.8
 
 #[tokio::test]
 async fn rows_with_a_file_over_them_pass_every_case() {
-    let Some(python) = python("rows_with_a_file_over_them_pass_every_case") else { return };
+    let Some(python) = python_with_dns("rows_with_a_file_over_them_pass_every_case") else { return };
     let lab = Lab::new("conformance");
     let mut node = lab.node(&Authority::new("conformance"), "fra-1", Addresses::choose("fra-1"), &[]);
     let folder = tempfile::tempdir().expect("a temporary folder can be made");

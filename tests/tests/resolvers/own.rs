@@ -1,7 +1,9 @@
 //! Those that a container brings along: its C library's, and those of languages that have their own.
 
+use kith_tests::fetched::python_with_dns;
+
 use crate::host::Host;
-use crate::programs::{built_by_go, compiled, python, runs, tool};
+use crate::programs::{built_by_go, compiled, runs, tool};
 use crate::questions::{MANY_OF_THEM, QUESTIONS, all_many, answers};
 
 /// What a C library makes of all questions, and of the one whose answer fits into no datagram.
@@ -65,7 +67,8 @@ async fn c_ares_in_node_gets_every_answer() {
 #[tokio::test]
 async fn dnspython_gets_every_answer() {
     let test = "dnspython_gets_every_answer";
-    let Some(python) = python(test) else { return };
+    let Some(python) = python_with_dns(test) else { return };
+    let python = python.display().to_string();
     let Some(host) = Host::start(test).await else { return };
     let program = tool("stub.py").display().to_string();
     assert_eq!(host.ask(&[&python, &program], &QUESTIONS), answers("NODATA", "NODATA"));

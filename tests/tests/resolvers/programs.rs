@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use kith_tests::fetched::cache;
 use kith_tests::lab::kith;
 use kith_tests::skip::skip;
 
@@ -46,25 +47,8 @@ pub(crate) fn built_by_go(test: &str) -> Option<String> {
     Some(program.display().to_string())
 }
 
-/// A Python that has dnspython, as `scripts/foreign` installs it.
-pub(crate) fn python(test: &str) -> Option<String> {
-    let program = cache()?.join("venv/bin/python").display().to_string();
-    let knows = Command::new(&program).args(["-c", "import dns.resolver"]).stderr(Stdio::null()).status();
-    if knows.is_ok_and(|status| status.success()) {
-        return Some(program);
-    }
-    skip(test, "no Python with dnspython: run scripts/setup test");
-    None
-}
-
 /// systemd-resolved, as `scripts/foreign` unpacks it.
 pub(crate) fn resolved(test: &str) -> Option<String> {
-    let program = cache()?.join("resolved/lib/systemd/systemd-resolved").display().to_string();
+    let program = cache().join("resolved/lib/systemd/systemd-resolved").display().to_string();
     runs(test, &program, "--version").then_some(program)
-}
-
-/// Where `scripts/foreign` puts what it fetches.
-fn cache() -> Option<PathBuf> {
-    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    Some(std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?.join("kith"))
 }

@@ -1,0 +1,25 @@
+//! What `scripts/tools` and `scripts/foreign` fetch for the tests, outside the tree.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::skip::skip;
+
+/// Where they put it.
+#[must_use]
+pub fn cache() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+    std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("kith")
+}
+
+/// A Python that has dnspython; none, said aloud in the name of `test`, where it was not fetched.
+#[must_use]
+pub fn python_with_dns(test: &str) -> Option<PathBuf> {
+    let python = cache().join("venv/bin/python");
+    let knows = Command::new(&python).args(["-c", "import dns.message"]).stderr(Stdio::null()).status();
+    if knows.is_ok_and(|status| status.success()) {
+        return Some(python);
+    }
+    skip(test, "no Python with dnspython: run scripts/setup test");
+    None
+}
