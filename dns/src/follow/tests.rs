@@ -58,6 +58,16 @@ impl Running {
         assert!(timeout(Duration::from_secs(30), same).await.is_ok(), "{} instead of {expected}", said());
     }
 
+    /// Nothing else is answered for this long.
+    async fn keeps(&self, expected: &str, lasts: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < lasts {
+            advance(Duration::from_millis(1)).await;
+            tokio::task::yield_now().await;
+            assert_eq!(addresses(&self.published.load().zone, "casa-api.internal"), expected);
+        }
+    }
+
     async fn stop(mut self) {
         self.token.cancel();
         self.task.join_next().await.expect("one task").expect("no panic").expect("it stops cleanly");
@@ -152,12 +162,7 @@ async fn half_of_a_transaction_is_not_answered_while_its_rest_may_come() {
     running.feed.send(Event::Committed(Table::Containers)).unwrap();
     running.answers(BOTH).await;
     running.feed.send(row("aa", "10.210.9.1", "s1")).unwrap();
-    let begun = Instant::now();
-    while begun.elapsed() < HALF_MAX / 2 {
-        advance(Duration::from_millis(1)).await;
-        tokio::task::yield_now().await;
-        assert_eq!(addresses(&running.published.load().zone, "casa-api.internal"), BOTH);
-    }
+    running.keeps(BOTH, HALF_MAX / 2).await;
     running.feed.send(row("ab", "10.210.9.2", "s2")).unwrap();
     running.feed.send(Event::Committed(Table::Containers)).unwrap();
     running.answers("10.210.9.1 10.210.9.2").await;
@@ -192,12 +197,7 @@ async fn half_of_a_transaction_is_not_answered_while_a_snapshot_comes_either() {
     // The connection is lost in the middle, and what follows is begun anew.
     running.feed.send(Event::Reset(Table::Containers)).unwrap();
     running.feed.send(row("aa", "10.210.9.1", "s1")).unwrap();
-    let begun = Instant::now();
-    while begun.elapsed() < HALF_MAX / 2 {
-        advance(Duration::from_millis(1)).await;
-        tokio::task::yield_now().await;
-        assert_eq!(addresses(&running.published.load().zone, "casa-api.internal"), BOTH);
-    }
+    running.keeps(BOTH, HALF_MAX / 2).await;
     running.feed.send(row("ab", "10.210.9.2", "s2")).unwrap();
     running.feed.send(Event::Synced(Table::Containers)).unwrap();
     running.answers("10.210.9.1 10.210.9.2").await;
