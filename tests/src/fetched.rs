@@ -1,4 +1,4 @@
-//! What `scripts/tools` and `scripts/foreign` fetch for the tests, outside the tree.
+//! What `scripts/tools`, `scripts/foreign` and `scripts/nats` fetch for the tests, outside the tree.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -21,5 +21,16 @@ pub fn python_with_dns(test: &str) -> Option<PathBuf> {
         return Some(python);
     }
     skip(test, "no Python with dnspython: run scripts/setup test");
+    None
+}
+
+/// The real nats-server; none, said aloud in the name of `test`, where it was not fetched.
+#[must_use]
+pub fn nats_server(test: &str) -> Option<PathBuf> {
+    let binary = cache().join("bin/nats-server");
+    if binary.exists() {
+        return Some(binary);
+    }
+    skip(test, "no nats-server: run scripts/setup test");
     None
 }
