@@ -4,3 +4,15 @@
 //! DNS ─► peers (a set with a memory) ─► shape ─► configuration file ─► class of the change ─► nothing, reload, restart
 //!         resolve: asks   keep: last good   pure      pure: text            pure                supervise: the child
 //! ```
+//!
+//! [`config`] is what the runner is told, [`identity`] what it is once and for all, [`memory`] what it may use. [`follow`] is the seam:
+//! to its left is what nats-server is to be configured with, to its right the process.
+
+pub mod config;
+pub mod identity;
+pub mod memory;
+
+pub mod follow;
+
+pub use config::Config;
+pub use identity::Identity;
