@@ -62,50 +62,6 @@ async fn goes_on(dns: &Node, what: &str) {
     eprintln!("{what}: {asked} questions, all answered");
 }
 
-#[tokio::test]
-async fn g9_names_are_answered_whatever_else_is_away() {
-    let lab = Lab::new("outage");
-    let node = lab.nodes(&Authority::new("outage"), &["n1"]).remove(0);
-    let [mut store, mut dns] = node.split();
-    store.start().await;
-    fill(&store).await;
-    dns.launch();
-    eventually("DNS answers", BOUND, async || answers(&dns).await).await;
-    // It is on the disk within a second or so: a start without the store says whether it is.
-    let kept = lab.folder("n1").join("data");
-    eventually("the zone is on disk", BOUND, async || {
-        let files = std::fs::read_dir(&kept).map_err(|e| e.to_string())?;
-        let names: Vec<_> = files.filter_map(|file| file.ok()?.file_name().into_string().ok()).collect();
-        if names.iter().any(|name| name.contains("zone")) { Ok(()) } else { Err(format!("{names:?}")) }
-    })
-    .await;
-
-    store.kill();
-    goes_on(&dns, "the store is killed").await;
-    let (database, aside) = (kept.join("kith.db"), kept.join("aside.db"));
-    std::fs::rename(&database, &aside).expect("the database is there");
-    goes_on(&dns, "its database is gone").await;
-    dns.kill();
-    dns.launch();
-    eventually("it answers after a restart", BOUND, async || match dns.resolve(NAME).await {
-        Ok(answer) if answer.rcode == "NXDOMAIN" => panic!("denied: {answer:?}"),
-        _ => answers(&dns).await,
-    })
-    .await;
-    goes_on(&dns, "restarted without a store").await;
-    std::fs::rename(&aside, &database).expect("the database was put aside");
-    store.start().await;
-    goes_on(&dns, "the store is back").await;
-    let update = "UPDATE containers SET ip = '10.210.0.2'";
-    store.api().execute(update, &json!([])).await.expect("written");
-    eventually("what is written is answered again", BOUND, async || {
-        let answer = dns.resolve(NAME).await?;
-        let ip: Vec<_> = answer.addresses.iter().map(ToString::to_string).collect();
-        if ip == ["10.210.0.2"] { Ok(()) } else { Err(format!("{answer:?}")) }
-    })
-    .await;
-}
-
 /// A question for an address of `name`.
 fn question(id: u16, name: &str) -> Vec<u8> {
     let mut bytes = Vec::from(id.to_be_bytes());
