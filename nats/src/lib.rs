@@ -6,11 +6,23 @@
 //! ```
 //!
 //! [`config`] is what the runner is told, [`identity`] what it is once and for all, [`memory`] what it may use. [`follow`] is the seam:
-//! to its left is what nats-server is to be configured with, to its right the process.
+//! to its left is what nats-server is to be configured with ([`resolve`], [`peers`], [`shape`], [`render`] and
+//! [`change`]), to its right the process.
 
 pub mod config;
 pub mod identity;
 pub mod memory;
+pub mod name;
+
+pub mod resolve;
+
+pub mod peers;
+
+pub mod shape;
+
+pub mod render;
+
+pub mod change;
 
 pub mod follow;
 
