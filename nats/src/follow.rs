@@ -58,6 +58,9 @@ pub enum FollowError {
         #[source]
         source: std::io::Error,
     },
+    /// Whoever follows has ended.
+    #[error("the configuration is not followed any more")]
+    Ended,
     /// nats-server does not take it, and says why.
     #[error("nats-server refuses its configuration: {0}")]
     Refused(String),

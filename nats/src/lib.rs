@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`config`] is what the runner is told, [`identity`] what it is once and for all, [`memory`] what it may use. [`follow`] is the seam:
-//! to its left is what nats-server is to be configured with ([`resolve`], [`peers`], [`shape`], [`render`] and
+//! to its left is what nats-server is to be configured with ([`discovery`], which joins [`resolve`], [`peers`], [`shape`], [`render`] and
 //! [`change`]), to its right the process.
 
 pub mod config;
@@ -23,6 +23,8 @@ pub mod shape;
 pub mod render;
 
 pub mod change;
+
+pub mod discovery;
 
 pub mod follow;
 
