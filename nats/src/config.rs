@@ -45,9 +45,9 @@ pub struct Config {
     pub store: Store,
     /// Between servers and to clients; none: in the clear, as inside a mesh of tunnels.
     pub tls: Option<Tls>,
-    /// A file in nats-server's own language with accounts and users, which is included.
+    /// A file in nats-server's own language: what stands between the braces of `accounts { … }`. Read again when it changes.
     pub accounts: Option<PathBuf>,
-    /// A file of credentials with which a leaf signs on at the center.
+    /// A file of credentials (NKey and JWT) with which a leaf signs on at the center.
     pub credentials: Option<PathBuf>,
     /// Raw configuration, put behind all else.
     pub append: Option<String>,

@@ -10,6 +10,7 @@
 //! has happened since.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,8 +30,11 @@ mod check;
 mod desk;
 mod observe;
 mod run;
+mod source;
 #[cfg(test)]
 mod tests;
+
+pub use source::BadSource;
 
 /// Asks of the runner that wait: it makes one at a time.
 const ASKS: usize = 4;
@@ -63,6 +67,8 @@ pub struct News {
     pub refused: Option<Arc<str>>,
     /// How many other servers the wanted configuration names.
     pub peers: usize,
+    /// Where those listen for clients, the nearest first.
+    pub clients: Arc<[SocketAddr]>,
     /// Why DNS was of no use in the last pass.
     pub dns: Option<Arc<str>>,
 }
@@ -188,6 +194,14 @@ impl Follow for Discovery {
 
 impl News {
     fn none() -> Self {
-        Self { ready: Ready::Asking, due: Due::none(), reload: 0, refused: None, peers: 0, dns: None }
+        Self {
+            ready: Ready::Asking,
+            due: Due::none(),
+            reload: 0,
+            refused: None,
+            peers: 0,
+            clients: Arc::from([]),
+            dns: None,
+        }
     }
 }

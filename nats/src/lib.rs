@@ -26,6 +26,10 @@ pub mod change;
 
 pub mod discovery;
 
+pub mod group;
+
+pub mod turn;
+
 pub mod follow;
 
 pub use config::Config;

@@ -96,6 +96,9 @@ pub enum LeafCredentials {
     File(PathBuf),
 }
 
+/// How long clients are asked to leave before it stops: the least that nats-server takes.
+pub const LAME_DUCK: Duration = Duration::from_secs(30);
+
 /// A part of the configuration whose change means one thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Section {

@@ -84,6 +84,10 @@ pub enum Unknown {
     /// A clustered server that starts alone would elect itself once a second comes, in a cluster that is not the others'.
     #[error("no other server of the center is known")]
     Others,
+    /// JetStream forms its group among all servers that are configured when it first elects, so the first list is to be
+    /// whole: it has to stay the same for a moment.
+    #[error("others are still being found")]
+    Settling,
     /// There is nobody to connect to.
     #[error("no server of the center is known")]
     Center,
@@ -108,6 +112,23 @@ impl Shape {
                 let remotes = at(one_each(&center, place.address), &peers.leaves, place.ports.leaf);
                 if remotes.is_empty() { Err(Unknown::Center) } else { Ok(Shape::Leaf { remotes }) }
             }
+        }
+    }
+
+    /// Where other servers listen for clients, those of the own region first. That all use one port for it is what a
+    /// region is configured like.
+    #[must_use]
+    pub fn clients(&self, own: IpAddr, port: u16) -> Vec<SocketAddr> {
+        let of = |servers: &BTreeSet<SocketAddr>| -> Vec<SocketAddr> {
+            let others = servers.iter().filter(|server| server.ip() != own);
+            others.map(|server| SocketAddr::new(server.ip(), port)).collect()
+        };
+        match self {
+            Shape::Lone => Vec::new(),
+            Shape::Center { routes, gateways } => {
+                of(routes).into_iter().chain(gateways.values().flat_map(of)).collect()
+            }
+            Shape::Leaf { remotes } => of(remotes),
         }
     }
 

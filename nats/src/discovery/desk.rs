@@ -1,5 +1,6 @@
 //! What is wanted, what runs, and the file between them.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,14 +80,14 @@ impl<C: Check> Desk<C> {
             if news.ready == waits || news.ready == Ready::Ready {
                 return false;
             }
-            tracing::info!(reason = %unknown, "nats-server waits for its first peers");
+            tracing::info!(reason = %unknown, "nats-server waits for its peers");
             news.ready = waits;
             true
         });
     }
 
     /// Makes `document` what is wanted, if nats-server would start with it, and has the process reload what it can.
-    pub(super) async fn want(&mut self, document: Document, peers: usize) {
+    pub(super) async fn want(&mut self, document: Document, clients: Vec<SocketAddr>) {
         if self.wanted.as_ref() == Some(&document) {
             self.refused = None;
         } else if !refused_lately(self.refused.as_ref(), &document) {
@@ -94,7 +95,9 @@ impl<C: Check> Desk<C> {
             match self.try_as(&document, &aside).await {
                 Ok(()) => {
                     (self.wanted, self.refused) = (Some(document), None);
-                    self.says.send_modify(|news| (news.ready, news.peers) = (Ready::Ready, peers));
+                    self.says.send_modify(|news| {
+                        (news.ready, news.peers, news.clients) = (Ready::Ready, clients.len(), clients.into());
+                    });
                 }
                 Err(reason) => self.refused = Some(refuse(self.refused.take(), Some(document), &reason)),
             }

@@ -13,12 +13,15 @@ use super::{Ask, News, Sources};
 use crate::peers::{Kept, Peers};
 use crate::render::{Document, Settings};
 use crate::resolve::Dns;
-use crate::shape::{Place, Shape};
+use crate::shape::{Place, Shape, Standing, Unknown};
 
 /// The longest time between two looks at DNS.
 const PERIOD: Duration = Duration::from_secs(5);
 /// The shortest, for records that say they hold for less.
 const SHORTEST: Duration = Duration::from_secs(1);
+/// How long the first list of peers has to stay the same before a server is started with it for the first time: servers
+/// that are started together are in DNS within 50 ms of each other, and their operator within seconds.
+const SETTLES: Duration = Duration::from_secs(3);
 
 pub(super) struct Loop<D, C> {
     place: Place,
@@ -26,8 +29,23 @@ pub(super) struct Loop<D, C> {
     dns: D,
     kept: Kept,
     peers: Peers,
+    first: First,
     desk: Desk<C>,
     asked: mpsc::Receiver<Ask>,
+}
+
+/// The first start of a clustered server with an empty store. JetStream's group forms when all servers that are configured
+/// then have come, and of two lists that know nothing of each other two groups would form, which never become one.
+///
+/// ```text
+/// Unheard ─► Since(shape, when) ─┬─► the same for SETTLES ─► Over
+///                    ▲           │
+///                    └─ another ─┘
+/// ```
+enum First {
+    Unheard,
+    Since(Shape, Instant),
+    Over,
 }
 
 impl<D: Dns, C: Check> Loop<D, C> {
@@ -43,7 +61,9 @@ impl<D: Dns, C: Check> Loop<D, C> {
             tracing::warn!(error = &error as &dyn std::error::Error, "the last peers are not known");
             Peers::default()
         });
-        Self { place, settings, dns, kept, peers, desk: Desk::new(file, check, says), asked }
+        let fresh = place.standing == Standing::Clustered && peers == Peers::default();
+        let first = if fresh { First::Unheard } else { First::Over };
+        Self { place, settings, dns, kept, peers, first, desk: Desk::new(file, check, says), asked }
     }
 
     /// Until the token is cancelled or the runner is gone.
@@ -52,10 +72,10 @@ impl<D: Dns, C: Check> Loop<D, C> {
         self.want().await;
         let mut rest = Duration::ZERO;
         while let Some(observed) = self.observed(rest, &token).await {
-            rest = observed.ttl.unwrap_or(PERIOD).clamp(SHORTEST, PERIOD);
+            let longest = if matches!(self.first, First::Over) { PERIOD } else { SHORTEST };
+            rest = observed.ttl.unwrap_or(PERIOD).clamp(SHORTEST, longest);
             self.desk.heard(observed.trouble.as_deref());
-            let now: Instant = tokio::time::Instant::now().into_std();
-            observed.into_peers(&mut self.peers, self.place.region.as_ref(), now);
+            observed.into_peers(&mut self.peers, self.place.region.as_ref(), now());
             self.want().await;
             self.keep();
         }
@@ -83,19 +103,47 @@ impl<D: Dns, C: Check> Loop<D, C> {
 
     /// Wants what the peers make of this place.
     async fn want(&mut self) {
-        let shape = match Shape::of(&self.place, &self.peers) {
+        let shape = match Shape::of(&self.place, &self.peers).and_then(|shape| self.settled(shape)) {
             Ok(shape) => shape,
             Err(unknown) => return self.desk.wait(unknown),
         };
         match (self.settings)() {
-            Ok(settings) => self.desk.want(Document::of(&settings, &shape), shape.others(self.place.address)).await,
+            Ok(settings) => {
+                let clients = shape.clients(self.place.address, self.place.ports.client);
+                self.desk.want(Document::of(&settings, &shape), clients).await;
+            }
             Err(reason) => self.desk.unreadable(&reason),
         }
     }
 
+    fn settled(&mut self, shape: Shape) -> Result<Shape, Unknown> {
+        match &self.first {
+            First::Over => return Ok(shape),
+            First::Since(before, since) if *before == shape => {
+                if now().saturating_duration_since(*since) < SETTLES {
+                    return Err(Unknown::Settling);
+                }
+                self.first = First::Over;
+                return Ok(shape);
+            }
+            First::Unheard | First::Since(..) => {}
+        }
+        self.first = First::Since(shape, now());
+        Err(Unknown::Settling)
+    }
+
+    /// Once there was a list to start with: peers on disk say that this is not the first start.
     fn keep(&mut self) {
+        if !matches!(self.first, First::Over) {
+            return;
+        }
         if let Err(error) = self.kept.write(&self.peers) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the peers are not kept on disk");
         }
     }
+}
+
+/// The runtime's clock, which tests turn.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }

@@ -204,6 +204,27 @@ async fn a_server_waits_for_its_first_peers_and_starts_with_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_list_of_all_has_to_stay_the_same_for_a_moment_and_later_ones_have_not() {
+    let bench = Bench::new();
+    bench.dns.regions("ams");
+    let all = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"];
+    let (mut discovery, _task) = bench.start();
+    for known in 2..=4 {
+        bench.dns.addresses("center.process", &all[..known]);
+        bench.dns.addresses("ams", &all[..known]);
+        discovery.until(|news| news.ready == Ready::Waiting(Unknown::Settling)).await;
+        pass(2).await;
+        assert_eq!(discovery.news.borrow().ready, Ready::Waiting(Unknown::Settling));
+    }
+    assert_eq!(discovery.told().await, Change::Start);
+    discovery.started().await;
+    assert_eq!(discovery.news.borrow().peers, 3);
+    bench.dns.addresses("center.process", &all[..2]);
+    let again = bench.start().0.until(|news| news.ready != Ready::Asking).await;
+    assert_eq!(again.ready, Ready::Ready);
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_route_is_a_reload_and_another_region_waits_for_the_next_start() {
     let bench = Bench::with_peers();
     let (mut discovery, _task) = bench.start();

@@ -90,9 +90,10 @@ fn mutual(tls: &str) -> String {
 
 fn server(settings: &Settings) -> String {
     let place = &settings.place;
+    // nats-server sends nobody away in the grace period, which is 10 s by itself and part of the duration.
     let listen = SocketAddr::new(place.address, place.ports.client);
     format!(
-        "server_name: {}\nlisten: {}\nhttp: {}\nsystem_account: \"$SYS\"\nlame_duck_duration: {}\n{PING}",
+        "server_name: {}\nlisten: {}\nhttp: {}\nsystem_account: \"$SYS\"\nlame_duck_duration: {}\nlame_duck_grace_period: \"5s\"\n{PING}",
         string(settings.name.as_str()),
         string(&listen.to_string()),
         string(&settings.monitor.to_string()),

@@ -1,0 +1,302 @@
+//! Whose turn it is to restart: never two servers at once, so that a stream of three replicas always has two of them.
+//!
+//! A claim that is only told around is not a lock, so the turn is a lease: a key of a replicated bucket, taken by
+//! compare-and-swap, that goes away by itself if its holder does.
+//!
+//! ```text
+//!               Restart is due                 lease taken           the runner restarts it
+//!  Idle ───────────────────────────► Wanting ───────────────► Mine ─────────────────────────► well ──► Idle
+//!    ▲                                  │ held by another, no leader,    │ renewed every 30 s through another server;
+//!    │                                  └ no bucket: waits, and says so  │ a server that does not get well keeps it
+//!    └──── the process was started again in the meantime, by whomever ◄──┘ for ten minutes: the roll stops there
+//! ```
+//! It stands between the runner and whoever follows DNS, and lets all but restarts pass.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use crate::follow::{Change, Follow, FollowError, Prepared, Reloaded};
+
+mod nats;
+#[cfg(test)]
+mod tests;
+
+pub use nats::{Access, NatsLease, User};
+
+/// How long a lease holds without being renewed. A restart takes about a minute; a holder that is gone blocks nobody for
+/// longer than two.
+pub const TTL: Duration = Duration::from_secs(120);
+/// How often it is renewed: three renewals can fail.
+const RENEWAL: Duration = Duration::from_secs(30);
+/// How often it is tried to be had. Servers of a roll come one after the other, so nobody is in a hurry.
+const TRIES: Duration = Duration::from_secs(2);
+/// How often it is looked whether the server is well again.
+const LOOKS: Duration = Duration::from_secs(1);
+/// How long a server that does not get well keeps the others from restarting, so that somebody can look at it.
+const LONGEST: Duration = Duration::from_secs(600);
+/// Orders of an operator that wait.
+const ORDERS: usize = 4;
+
+/// What became of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It is ours, at this revision.
+    Mine(u64),
+    /// Somebody else has it.
+    Held(String),
+}
+
+/// Why there is no lease.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseError {
+    /// No server answers.
+    #[error("no nats-server answers: {0}")]
+    Unreachable(String),
+    /// There is no leader of JetStream, or no bucket and none can be made.
+    #[error("JetStream has no lease to give: {0}")]
+    Unavailable(String),
+    /// It was ours, and is not any more.
+    #[error("the lease is lost")]
+    Lost,
+}
+
+/// Who gives leases. Tests have one of their own.
+pub trait Lease: Send + 'static {
+    /// Takes it if it is free.
+    fn take(&mut self) -> impl Future<Output = Result<Attempt, LeaseError>> + Send;
+    /// Has it go on; its next revision.
+    fn renew(&mut self, revision: u64) -> impl Future<Output = Result<u64, LeaseError>> + Send;
+    /// Gives it back.
+    fn release(&mut self, revision: u64) -> impl Future<Output = Result<(), LeaseError>> + Send;
+}
+
+/// The server whose turn it is.
+pub trait Own: Send + Sync + 'static {
+    /// Stands for the process that runs: another one, another text. None while none answers.
+    fn process(&self) -> impl Future<Output = Option<String>> + Send;
+    /// Whether it is well: it has caught up with all others.
+    fn well(&self) -> impl Future<Output = bool> + Send;
+    /// Has it give up the leadership of JetStream, if it has it. It gives up that of streams by itself when it ends.
+    fn step_down(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// What an operator orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A restart when it is this server's turn.
+    Restart,
+    /// A restart at once, whatever the others do.
+    RestartWithoutLease,
+}
+
+/// Takes turns.
+pub struct Turn<F, K> {
+    inner: F,
+    keeper: K,
+    phase: Phase,
+    says: watch::Sender<Option<Arc<str>>>,
+    orders: mpsc::Receiver<Order>,
+    tasks: JoinSet<()>,
+}
+
+/// Makes what a turn needs.
+pub trait Keeper: Send + 'static {
+    /// Who gives leases.
+    type Lease: Lease;
+    /// The server.
+    type Own: Own;
+    /// Those of the next turn; none if nobody else depends on this server.
+    fn turn(&self) -> Option<(Self::Lease, Self::Own)>;
+}
+
+/// The phases in which the runner can be told something; what comes after is the task's alone.
+enum Phase {
+    Idle,
+    Wanting { what: String, granted: oneshot::Receiver<()> },
+}
+
+/// The other ends of a [`Turn`].
+pub struct Ends {
+    /// What it waits for, in one line; none when it does not.
+    pub waits: watch::Receiver<Option<Arc<str>>>,
+    /// An operator's.
+    pub orders: mpsc::Sender<Order>,
+}
+
+impl<F: Follow, K: Keeper> Turn<F, K> {
+    /// Between the runner and `inner`.
+    pub fn new(inner: F, keeper: K) -> (Self, Ends) {
+        let (says, waits) = watch::channel(None);
+        let (orders_in, orders) = mpsc::channel(ORDERS);
+        let turn = Self { inner, keeper, phase: Phase::Idle, says, orders, tasks: JoinSet::new() };
+        (turn, Ends { waits, orders: orders_in })
+    }
+
+    async fn next(&mut self) -> Change {
+        loop {
+            // Each arm keeps what it found in `self` before the next await: a channel what is not received, the phase a
+            // grant. A task that ended is reaped.
+            tokio::select! {
+                change = self.inner.changed() => match change {
+                    Change::Restart { what } => {
+                        if let Some(change) = self.want(what) {
+                            return change;
+                        }
+                    }
+                    other @ (Change::Start | Change::Reload { .. }) => return other,
+                },
+                what = granted(&mut self.phase) => {
+                    self.phase = Phase::Idle;
+                    if let Some(what) = what {
+                        return Change::Restart { what };
+                    }
+                }
+                Some(order) = self.orders.recv() => match order {
+                    Order::Restart => {
+                        if let Some(change) = self.want("an operator's order".to_owned()) {
+                            return change;
+                        }
+                    }
+                    Order::RestartWithoutLease => {
+                        self.phase = Phase::Idle;
+                        return Change::Restart { what: "an operator's order, without a lease".to_owned() };
+                    }
+                },
+                Some(ended) = self.tasks.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a turn failed");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins to wait for the turn; a restart at once if there is nobody to wait for.
+    fn want(&mut self, what: String) -> Option<Change> {
+        if let Phase::Wanting { what: before, .. } = &mut self.phase {
+            *before = what;
+            return None;
+        }
+        let Some((lease, own)) = self.keeper.turn() else { return Some(Change::Restart { what }) };
+        let (grant, granted) = oneshot::channel();
+        // One that is still looking after the last restart is done with: this turn begins where it ended.
+        self.tasks.abort_all();
+        self.tasks.spawn(turn(lease, own, grant, self.says.clone()).in_current_span());
+        self.phase = Phase::Wanting { what, granted };
+        None
+    }
+}
+
+/// Waits for the grant. None: the task ended without one.
+async fn granted(phase: &mut Phase) -> Option<String> {
+    match phase {
+        Phase::Idle => std::future::pending().await,
+        Phase::Wanting { what, granted } => granted.await.ok().map(|()| std::mem::take(what)),
+    }
+}
+
+impl<F: Follow, K: Keeper> Follow for Turn<F, K> {
+    fn before_start(&mut self) -> BoxFuture<'_, Result<Prepared, FollowError>> {
+        // It starts with all that is wanted, for whatever reason: there is nothing left to wait for. The task of a turn
+        // that was granted sees another process, and ends by itself.
+        self.phase = Phase::Idle;
+        self.inner.before_start()
+    }
+
+    fn changed(&mut self) -> BoxFuture<'_, Change> {
+        self.next().boxed()
+    }
+
+    fn reloaded(&mut self, outcome: Reloaded) -> BoxFuture<'_, ()> {
+        self.inner.reloaded(outcome)
+    }
+}
+
+/// One turn, from the wish to the end.
+async fn turn(mut lease: impl Lease, own: impl Own, grant: oneshot::Sender<()>, says: watch::Sender<Option<Arc<str>>>) {
+    let mut grant = grant;
+    let taken = tokio::select! {
+        biased;
+        // Nobody waits for it any more: what was taken half way goes away by itself.
+        () = grant.closed() => None,
+        revision = taken(&mut lease, &says) => Some(revision),
+    };
+    says.send_replace(None);
+    let Some(revision) = taken else { return };
+    let before = own.process().await;
+    own.step_down().await;
+    if grant.send(()).is_err() {
+        return give_back(&mut lease, revision).await;
+    }
+    tracing::info!("it is this server's turn to restart");
+    if let Some(revision) = kept(&mut lease, &own, before, revision).await {
+        give_back(&mut lease, revision).await;
+    }
+}
+
+/// Takes it when it can be had, and says what it waits for.
+async fn taken(lease: &mut impl Lease, says: &watch::Sender<Option<Arc<str>>>) -> u64 {
+    loop {
+        let waits: String = match lease.take().await {
+            Ok(Attempt::Mine(revision)) => return revision,
+            Ok(Attempt::Held(who)) => format!("a restart waits: it is the turn of {who}"),
+            Err(error) => format!("a restart waits: {error}"),
+        };
+        says.send_if_modified(|said| {
+            if said.as_deref() == Some(&waits) {
+                return false;
+            }
+            tracing::info!(reason = waits, "nats-server is to be restarted, and waits for its turn");
+            *said = Some(Arc::from(waits.as_str()));
+            true
+        });
+        tokio::time::sleep(TRIES).await;
+    }
+}
+
+/// Renews it until the server is well again; its last revision. None if it is lost, or left to go away by itself.
+async fn kept(lease: &mut impl Lease, own: &impl Own, before: Option<String>, mut revision: u64) -> Option<u64> {
+    let end = Instant::now() + LONGEST;
+    let mut renewals = tokio::time::interval_at(Instant::now() + RENEWAL, RENEWAL);
+    let mut looks = tokio::time::interval(LOOKS);
+    loop {
+        // Both are ticks: one that is dropped comes again.
+        tokio::select! {
+            _ = renewals.tick() => match lease.renew(revision).await {
+                Ok(next) => revision = next,
+                Err(LeaseError::Lost) => {
+                    tracing::warn!("the lease of a restart went to somebody else before the server was well");
+                    return None;
+                }
+                Err(error) => tracing::warn!(%error, "the lease of a restart is not renewed, and is tried again"),
+            },
+            _ = looks.tick() => {
+                let process = own.process().await;
+                if process.is_some() && process != before && own.well().await {
+                    tracing::info!("nats-server is well again after its restart");
+                    return Some(revision);
+                }
+            }
+        }
+        if Instant::now() >= end {
+            tracing::error!(
+                "nats-server is not well ten minutes after its restart; the lease is left to end by itself"
+            );
+            return None;
+        }
+    }
+}
+
+async fn give_back(lease: &mut impl Lease, revision: u64) {
+    if let Err(error) = lease.release(revision).await {
+        tracing::warn!(%error, "the lease of a restart is not given back, and ends by itself");
+    }
+}

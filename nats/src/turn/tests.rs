@@ -1,0 +1,276 @@
+use std::future::pending;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Attempt, Keeper, LONGEST, Lease, LeaseError, Order, Own, RENEWAL, TTL, Turn};
+use crate::follow::{Change, Follow, FollowError, Prepared, Reloaded};
+
+/// A bucket that several servers share: who holds the key, at which revision, until when.
+#[derive(Clone, Default)]
+struct Bucket(Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    holder: Option<(String, Instant)>,
+    revision: u64,
+    broken: bool,
+    log: Vec<String>,
+}
+
+struct FakeLease(String, Bucket);
+
+impl Bucket {
+    fn with<T>(&self, f: impl FnOnce(&mut Kept) -> T) -> T {
+        let mut kept = self.0.lock().expect("no test panics with it");
+        if kept.holder.as_ref().is_some_and(|(_, until)| *until <= Instant::now()) {
+            kept.holder = None;
+        }
+        f(&mut kept)
+    }
+
+    fn holder(&self) -> Option<String> {
+        self.with(|kept| kept.holder.as_ref().map(|(who, _)| who.clone()))
+    }
+
+    fn log(&self) -> String {
+        self.with(|kept| kept.log.join(", "))
+    }
+}
+
+impl Lease for FakeLease {
+    async fn take(&mut self) -> Result<Attempt, LeaseError> {
+        self.1.with(|kept| {
+            if kept.broken {
+                return Err(LeaseError::Unavailable("no meta leader".to_owned()));
+            }
+            if let Some((who, _)) = &kept.holder {
+                return Ok(Attempt::Held(who.clone()));
+            }
+            kept.holder = Some((self.0.clone(), Instant::now() + TTL));
+            kept.revision += 1;
+            kept.log.push(format!("{} takes", self.0));
+            Ok(Attempt::Mine(kept.revision))
+        })
+    }
+
+    async fn renew(&mut self, revision: u64) -> Result<u64, LeaseError> {
+        self.1.with(|kept| {
+            if kept.holder.as_ref().is_none_or(|(who, _)| *who != self.0) || kept.revision != revision {
+                return Err(LeaseError::Lost);
+            }
+            kept.holder = Some((self.0.clone(), Instant::now() + TTL));
+            kept.revision += 1;
+            Ok(kept.revision)
+        })
+    }
+
+    async fn release(&mut self, revision: u64) -> Result<(), LeaseError> {
+        self.1.with(|kept| {
+            assert_eq!(kept.revision, revision);
+            kept.holder = None;
+            kept.log.push(format!("{} gives back", self.0));
+        });
+        Ok(())
+    }
+}
+
+/// How a process is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Well,
+    Unwell,
+}
+
+/// Whether there is anybody else.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Others {
+    Some,
+    None,
+}
+
+/// A server: the number of its process, and how that is.
+#[derive(Clone)]
+struct FakeOwn(Arc<Mutex<(u32, Health)>>, Bucket, &'static str);
+
+impl Own for FakeOwn {
+    async fn process(&self) -> Option<String> {
+        Some(self.0.lock().expect("free").0.to_string())
+    }
+    async fn well(&self) -> bool {
+        self.0.lock().expect("free").1 == Health::Well
+    }
+    async fn step_down(&self) {
+        self.1.with(|kept| kept.log.push(format!("{} steps down", self.2)));
+    }
+}
+
+struct FakeKeeper(&'static str, Bucket, FakeOwn, Others);
+
+impl Keeper for FakeKeeper {
+    type Lease = FakeLease;
+    type Own = FakeOwn;
+    fn turn(&self) -> Option<(FakeLease, FakeOwn)> {
+        (self.3 == Others::Some).then(|| (FakeLease(self.0.to_owned(), self.1.clone()), self.2.clone()))
+    }
+}
+
+/// Whoever follows DNS: says what the test has it say.
+struct Script(mpsc::Receiver<Change>);
+
+impl Follow for Script {
+    fn before_start(&mut self) -> BoxFuture<'_, Result<Prepared, FollowError>> {
+        Box::pin(async { Ok(Prepared::File(PathBuf::from("/nats.conf"))) })
+    }
+    fn changed(&mut self) -> BoxFuture<'_, Change> {
+        Box::pin(async {
+            match self.0.recv().await {
+                Some(change) => change,
+                None => pending().await,
+            }
+        })
+    }
+    fn reloaded(&mut self, _: Reloaded) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+struct Server {
+    turn: Turn<Script, FakeKeeper>,
+    ends: super::Ends,
+    script: mpsc::Sender<Change>,
+    own: FakeOwn,
+}
+
+fn server(name: &'static str, bucket: &Bucket, others: Others) -> Server {
+    let own = FakeOwn(Arc::new(Mutex::new((1, Health::Well))), bucket.clone(), name);
+    let (script, changes) = mpsc::channel(8);
+    let (turn, ends) = Turn::new(Script(changes), FakeKeeper(name, bucket.clone(), own.clone(), others));
+    Server { turn, ends, script, own }
+}
+
+impl Server {
+    async fn is_to_restart(&self) {
+        self.script.send(restart("store")).await.expect("room");
+    }
+    async fn told(&mut self) -> Change {
+        timeout(Duration::from_secs(3_600), self.turn.changed()).await.expect("it is told something")
+    }
+    async fn is_told_nothing_for(&mut self, seconds: u64) {
+        timeout(Duration::from_secs(seconds), self.turn.changed()).await.expect_err("it waits");
+    }
+    /// What the runner does: another process, well or not.
+    async fn restarts(&mut self, health: Health) {
+        self.turn.before_start().await.expect("a file");
+        let mut process = self.own.0.lock().expect("free");
+        *process = (process.0 + 1, health);
+    }
+}
+
+fn restart(what: &str) -> Change {
+    Change::Restart { what: what.to_owned() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_server_needs_no_lease_and_other_changes_pass() {
+    let bucket = Bucket::default();
+    let mut lone = server("a", &bucket, Others::None);
+    lone.is_to_restart().await;
+    assert_eq!(lone.told().await, restart("store"));
+    lone.script.send(Change::Start).await.expect("room");
+    assert_eq!(lone.told().await, Change::Start);
+    assert_eq!(bucket.log(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_servers_never_restart_at_once_and_the_second_waits_until_the_first_is_well() {
+    let bucket = Bucket::default();
+    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
+    one.is_to_restart().await;
+    assert_eq!(one.told().await, restart("store"));
+    two.is_to_restart().await;
+    two.is_told_nothing_for(300).await;
+    assert_eq!(two.ends.waits.borrow().as_deref(), Some("a restart waits: it is the turn of a"));
+    one.restarts(Health::Unwell).await;
+    two.is_told_nothing_for(120).await;
+    one.own.0.lock().expect("free").1 = Health::Well;
+    assert_eq!(two.told().await, restart("store"));
+    assert_eq!(bucket.log(), "a takes, a steps down, a gives back, b takes, b steps down");
+    assert_eq!(two.ends.waits.borrow().as_deref(), None);
+    two.restarts(Health::Well).await;
+    two.is_told_nothing_for(10).await;
+    assert_eq!(bucket.holder(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_get_well_stops_the_roll_for_ten_minutes() {
+    let bucket = Bucket::default();
+    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
+    one.is_to_restart().await;
+    one.told().await;
+    one.restarts(Health::Unwell).await;
+    let since = Instant::now();
+    two.is_to_restart().await;
+    assert_eq!(two.told().await, restart("store"));
+    let waited = since.elapsed();
+    assert!(waited > LONGEST && waited < LONGEST + TTL + RENEWAL, "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_leader_it_waits_and_says_so_and_an_operator_goes_on_without() {
+    let bucket = Bucket::default();
+    bucket.with(|kept| kept.broken = true);
+    let mut one = server("a", &bucket, Others::Some);
+    one.is_to_restart().await;
+    one.is_told_nothing_for(600).await;
+    let said = one.ends.waits.borrow().clone();
+    assert_eq!(said.as_deref(), Some("a restart waits: JetStream has no lease to give: no meta leader"));
+    one.ends.orders.send(Order::RestartWithoutLease).await.expect("room");
+    assert_eq!(one.told().await, restart("an operator's order, without a lease"));
+    one.restarts(Health::Well).await;
+    bucket.with(|kept| kept.broken = false);
+    one.is_told_nothing_for(60).await;
+    assert_eq!((bucket.log().as_str(), one.ends.waits.borrow().as_deref()), ("", None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_started_in_the_meantime_needs_no_turn() {
+    let bucket = Bucket::default();
+    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
+    one.is_to_restart().await;
+    one.told().await;
+    two.is_to_restart().await;
+    two.is_told_nothing_for(5).await;
+    two.restarts(Health::Well).await;
+    one.restarts(Health::Well).await;
+    one.is_told_nothing_for(5).await;
+    two.is_told_nothing_for(60).await;
+    assert_eq!(bucket.log(), "a takes, a steps down, a gives back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_is_gone_blocks_nobody_for_longer_than_its_lease() {
+    let bucket = Bucket::default();
+    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
+    one.is_to_restart().await;
+    one.told().await;
+    sleep(Duration::from_secs(1)).await;
+    drop(one);
+    let since = Instant::now();
+    two.is_to_restart().await;
+    assert_eq!(two.told().await, restart("store"));
+    assert!(since.elapsed() <= TTL + Duration::from_secs(3), "{:?}", since.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operators_order_waits_for_the_turn_as_well() {
+    let bucket = Bucket::default();
+    let mut one = server("a", &bucket, Others::Some);
+    one.ends.orders.send(Order::Restart).await.expect("room");
+    assert_eq!(one.told().await, restart("an operator's order"));
+    assert_eq!(bucket.holder().as_deref(), Some("a"));
+}
