@@ -21,6 +21,7 @@ mod log;
 mod modes;
 mod notify;
 mod out;
+mod privilege;
 mod retry;
 mod stop;
 
@@ -61,6 +62,9 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> Result<(), Failure> {
     start_log(&cli)?;
+    if matches!(&cli.command, Command::Dns(alone) if alone.action.is_none()) {
+        privilege::keep_low_ports()?;
+    }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Command::Dns(alone) = &cli.command
         && let Some(threads) = alone.plain.threads

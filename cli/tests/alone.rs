@@ -105,15 +105,20 @@ impl Node {
         }
     }
 
+    /// What DNS says to a name; null if it says nothing.
+    fn answer(&self, name: &str) -> Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_kith"))
+            .args(["resolve", name, "--json", "--server", &self.dns])
+            .output()
+            .expect("kith can be started");
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
     /// Waits until DNS gives the name this address, marked as this old.
     fn answers(&self, name: &str, address: &str, age: Age) {
         let until = Instant::now() + BOUND;
         loop {
-            let output = Command::new(env!("CARGO_BIN_EXE_kith"))
-                .args(["resolve", name, "--json", "--server", &self.dns])
-                .output()
-                .expect("kith can be started");
-            let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let answer = self.answer(name);
             // RFC 8914: 3 is a stale answer.
             let marked = if answer["extended_errors"][0]["code"] == 3 { Age::Stale } else { Age::Fresh };
             if answer["answers"][0]["value"] == address && marked == age {
@@ -177,4 +182,29 @@ async fn dns_answers_on_while_the_store_is_away_and_follows_it_again_when_it_is_
     assert_eq!(dns.signal(Signal::SIGTERM), Some(0));
     let log = std::fs::read_to_string(node.log()).expect("a log");
     assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn dns_alone_keeps_what_binds_low_ports_and_no_other_capability() {
+    /// CAP_NET_BIND_SERVICE, as a bit of a set (capability.h).
+    const LOW_PORTS: u64 = 1 << 10;
+    let of = |status: &str, set: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(set)).expect("a line of each set");
+        u64::from_str_radix(line.trim_start_matches(':').trim(), 16).expect("a set in hexadecimal")
+    };
+    let ours = std::fs::read_to_string("/proc/self/status").expect("this is Linux");
+    let kept = of(&ours, "CapPrm") & LOW_PORTS;
+    let node = Node::new();
+    let dns = node.start("dns");
+    let until = Instant::now() + BOUND;
+    while node.answer("a.internal").is_null() {
+        assert!(Instant::now() < until, "DNS does not answer");
+    }
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", dns.0.id())).expect("it runs");
+    let threads: Vec<_> = tasks
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok())
+        .map(|status| ["CapPrm", "CapEff", "CapInh", "CapAmb", "NoNewPrivs"].map(|set| of(&status, set)))
+        .collect();
+    assert!(threads.len() > 2, "{threads:?}");
+    assert!(threads.iter().all(|sets| *sets == [kept, kept, 0, 0, 1]), "{threads:x?}");
 }
