@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::{EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::EventsOptionsBuilder;
@@ -20,6 +20,9 @@ use crate::wake::Wake;
 const NOTED: usize = 1024;
 /// Events that lasted this long were good ones: the next delay is short again.
 const HELD: Duration = Duration::from_secs(10);
+/// How far back events are asked for, for a wall clock that is set back while Docker does not listen yet. What is told
+/// twice is looked at twice, no more.
+const BEFORE: Duration = Duration::from_secs(10);
 
 /// Whose state is to be looked at. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -99,10 +102,16 @@ pub(crate) async fn follow(socket: PathBuf, follow: Follow, token: CancellationT
 }
 
 /// One connection, to its end. Why it ended is for who asks Docker next to find out and tell.
+///
+/// The question goes out when the stream is first polled, and Docker answers it before it listens: what happens until then
+/// may be in neither the full list, which is asked for here, nor the events. So events are asked for from before the list
+/// on. Docker has the last 256 of them, on the clock that is this host's.
 async fn events(socket: &std::path::Path, follow: &Follow) {
     let Ok(docker) = connect(socket).await else { return };
     let types = std::collections::HashMap::from([("type", vec!["container", "network"])]);
-    let mut events = docker.events(Some(EventsOptionsBuilder::default().filters(&types).build()));
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(BEFORE);
+    let since = format!("{}.{:09}", since.as_secs(), since.subsec_nanos());
+    let mut events = docker.events(Some(EventsOptionsBuilder::default().since(&since).filters(&types).build()));
     // What happened while nobody listened was told to nobody.
     follow.look_at_all();
     follow.networks.poke();
@@ -158,35 +167,4 @@ fn of(event: EventMessage) -> Option<(ContainerId, What)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn beyond_the_bound_all_are_to_be_looked_at() {
-        let changes = Changes::default();
-        for id in 0..=NOTED {
-            changes.note(|noted| {
-                noted.changed.insert(format!("{id}"));
-            });
-        }
-        assert_eq!(changes.take(), Noted { missed: true, ..Noted::default() });
-        assert_eq!(changes.take(), Noted::default());
-    }
-
-    #[test]
-    fn an_event_tells_whose_it_is() {
-        let event = |text: &str| of(serde_json::from_str::<EventMessage>(text).unwrap());
-        let told = |text: &str| match event(text) {
-            Some((id, What::Changed)) => format!("{id} changed"),
-            Some((id, What::Destroyed)) => format!("{id} destroyed"),
-            None => "nothing".to_owned(),
-        };
-        assert_eq!(told(r#"{"Type":"container","Action":"die","Actor":{"ID":"a"}}"#), "a changed");
-        assert_eq!(told(r#"{"Type":"container","Action":"health_status: healthy","Actor":{"ID":"a"}}"#), "a changed");
-        assert_eq!(told(r#"{"Type":"container","Action":"destroy","Actor":{"ID":"a"}}"#), "a destroyed");
-        assert_eq!(told(r#"{"Type":"container","Action":"exec_die","Actor":{"ID":"a"}}"#), "nothing");
-        let network = r#"{"Type":"network","Action":"connect","Actor":{"ID":"n","Attributes":{"container":"b"}}}"#;
-        assert_eq!(told(network), "b changed");
-        assert_eq!(told(r#"{"Type":"container","Action":"die"}"#), "nothing");
-    }
-}
+mod tests;

@@ -1,10 +1,11 @@
 //! A Docker of the test's making: an HTTP server on a Unix socket that answers the few requests Kith makes, as Docker does,
 //! and sends events. What runs on it is what the test says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path as Segment, Query, State};
@@ -12,6 +13,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, watch};
@@ -20,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Events that a slow listener may be behind. A test makes fewer.
 const EVENTS: usize = 1024;
+/// Events that it has for who asks for those since some time, as many as Docker.
+const HISTORY: usize = 256;
 
 /// The Docker. Dropping it ends its server.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ struct Shared {
     networks: Mutex<BTreeMap<String, Value>>,
     version: &'static str,
     events: broadcast::Sender<String>,
+    /// The last ones, with their time since 1970.
+    history: Mutex<VecDeque<(Duration, String)>>,
     hangs: watch::Sender<bool>,
 }
 
@@ -61,6 +67,7 @@ impl ScriptedDocker {
             networks: Mutex::default(),
             version,
             events: broadcast::Sender::new(EVENTS),
+            history: Mutex::default(),
             hangs: watch::Sender::new(false),
         };
         let mut docker = ScriptedDocker {
@@ -235,8 +242,14 @@ impl ScriptedDocker {
 
     fn event(&self, kind: &str, id: &str, action: &str) {
         let event = json!({ "Type": kind, "Action": action, "Actor": { "ID": id, "Attributes": {} } });
+        let line = format!("{event}\n");
+        let mut history = self.shared.history.lock().unwrap_or_else(PoisonError::into_inner);
+        if history.len() >= HISTORY {
+            history.pop_front();
+        }
+        history.push_back((since_1970(), line.clone()));
         // Nobody may be listening.
-        drop(self.shared.events.send(format!("{event}\n")));
+        drop(self.shared.events.send(line));
     }
 }
 
@@ -247,9 +260,13 @@ impl Drop for ScriptedDocker {
     }
 }
 
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970")
+}
+
 /// This moment as Docker writes it. Two starts are never at the same one.
 fn started() -> String {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970");
+    let since = since_1970();
     let (second, nano) = (since.as_secs() % 60, since.subsec_nanos());
     let (minute, hour) = (since.as_secs() / 60 % 60, since.as_secs() / 3600 % 24);
     // Which day it is does not matter to anybody here.
@@ -330,12 +347,19 @@ async fn inspect(State((shared, _)): Served, Segment(path): Segment<BTreeMap<Str
     }
 }
 
-async fn events(State((shared, end)): Served) -> Response {
-    let receiver = shared.events.subscribe();
+/// Answers before it listens, as Docker does, and tells who asks for them the events since some time.
+async fn events(State((shared, end)): Served, Query(asked): Query<BTreeMap<String, String>>) -> Response {
     shared.answers().await;
+    let (told, receiver) = {
+        let history = shared.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = asked.get("since").and_then(|text| text.parse().ok()).map(Duration::from_secs_f64);
+        let told = history.iter().filter(|(at, _)| since.is_some_and(|since| since <= *at));
+        (told.map(|(_, line)| line.clone()).collect::<Vec<_>>(), shared.events.subscribe())
+    };
+    let told = futures_util::stream::iter(told).map(|line| Ok::<_, Infallible>(Bytes::from(line)));
     let lines = futures_util::stream::unfold((receiver, end), |(mut receiver, end)| async move {
         let line = end.run_until_cancelled(receiver.recv()).await?.ok()?;
-        Some((Ok::<_, Infallible>(Bytes::from(line)), (receiver, end)))
+        Some((Ok(Bytes::from(line)), (receiver, end)))
     });
-    Body::from_stream(lines).into_response()
+    Body::from_stream(told.chain(lines)).into_response()
 }
