@@ -330,41 +330,59 @@ impl Store {
     /// Takes another site id, and stamps what the old one wrote above `kept` anew: one change per row, in the order of the
     /// log. The old site's head goes back.
     pub fn renounce(&mut self, kept: u64, site: SiteId, hlc: Hlc) {
-        let old = std::mem::replace(&mut self.site, site);
-        let above = self.log.range((old, kept + 1, 0)..=(old, u64::MAX, u32::MAX));
+        self.give_up(&[(self.site, kept)].into(), site, hlc);
+    }
+
+    /// The same of several sites, the store's own and some that it had before, each but for its versions up to one.
+    fn give_up(&mut self, above: &BTreeMap<SiteId, u64>, site: SiteId, hlc: Hlc) {
+        self.become_site(site);
+        let logged =
+            above.iter().flat_map(|(&old, &kept)| self.log.range((old, kept + 1, 0)..=(old, u64::MAX, u32::MAX)));
         let mut met = BTreeSet::new();
-        let ids: Vec<_> = above.map(|(_, id)| id.clone()).filter(|id| met.insert(id.clone())).collect();
+        let ids: Vec<_> = logged.map(|(_, id)| id.clone()).filter(|id| met.insert(id.clone())).collect();
         for (id, seq) in ids.into_iter().zip(0..) {
             let mut row = self.rows[&id].clone();
-            let given_up = |stamp: &&mut Stamp| stamp.site == old && stamp.version > kept;
+            let given_up = |stamp: &&mut Stamp| above.get(&stamp.site).is_some_and(|&kept| stamp.version > kept);
             let stamps = row.cells.values_mut().map(|cell| &mut cell.stamp).chain([&mut row.rs]);
             stamps.filter(given_up).for_each(|stamp| *stamp = Stamp { hlc, site, version: 1, seq });
             self.put(id, row);
             self.heads.raise(site, 1);
         }
-        self.heads.set_back(old, kept);
+        above.iter().for_each(|(&old, &kept)| self.heads.set_back(old, kept));
         self.clock.observe(hlc);
-        self.reserved = 0;
     }
 
-    /// The same for a store whose clock was ahead: what its site stamped later than `latest` is given up, too, and its clock
-    /// goes back to that, or to what others have stamped. Returns the last version of the old site that stands, and what was
-    /// stamped anew, as the version that it would be in a history.
-    pub fn renounce_later(&mut self, kept: u64, latest: Hlc, site: SiteId, wall_ms: u64) -> (u64, Option<Version>) {
-        let old = self.site;
-        let stamps = |store: &Self| store.rows.values().flat_map(Row::stamps).collect::<Vec<_>>();
-        let late = stamps(self).into_iter().filter(|stamp| stamp.site == old && stamp.hlc > latest);
-        let sound = late.map(|stamp| stamp.version - 1).min().unwrap_or(u64::MAX);
-        let kept = kept.min(sound).min(self.heads.head(old));
+    /// The same for a store whose clock was ahead, and whose versions peers refuse from these numbers on: what its site, or
+    /// one that it had before, stamped later than `latest` is given up, too, and its clock goes back to that, or to what
+    /// others have stamped. Returns the sites that were given up, each with its last version that stands, and what was
+    /// stamped anew, as the version that it would be in a history. None where nothing that is refused is of its own.
+    pub fn renounce_later(
+        &mut self,
+        refused: &Vector,
+        latest: Hlc,
+        site: SiteId,
+        wall_ms: u64,
+    ) -> Option<(BTreeMap<SiteId, u64>, Option<Version>)> {
+        let stamps: Vec<_> = self.rows.values().flat_map(Row::stamps).collect();
+        let late = |site: SiteId| stamps.iter().filter(move |stamp| stamp.site == site && stamp.hlc > latest);
+        let sound = |site: SiteId| late(site).map(|stamp| stamp.version - 1).min();
+        let earlier = self.was.iter().filter_map(|&site| Some((site, sound(site)?)));
+        let mut above: BTreeMap<_, _> = earlier.collect();
+        let own = refused.head(self.site).checked_sub(1);
+        if own.is_none() && !above.keys().any(|&site| refused.head(site) > 0) {
+            return None;
+        }
+        let kept = own.unwrap_or(u64::MAX).min(sound(self.site).unwrap_or(u64::MAX)).min(self.heads.head(self.site));
+        above.insert(self.site, kept);
         if self.clock.last() > latest {
-            let others = stamps(self).into_iter().filter(|stamp| stamp.site != old).map(|stamp| stamp.hlc);
+            let others = stamps.iter().filter(|stamp| !above.contains_key(&stamp.site)).map(|stamp| stamp.hlc);
             self.clock = HybridClock::new(others.fold(latest, Hlc::max));
         }
         let hlc = self.clock.tick(wall_ms);
-        self.renounce(kept, site, hlc);
+        self.give_up(&above, site, hlc);
         let anew = self.log.range((site, 1, 0)..=(site, 1, u32::MAX)).map(|(_, id)| self.stamped_by(id, site));
         let changes: Vec<_> = anew.collect();
-        (kept, (!changes.is_empty()).then_some(Version { site, version: 1, hlc, changes }))
+        Some((above, (!changes.is_empty()).then_some(Version { site, version: 1, hlc, changes })))
     }
 
     /// What of a row is this site's.

@@ -13,17 +13,16 @@ use crate::store::Renounced;
 impl<S: Storage> Replication<S> {
     /// Peers refuse what the store wrote while its clock was ahead, and have told us from which version on. Replication ends
     /// when that is stamped anew, as the store has another site then.
-    pub(super) fn renounce(&mut self, refused: &Vector, latest: Hlc) {
+    pub(super) fn renounce(&mut self, refused: Vector, latest: Hlc) {
         let store = self.links.store.clone();
-        let site = store.past().site;
-        // Of others' sites it is for them to say.
-        let Some(kept) = refused.head(site).checked_sub(1) else { return };
         self.tasks.spawn(async move {
-            match store.renounce(kept, latest).await {
-                Ok(Renounced { old, kept, site, rows }) => tracing::warn!(
+            match store.renounce(refused, latest).await {
+                Ok(Some(Renounced { old, kept, site, rows })) => tracing::warn!(
                     %old, kept, %site, rows,
                     "what was written while this node's clock was far ahead is stamped anew, under another site id"
                 ),
+                // Others' sites: they say that themselves.
+                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, "what was written while this node's clock was ahead is not stamped anew");
                 }

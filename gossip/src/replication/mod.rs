@@ -560,7 +560,7 @@ impl<S: Storage> Replication<S> {
                     Output::Snapshot(node) => self.pull(node, None, now),
                     Output::AskHeads(nodes) => self.ask_heads(nodes),
                     Output::Purge(covered) => self.look_for_tombstones(covered),
-                    Output::Renounce(refused, latest) => self.renounce(&refused, latest),
+                    Output::Renounce(refused, latest) => self.renounce(refused, latest),
                     Output::ReadClock => inputs.push_back(self.clock()),
                 }
             }

@@ -110,8 +110,13 @@ pub(crate) trait Storage: Clone + Send + Sync + 'static {
     /// A file for the copy of a peer's.
     fn receive(&self) -> std::io::Result<Incoming>;
 
-    /// Gives up the store's site but for its versions up to `kept` that are no later than `latest`.
-    fn renounce(&self, kept: u64, latest: Hlc) -> impl Future<Output = Result<Renounced, ApplyError>> + Send;
+    /// Gives up the store's site but for its versions that are below what peers refuse, and no later than `latest`. None
+    /// where nothing that they refuse is of a site that the store has, or had.
+    fn renounce(
+        &self,
+        refused: Vector,
+        latest: Hlc,
+    ) -> impl Future<Output = Result<Option<Renounced>, ApplyError>> + Send;
 
     /// Takes over what was received, if no stamp in it is later than `latest`, in one transaction; returns the synced
     /// heads.
@@ -221,8 +226,12 @@ impl Storage for Store {
         Self::receive(self)
     }
 
-    fn renounce(&self, kept: u64, latest: Hlc) -> impl Future<Output = Result<Renounced, ApplyError>> + Send {
-        self.renounce_later(kept, latest)
+    fn renounce(
+        &self,
+        refused: Vector,
+        latest: Hlc,
+    ) -> impl Future<Output = Result<Option<Renounced>, ApplyError>> + Send {
+        self.renounce_later(refused, latest)
     }
 
     fn install(&self, incoming: Incoming, latest: Hlc) -> impl Future<Output = Result<Vector, InstallError>> + Send {

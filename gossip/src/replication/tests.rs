@@ -207,9 +207,10 @@ impl Storage for MemoryStore {
     fn begin_anew(&self) {}
 
     /// Its rows are its own alone.
-    async fn renounce(&self, kept: u64, latest: Hlc) -> Result<Renounced, ApplyError> {
+    async fn renounce(&self, refused: Vector, latest: Hlc) -> Result<Option<Renounced>, ApplyError> {
         let mut state = self.state();
         let (old, site) = (state.site, SiteId::new([100; 16]));
+        let Some(kept) = refused.head(old).checked_sub(1) else { return Ok(None) };
         (state.site, state.clock) = (site, HybridClock::default());
         let hlc = self.tick(&mut state);
         assert!(hlc <= latest);
@@ -223,7 +224,7 @@ impl Storage for MemoryStore {
         state.heads.raise(site, 1);
         drop(state);
         self.stored();
-        Ok(Renounced { old, kept, site, rows: 0 })
+        Ok(Some(Renounced { old, kept, site, rows: 0 }))
     }
 
     async fn repair(&self, _: Cure) -> Result<Repaired, ApplyError> {

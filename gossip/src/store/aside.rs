@@ -42,7 +42,7 @@ impl Aside {
     }
 
     /// Puts one stamp in the place of some.
-    pub(crate) fn replace(&mut self, these: Above, stamp: Stamp) {
+    pub(crate) fn replace(&mut self, these: &Above, stamp: Stamp) {
         let stamps = self.cells.values_mut().map(|cell| &mut cell.stamp).chain(self.own.as_mut().map(|(_, rs)| rs));
         stamps.filter(|old| these.holds(**old)).for_each(|old| *old = stamp);
     }

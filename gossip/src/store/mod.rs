@@ -384,18 +384,23 @@ impl Store {
     /// site, and the old one's head goes back. For a store whose past others know otherwise, or whose stamps they do not
     /// take. What readers see stays as it is. Synced, and told to whoever follows the commits, when it returns.
     pub async fn renounce(&self, kept: u64) -> Result<Renounced, ApplyError> {
-        self.renounce_later(kept, Hlc::MAX).await
+        let refused = Vector::from_iter([(self.site(), kept.saturating_add(1))]);
+        let done = self.renounce_later(refused, Hlc::MAX).await?;
+        Ok(done.expect("the store was told that its own site is refused"))
     }
 
-    /// The same, but for its versions that are no later than `latest` either; and its clock goes back to that. For a store
-    /// whose clock was far ahead.
-    pub async fn renounce_later(&self, kept: u64, latest: Hlc) -> Result<Renounced, ApplyError> {
+    /// The same of a store whose clock was far ahead, and whose versions peers refuse from these numbers on: but for those
+    /// that are no later than `latest` either. What the sites that it had before wrote later is stamped anew, too, and its
+    /// clock goes back to that. None, and nothing happens, where nothing that is refused is of a site of its own.
+    pub async fn renounce_later(&self, refused: Vector, latest: Hlc) -> Result<Option<Renounced>, ApplyError> {
         let mut commits = self.commits();
         let (reply, answer) = oneshot::channel();
-        let site = self.state().site;
-        self.send(Command::Renounce { site, kept, latest, reply }).await.map_err(|Closed| ApplyError::ShuttingDown)?;
-        let done = answer.await.unwrap_or(Err(ApplyError::ShuttingDown))?;
-        self.told(&mut commits, done).await
+        let site = self.site();
+        self.send(Command::Renounce { site, refused, latest, reply })
+            .await
+            .map_err(|Closed| ApplyError::ShuttingDown)?;
+        let Some(done) = answer.await.unwrap_or(Err(ApplyError::ShuttingDown))? else { return Ok(None) };
+        self.told(&mut commits, done).await.map(Some)
     }
 
     /// Waits until everybody is told of the new site.

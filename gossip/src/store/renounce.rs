@@ -1,5 +1,5 @@
 //! Giving up the store's site: for a store whose past others know otherwise than it does itself, or whose stamps they
-//! do not take.
+//! do not take. These may be of a site that it gave up before, for another reason.
 //!
 //! What the site wrote above some version is written again under a site that nobody has met, with a fresh reading; what
 //! readers see stays as it is. The old site becomes one like any other: its head goes back to that version, and what peers
@@ -8,9 +8,10 @@
 //! No version is made of it that could be pushed. A row may have cells of others beside the ones that are written again,
 //! and only a whole row, as a pull brings it, says that truly. Peers see the new head, and pull.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kith_gossip_proto::{Digest, Hlc, HybridClock, Key, Name, Part, SiteId, Stamp};
+use kith_gossip_proto::{Digest, Hlc, HybridClock, Key, Name, Part, SiteId, Stamp, Vector};
 use rusqlite::{OptionalExtension, params};
 
 use super::commit::SchemaChange;
@@ -44,16 +45,13 @@ pub struct Renounced {
 /// An entry of the log: version and position of a stamp, and where it says that the row is.
 type Entry = ((u64, u32), i64, Spot);
 
-/// The stamps of a site above a version.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Above {
-    site: SiteId,
-    version: u64,
-}
+/// The stamps of some sites, each above a version.
+#[derive(Clone, Debug)]
+pub(crate) struct Above(BTreeMap<SiteId, u64>);
 
 impl Above {
-    pub(crate) fn holds(self, stamp: Stamp) -> bool {
-        stamp.site == self.site && stamp.version > self.version
+    pub(crate) fn holds(&self, stamp: Stamp) -> bool {
+        self.0.get(&stamp.site).is_some_and(|&version| stamp.version > version)
     }
 }
 
@@ -64,7 +62,20 @@ impl Core {
         (site == self.ledger.own()).then_some(()).ok_or_else(gone)
     }
 
-    /// Gives up the store's site but for its versions up to `kept`. Synced, whatever the durability: whoever takes up the
+    /// Gives up the store's site if peers take none of its versions from these numbers on, or none of a site that it had
+    /// before. What of others' sites they take is not for it to say.
+    pub(crate) fn renounce_refused(
+        &mut self,
+        refused: &Vector,
+        latest: Hlc,
+    ) -> Result<Option<Renounced>, ExecuteError> {
+        let kept = refused.head(self.ledger.own()).checked_sub(1);
+        let ours = kept.is_some() || self.earlier_until(latest)?.keys().any(|&site| refused.head(site) > 0);
+        ours.then(|| self.renounce(kept.unwrap_or(u64::MAX), latest)).transpose()
+    }
+
+    /// Gives up the store's site but for its versions up to `kept`, and of those that it had before what is later than
+    /// `latest`. Synced, whatever the durability: whoever takes up the
     /// old site again after a power cut has learnt nothing.
     pub(crate) fn renounce(&mut self, kept: u64, latest: Hlc) -> Result<Renounced, ExecuteError> {
         let (before, reserved) = (self.ledger.clone(), self.reserved);
@@ -84,15 +95,20 @@ impl Core {
         run(&self.conn, "/*kith*/ BEGIN IMMEDIATE")?;
         let old = self.ledger.own();
         let kept = kept.min(self.ledger.sites.heads().head(old)).min(self.last_until(old, latest)?);
-        self.turn_back(old, latest);
+        let mut above = self.earlier_until(latest)?;
+        above.insert(old, kept);
+        let above = Above(above);
+        self.turn_back(&above, latest);
         let site = self.conn.query_row("SELECT randomblob(16)", [], |row| row.get(0))?;
         let ord = self.ledger.sites.begin(SiteId::new(site));
         self.ledger.version = 0;
-        let rows = self.restamp(Above { site: old, version: kept })?;
-        // The stamps that went were met once more.
-        self.ledger.sites.turn_back(old, latest);
-        self.ledger.sites.set_back(old, kept);
-        self.ledger.purged_up_to(&self.conn, old, kept)?;
+        let rows = self.restamp(&above)?;
+        for (&site, &kept) in &above.0 {
+            // The stamps that went were met once more.
+            self.ledger.sites.turn_back(site, latest);
+            self.ledger.sites.set_back(site, kept);
+            self.ledger.purged_up_to(&self.conn, site, kept)?;
+        }
         self.ledger.save(&self.conn)?;
         // What it wrote up to there may be known to nobody else.
         self.conn.execute("UPDATE __kith_site SET state = 1 WHERE id = ?1", [old.as_bytes()])?;
@@ -107,14 +123,27 @@ impl Core {
     }
 
     /// Sets the clock back, if it is later: to what others have written, or we in good time.
-    fn turn_back(&mut self, old: SiteId, latest: Hlc) {
+    fn turn_back(&mut self, above: &Above, latest: Hlc) {
         if self.ledger.clock.last() > latest {
-            self.ledger.sites.turn_back(old, latest);
+            above.0.keys().for_each(|&site| self.ledger.sites.turn_back(site, latest));
             self.ledger.clock = HybridClock::new(self.ledger.sites.hlc());
         }
     }
 
-    /// The last version of the own site below all of its stamps that are later than this. They rise with its versions.
+    /// The sites that it had before and that stamped later than this, each with its last version below all of these.
+    fn earlier_until(&mut self, latest: Hlc) -> Result<BTreeMap<SiteId, u64>, ExecuteError> {
+        let earlier = {
+            let mut statement = self.conn.prepare_cached("/*kith*/ SELECT id FROM __kith_site WHERE state = 1")?;
+            let earlier = statement.query_map([], |row| row.get(0).map(SiteId::new))?;
+            earlier.collect::<rusqlite::Result<Vec<_>>>()?
+        };
+        let late = earlier.into_iter().filter(|&site| self.ledger.sites.hlc_of(site) > latest).collect::<Vec<_>>();
+        late.into_iter()
+            .map(|site| Ok((site, self.last_until(site, latest)?.min(self.ledger.sites.heads().head(site)))))
+            .collect()
+    }
+
+    /// The last version of an own site below all of its stamps that are later than this. They rise with its versions.
     fn last_until(&mut self, own: SiteId, latest: Hlc) -> Result<u64, ExecuteError> {
         if self.ledger.sites.hlc_of(own) <= latest {
             return Ok(u64::MAX);
@@ -165,39 +194,42 @@ impl Core {
     }
 
     /// Gives every row that carries such a stamp one of the own site's next version instead. How many there are.
-    fn restamp(&mut self, above: Above) -> Result<u64, ExecuteError> {
-        let (mut last, mut seq) = ((above.version, u32::MAX), 0_u32);
-        let mut stamp = Stamp { hlc: self.ledger.clock.last(), site: self.ledger.own(), version: 1, seq };
-        loop {
-            let page = self.page(above, last)?;
-            let Some(&(at, ..)) = page.last() else { return Ok(u64::from(seq)) };
-            last = at;
-            if seq == 0 {
-                stamp.hlc = self.ledger.clock.tick(wall_ms(self.shared.highest()));
-                self.ledger.version = stamp.version;
-                self.ledger.sites.raise(stamp.site, stamp.version);
-            }
-            for (_, table, spot) in page {
-                if self.restamp_row(table, &spot, above, Stamp { seq, ..stamp })? == Found::Restamped {
-                    let full = || ExecuteError::Failed("more rows than a version can name".to_owned());
-                    seq = seq.checked_add(1).ok_or_else(full)?;
+    fn restamp(&mut self, above: &Above) -> Result<u64, ExecuteError> {
+        let mut next = Stamp { hlc: self.ledger.clock.last(), site: self.ledger.own(), version: 1, seq: 0 };
+        for (&site, &version) in &above.0 {
+            let mut last = (version, u32::MAX);
+            loop {
+                let page = self.page(site, last)?;
+                let Some(&(at, ..)) = page.last() else { break };
+                last = at;
+                if next.seq == 0 {
+                    next.hlc = self.ledger.clock.tick(wall_ms(self.shared.highest()));
+                    self.ledger.version = next.version;
+                    self.ledger.sites.raise(next.site, next.version);
+                }
+                for (_, table, spot) in page {
+                    if self.restamp_row(table, &spot, above, next)? == Found::Restamped {
+                        let full = || ExecuteError::Failed("more rows than a version can name".to_owned());
+                        next.seq = next.seq.checked_add(1).ok_or_else(full)?;
+                    }
                 }
             }
         }
+        Ok(u64::from(next.seq))
     }
 
     /// The next entries of the log.
-    fn page(&self, above: Above, after: (u64, u32)) -> rusqlite::Result<Vec<Entry>> {
+    fn page(&self, site: SiteId, after: (u64, u32)) -> rusqlite::Result<Vec<Entry>> {
         let mut statement = self.conn.prepare_cached(
             "/*kith*/ SELECT ver, seq, tid, k FROM __kith_log
              WHERE site = ?1 AND ver >= ?2 AND (ver, seq) > (?2, ?3) ORDER BY ver, seq LIMIT ?4",
         )?;
-        let bound = params![self.ledger.sites.ord(above.site), signed(after.0), after.1, PAGE];
+        let bound = params![self.ledger.sites.ord(site), signed(after.0), after.1, PAGE];
         let rows = statement.query_map(bound, entry)?;
         rows.collect()
     }
 
-    fn restamp_row(&mut self, id: i64, spot: &Spot, above: Above, stamp: Stamp) -> rusqlite::Result<Found> {
+    fn restamp_row(&mut self, id: i64, spot: &Spot, above: &Above, stamp: Stamp) -> rusqlite::Result<Found> {
         let tables = Arc::clone(&self.tables);
         let mut merge = Merge { conn: &self.conn, ledger: &mut self.ledger };
         match (tables.by_id(id), spot) {
@@ -245,7 +277,7 @@ impl Merge<'_> {
         }
     }
 
-    fn restamp(&mut self, table: &Table, key: &Key, above: Above, stamp: Stamp) -> rusqlite::Result<Found> {
+    fn restamp(&mut self, table: &Table, key: &Key, above: &Above, stamp: Stamp) -> rusqlite::Result<Found> {
         let spot = Spot::Key(key.clone());
         match self.load(table, key)? {
             Ours::Nothing => Ok(Found::Nothing),
@@ -288,7 +320,7 @@ impl Merge<'_> {
         id: i64,
         name: &Name,
         key: &Key,
-        above: Above,
+        above: &Above,
         stamp: Stamp,
     ) -> rusqlite::Result<Found> {
         let before = self.ledger.aside(self.conn, id, key)?;

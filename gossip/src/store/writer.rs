@@ -67,13 +67,14 @@ pub(crate) enum Command {
         cure: Box<Cure>,
         reply: oneshot::Sender<Result<Repaired, ApplyError>>,
     },
-    /// Give up the store's site but for its versions up to one, and none whose stamp is later than this.
+    /// Give up the store's site but for its versions below one, and none whose stamp is later than this.
     Renounce {
         /// Nothing is done if it has another one by then.
         site: SiteId,
-        kept: u64,
+        /// By site, and where none is the store's or was it, nothing is done.
+        refused: Vector,
         latest: Hlc,
-        reply: oneshot::Sender<Result<Renounced, ApplyError>>,
+        reply: oneshot::Sender<Result<Option<Renounced>, ApplyError>>,
     },
     /// Remember which start of a peer's store was met.
     Remember {
@@ -224,8 +225,8 @@ impl Core {
                     drop(reply.send(noted.map_err(|error| ExecuteError::from(error).into())));
                 }
                 Command::Install { copy, newest, reply } => drop(reply.send(self.install(copy, newest))),
-                Command::Renounce { site, kept, latest, reply } => {
-                    let done = self.still(site).and_then(|()| self.renounce(kept, latest));
+                Command::Renounce { site, refused, latest, reply } => {
+                    let done = self.still(site).and_then(|()| self.renounce_refused(&refused, latest));
                     drop(reply.send(done.map_err(ApplyError::from)));
                 }
                 Command::Repair { cure, reply } => drop(reply.send(self.repair(*cure).map_err(Into::into))),

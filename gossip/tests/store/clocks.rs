@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use kith_gossip::store::{Highest, InstallError, Pace, Store};
 use kith_gossip_proto::version::Life;
-use kith_gossip_proto::{Change, Hlc, Key, SiteId, Value, Version};
+use kith_gossip_proto::{Change, Hlc, Key, SiteId, Value, Vector, Version};
 
 use crate::rig::Rig;
 
@@ -96,7 +96,8 @@ async fn what_was_stamped_ahead_is_stamped_anew_and_the_clock_goes_back_for_good
     let (old, latest) = (rig.store.site(), Hlc::from_ms(now - DAY + MINUTE));
     rig.store.correct_clock(a_day_ago());
     // A peer names one that is not the first.
-    let renounced = rig.store.renounce_later(sound.version + 2, latest).await.unwrap();
+    let refused = Vector::from_iter([(old, sound.version + 3)]);
+    let renounced = rig.store.renounce_later(refused, latest).await.unwrap().unwrap();
     assert_eq!((renounced.old, renounced.kept, renounced.rows), (old, sound.version, 3));
     rig.is_sound().await;
     // From there on it counts.
@@ -110,4 +111,36 @@ async fn what_was_stamped_ahead_is_stamped_anew_and_the_clock_goes_back_for_good
     install(&rig.store, &peer.store, Hlc::from_ms(latest.ms() + 1)).await.unwrap();
     assert_eq!(peer.one("SELECT group_concat(id || a) FROM t ORDER BY id").await, Value::text("1early,2early"));
     assert_eq!(peer.store.state().heads.head(old), sound.version);
+}
+
+/// It gave up its site for another reason, with what that had stamped by then.
+#[tokio::test]
+async fn what_an_earlier_site_stamped_ahead_is_stamped_anew_too() {
+    let rig = Rig::new(SCHEMA);
+    let now = wall_ms();
+    rig.store.correct_clock(a_day_ago());
+    rig.run("INSERT INTO t VALUES (1, 'in time'), (3, 'in time')").await.unwrap();
+    rig.store.correct_clock(None);
+    rig.run("INSERT INTO t VALUES (2, 'early')").await.unwrap();
+    let early = rig.version("UPDATE t SET a = 'early' WHERE id = 1").await;
+    let second = rig.store.renounce(u64::MAX).await.unwrap();
+    assert_eq!((second.kept, second.rows), (early.version, 0));
+    // Of the site that it has since then, one row has both.
+    rig.run("DELETE FROM t WHERE id = 3; UPDATE t SET id = 4 WHERE id = 2").await.unwrap();
+
+    let latest = Hlc::from_ms(now - DAY + MINUTE);
+    rig.store.correct_clock(a_day_ago());
+    let renounce = |site, version| rig.store.renounce_later(Vector::from_iter([(site, version)]), latest);
+    assert_eq!(renounce(SiteId::new([9; 16]), 1).await.unwrap(), None, "another's site");
+    let third = renounce(early.site, early.version).await.unwrap().unwrap();
+    assert_eq!((third.old, third.kept, third.rows), (second.site, 0, 4));
+    rig.is_sound().await;
+    let state = rig.store.state();
+    // Of the version between nothing is left: it stands, as a number.
+    assert_eq!(*state.heads, Vector::from_iter([(early.site, early.version - 1), (third.site, 1)]));
+    assert!(state.hlc.ms() <= latest.ms(), "{:?}", state.hlc);
+    let found = rig.store.verify(Pace::AtOnce).await.unwrap();
+    assert!(found.newest.is_some_and(|stamp| stamp.hlc.ms() <= latest.ms()), "{:?}", found.newest);
+    assert_eq!(rig.one("SELECT group_concat(id || a) FROM t ORDER BY id").await, Value::text("1early,4early"));
+    assert_eq!(renounce(early.site, early.version).await.unwrap(), None, "once is enough");
 }

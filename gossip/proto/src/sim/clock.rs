@@ -83,26 +83,24 @@ impl World {
     }
 
     /// Peers refuse what the node has stamped: the store gives up its site, and the node starts with another.
-    pub(super) fn give_up(&mut self, node: usize, refused: &Vector, latest: Hlc) {
-        // Of others' sites it is for them to say.
-        let Some(kept) = refused.head(self.nodes[node].store.site()).checked_sub(1) else { return };
+    pub(super) fn give_up(&mut self, node: usize, refused: Vector, latest: Hlc) {
         if !self.sabotaged(Sabotage::KeepFuture) {
-            self.enqueue(node, Job::Renounce(kept, latest));
+            self.enqueue(node, Job::Renounce(refused, latest));
         }
     }
 
-    pub(super) fn renounce(&mut self, node: usize, kept: u64, latest: Hlc) {
+    pub(super) fn renounce(&mut self, node: usize, refused: &Vector, latest: Hlc) {
         let wall_ms = self.stamps_from(node);
         let it = &mut self.nodes[node];
-        let (old, site) =
-            (it.store.site(), site_id(u8::try_from(node).expect("a simulated cluster is small"), it.sites));
+        let site = site_id(u8::try_from(node).expect("a simulated cluster is small"), it.sites);
+        // Of others' sites it is for them to say.
+        let Some((above, anew)) = it.store.renounce_later(refused, latest, site, wall_ms) else { return };
         it.sites += 1;
-        let (kept, anew) = it.store.renounce_later(kept, latest, site, wall_ms);
-        self.given_up.insert(old, kept);
         // Nobody took those. Where no row carries their stamps any more they stand as numbers, and as nothing else.
         let bound = Hlc::from_ms(latest.ms() + FUTURE_MS);
-        self.history.retain(|&(site, _), version| site != old || version.hlc <= bound);
-        self.note(|world| format!("{} gives up {old:?} above {kept}: {anew:?}", world.nodes[node].id));
+        self.history.retain(|(site, _), version| !above.contains_key(site) || version.hlc <= bound);
+        self.note(|world| format!("{} gives up what is above {above:?}: {anew:?}", world.nodes[node].id));
+        self.given_up.extend(above);
         self.report.renounced += 1;
         if let Some(version) = anew {
             self.report.restamped += version.changes.len() as u64;

@@ -158,8 +158,7 @@ impl World {
         let power = self.rng.random_bool(0.5);
         let hole = self.rng.random_bool(self.faults.hole);
         self.note(|world| format!("{} crashes", world.nodes[node].id));
-        // What an earlier site stamped in the future is not stamped anew: it would wait until it is due.
-        let rename = self.rng.random_bool(0.3) && !self.sabotaged(Sabotage::PublishBeforeSync) && self.astray.is_none();
+        let rename = self.rng.random_bool(0.3) && !self.sabotaged(Sabotage::PublishBeforeSync);
         let it = &mut self.nodes[node];
         if power && self.faults.durability == Durability::Normal {
             let site = it.store.site();

@@ -23,8 +23,8 @@ pub(super) enum Job {
     Join(NodeId, Answer, Whole),
     Purge(Vector),
     Repair(Answer, BTreeSet<Bucket>),
-    /// Give up the site but for these versions, and what is stamped later than this.
-    Renounce(u64, Hlc),
+    /// Give up the site, of which these versions are refused, and what is stamped later than this.
+    Renounce(Vector, Hlc),
 }
 
 /// Whether an answer is a store.
@@ -66,7 +66,7 @@ impl World {
             Some(Job::Repair(..)) if full => self.mended(node, Mended::NotStored),
             Some(Job::Repair(answer, buckets)) => self.put_right(node, answer, &buckets),
             Some(Job::Purge(through)) => self.purge(node, &through),
-            Some(Job::Renounce(kept, latest)) => self.renounce(node, kept, latest),
+            Some(Job::Renounce(refused, latest)) => self.renounce(node, &refused, latest),
             None => {}
         }
         self.check_node(node);

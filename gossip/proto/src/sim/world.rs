@@ -346,7 +346,7 @@ impl World {
                 Output::AskHeads(nodes) => self.ask_heads(node, &nodes),
                 Output::Purge(covered) => self.purge_covered(node, &covered),
                 Output::ReadClock => self.read_clock(node),
-                Output::Renounce(refused, latest) => self.give_up(node, &refused, latest),
+                Output::Renounce(refused, latest) => self.give_up(node, refused, latest),
             }
         }
         if self.nodes[node].replica.deadline() <= now {
