@@ -34,7 +34,16 @@ async fn servers(test: &str, count: u8) -> Option<Servers> {
         // Containers of this test have addresses of their server's own.
         node.set("dns.ranges=10.78.0.0/24,10.210.0.0/16");
     });
-    Some(Servers { fleet: fleet.await?, dockers, _folder: folder })
+    let fleet = fleet.await?;
+    // Who has not entered itself yet belongs to nobody's cluster, and is missed by nobody.
+    for node in &fleet.nodes {
+        eventually(&format!("all have a row on {}", node.name), BOUND, async || {
+            let rows = node.api().query("SELECT id FROM servers").await?;
+            if rows.len() == usize::from(count) { Ok(()) } else { Err(format!("{rows:?}")) }
+        })
+        .await;
+    }
+    Some(Servers { fleet, dockers, _folder: folder })
 }
 
 fn labels(instance: &str) -> Value {
