@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use kith_gossip_proto::replica::Sizes;
-use kith_gossip_proto::sim::{Config, Damage, Trace, Wall, run};
+use kith_gossip_proto::sim::{Config, Damage, Disks, Trace, Wall, run};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,9 +44,10 @@ fn config(seed: u64) -> Config {
     let sizes = if seed.is_multiple_of(2) { Sizes::default() } else { Sizes { whole_up_to: 0, tree_above: 0 } };
     let damage = if seed % 6 == 1 { Damage::Some } else { Damage::None };
     let wall = if seed % 6 == 5 { Wall::OneAhead } else { Wall::InStep };
+    let disks = if seed % 12 == 10 { Disks::SetBack } else { Disks::Stay };
     // A peer that cannot repair, or holds what is from the future, is asked again after a while.
-    let slow = damage == Damage::Some || wall == Wall::OneAhead;
-    let settle = Duration::from_secs(if slow { 60 } else { 9 });
+    let slow = damage == Damage::Some || wall == Wall::OneAhead || disks == Disks::SetBack;
+    let settle = Duration::from_secs(if slow { 90 } else { 9 });
     Config {
         nodes,
         sizes,
@@ -58,6 +59,7 @@ fn config(seed: u64) -> Config {
         // And every other one of the rest has rows that change behind the stores' backs.
         damage,
         wall,
+        disks,
         sabotage: None,
         trace: Trace::Off,
     }

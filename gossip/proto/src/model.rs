@@ -428,6 +428,18 @@ impl Store {
         if kept == log { Ok(()) } else { Err(Damage::Log { missing: names(&log - &kept), extra: names(&kept - &log) }) }
     }
 
+    /// Whether the version would change nothing here: it was applied, or all of it was overwritten since.
+    pub fn holds(&self, version: &Version) -> bool {
+        version.rows().all(|(change, row)| {
+            let ours = self.rows.get(&(change.table.clone(), change.key.clone()));
+            ours.is_some_and(|ours| {
+                let mut joined = ours.clone();
+                joined.join(row);
+                joined == *ours
+            })
+        })
+    }
+
     /// Whose store it is.
     pub fn site(&self) -> SiteId {
         self.site

@@ -9,9 +9,12 @@
 //! - A later start says what it began with: the `head` of its site. Who holds something of that site above it, written
 //!   before this start wrote its `first`, holds what this store has never known.
 //!
-//! Such a store is told that it is *forked*, and goes on under another site.
+//! - And what of its own site somebody has applied above all that it has, it has not written: nobody hears of more than is
+//!   synced. That it sees itself, also where nothing is left of what others hold above the head that it began with.
+//!
+//! Such a store is *forked*, and goes on under another site.
 
-use crate::{Hlc, SiteId, Stamp};
+use crate::{Hlc, SiteId, Stamp, Vector};
 
 /// One start of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +64,11 @@ impl Past {
     pub fn cannot_know(&self, stamp: Stamp) -> bool {
         stamp.site == self.site && stamp.version > self.head && self.first.is_none_or(|first| stamp.hlc < first)
     }
+}
+
+/// Whether whoever has applied `theirs` has met another store of `site` than one that has applied `ours` and writes that site.
+pub fn is_outgrown(site: SiteId, ours: &Vector, theirs: &Vector) -> bool {
+    theirs.head(site) > ours.head(site)
 }
 
 #[cfg(test)]

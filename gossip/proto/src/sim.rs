@@ -5,7 +5,8 @@
 //! stream or dropped by a full queue, duplicated and delayed, streams reset and ends that notice late, one-way cuts and
 //! partitions, stores that are slow or full, crashes and restarts (where durability is normal with the loss of what was
 //! acknowledged and not yet synced), clocks that differ by up to a minute, and where that is asked for rows that change behind
-//! their store's back, tombstones that are purged within seconds, and one clock that is a day ahead for a while or for ever.
+//! their store's back, tombstones that are purged within seconds, disks that are set back, and one clock that is a day ahead for a
+//! while or for ever.
 //! In the second everything heals, and within a bound all nodes must have the same heads, rows, log and digest, hold every
 //! acknowledged transaction, and be what the fold of the history says.
 //! At every instant: no torn transaction, no half row, equal heads have equal digests, nobody holds a stamp of the clock that
@@ -27,6 +28,7 @@ mod gossip;
 mod link;
 mod pull;
 mod purge;
+mod setback;
 mod store;
 pub mod wide;
 mod workload;
@@ -53,6 +55,8 @@ pub struct Config {
     pub damage: Damage,
     /// Whether a wall clock is wrong by far.
     pub wall: Wall,
+    /// Whether disks are set back to what was on them before.
+    pub disks: Disks,
     /// A rule to break, to see that the simulation notices.
     pub sabotage: Option<Sabotage>,
     /// Whether to write down what happens.
@@ -75,6 +79,15 @@ pub enum Wall {
     InStep,
     /// One node's goes a day ahead, now and then or from the start, and is set before the end or never.
     OneAhead,
+}
+
+/// Whether disks are set back to what was on them before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disks {
+    /// They hold what was written.
+    Stay,
+    /// Some are, as with a snapshot of a machine, while faults strike.
+    SetBack,
 }
 
 /// Whether events are written down.
@@ -117,6 +130,8 @@ pub enum Sabotage {
     JoinFuture,
     /// A node that is told of stamps from the future does not give up its site.
     KeepFuture,
+    /// A node that is told that another store has written its site does not give it up.
+    KeepSite,
 }
 
 /// A run in which everything held.
@@ -156,6 +171,10 @@ pub struct Report {
     pub renounced: u64,
     /// Rows that were stamped anew then.
     pub restamped: u64,
+    /// Disks that were set back.
+    pub set_back: u64,
+    /// Sites that were given up because another store had written them.
+    pub forked: u64,
 }
 
 /// A run in which something did not.

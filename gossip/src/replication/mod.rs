@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kith_gossip_proto::agreement::Agreement;
 use kith_gossip_proto::frame::Hello;
+use kith_gossip_proto::past::is_outgrown;
 use kith_gossip_proto::replica::{Input, Output, PullOutcome, Stream};
 use kith_gossip_proto::soundness::{Mended, Soundness};
 use kith_gossip_proto::{Frame, NodeId, Replica, SiteId, Vector};
@@ -428,6 +429,9 @@ impl<S: Storage> Replication<S> {
                     new.for_each(|version| self.lag.arrived(version.site, version.version, now));
                 }
                 if self.is_current(&node, stream, id) {
+                    if let Frame::Heads(heads) = &frame {
+                        self.compare_own_head(&node, heads);
+                    }
                     let told = (!matches!(frame, Frame::Versions(_))).then(|| node.clone());
                     self.feed(Input::Received(node, frame));
                     told.into_iter().for_each(|node| self.acknowledge(node));
@@ -474,6 +478,15 @@ impl<S: Storage> Replication<S> {
             return;
         };
         self.acknowledged.send_if_modified(|all| all.insert(node, stored) != Some(stored));
+    }
+
+    /// What a peer has applied of our own site above what we have, another store wrote, or ours before its disk was set back.
+    fn compare_own_head(&mut self, node: &NodeId, theirs: &Vector) {
+        let store = &self.links.store;
+        if is_outgrown(self.site, &store.heads(), theirs) {
+            let boot = store.past().start.boot;
+            self.forked(node.clone(), self.site, boot);
+        }
     }
 
     /// Once the site is another, [`Replication::run`] ends.

@@ -221,6 +221,12 @@ async fn a_file_that_breaks_under_a_running_node_ends_it_and_its_next_start_begi
     nodes.pop().unwrap().stop().await;
 }
 
+/// What is in the files of a node.
+fn image(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
 /// The same files as before, with what they held then: as when a whole file system is set back.
 fn put_back(folder: &Path, image: &[(PathBuf, Vec<u8>)]) {
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -237,8 +243,7 @@ async fn g4_a_disk_that_is_set_back_twice_loses_nothing_and_repeats_nothing() {
     nodes[0].reads("before", "10.0.0.1").await;
     nodes.pop().unwrap().stop().await;
     let folder = dirs[2].path();
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let image: Vec<_> = files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    let image = image(folder);
     let seeds = [nodes[0].gossip, nodes[1].gossip];
     let start = || Node::start(config(&authority, "node-3", folder, &seeds));
     let node = start().await;
@@ -268,6 +273,43 @@ async fn g4_a_disk_that_is_set_back_twice_loses_nothing_and_repeats_nothing() {
         .await;
         node.stop().await;
     }
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+/// Its starts were counted on while nobody heard it, and of what it had written nothing is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g4_a_disk_that_was_set_back_is_known_where_neither_starts_nor_rows_say_so() {
+    let (authority, dirs) = (DevAuthority::new("test").unwrap(), dirs::<3>());
+    let mut nodes = cluster(&authority, &dirs).await;
+    nodes[2].write("before", "10.0.0.1").await;
+    nodes[0].reads("before", "10.0.0.1").await;
+    nodes.pop().unwrap().stop().await;
+    let folder = dirs[2].path();
+    let image = image(folder);
+    let seeds = [nodes[0].gossip, nodes[1].gossip];
+    let start = || Node::start(config(&authority, "node-3", folder, &seeds));
+    let node = start().await;
+    node.write("after", "10.0.0.2").await;
+    nodes[0].reads("after", "10.0.0.2").await;
+    nodes[1].reads("after", "10.0.0.2").await;
+    node.stop().await;
+    nodes[0].post("/v1/transactions", &json!(["DELETE FROM containers WHERE id = 'after'"])).await;
+    eventually(|| async { nodes[1].read("after").await.map_or(Ok(()), Err) }).await;
+
+    put_back(folder, &image);
+    for _ in 0..2 {
+        Node::start(config(&authority, "node-3", folder, &[])).await.stop().await;
+    }
+    let told = start().await.ended().await;
+    assert!(matches!(told, RunError::Replication(_)), "{told:?}");
+    let node = start().await;
+    node.write("again", "10.0.0.3").await;
+    nodes[0].reads("again", "10.0.0.3").await;
+    nodes[1].reads("again", "10.0.0.3").await;
+    assert_eq!(node.read("after").await, None);
+    node.stop().await;
     for node in nodes {
         node.stop().await;
     }

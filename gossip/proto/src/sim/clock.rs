@@ -96,9 +96,10 @@ impl World {
         // Of others' sites it is for them to say.
         let Some((above, anew)) = it.store.renounce_later(refused, latest, site, wall_ms) else { return };
         it.sites += 1;
+        it.books.fresh = true;
         // Nobody took those. Where no row carries their stamps any more they stand as numbers, and as nothing else.
-        let bound = Hlc::from_ms(latest.ms() + FUTURE_MS);
-        self.history.retain(|(site, _), version| !above.contains_key(site) || version.hlc <= bound);
+        let bound = latest.ms().saturating_add(FUTURE_MS);
+        self.history.retain(|(site, _), version| !above.contains_key(site) || version.hlc.ms() <= bound);
         self.note(|world| format!("{} gives up what is above {above:?}: {anew:?}", world.nodes[node].id));
         self.given_up.extend(above);
         self.report.renounced += 1;

@@ -8,17 +8,17 @@ use std::collections::BTreeSet;
 use rand::RngExt;
 use rand::seq::IteratorRandom;
 
-use super::Sabotage;
 use super::faults::Durability;
 use super::store::Job;
 use super::world::{Event, Life, Node, World};
+use super::{Disks, Sabotage};
 use crate::agreement::Fingerprint;
 use crate::buckets::Bucket;
 use crate::frame::{PulledRow, row_frames};
 use crate::model::{Answer, Keep, PROVEN, RowId, Store};
 use crate::repair::Seal;
 use crate::replica::Input;
-use crate::soundness::{Mended, Remedy};
+use crate::soundness::{Mended, Remedy, Trust};
 use crate::{Frame, Row, Value, Vector};
 
 /// A repair that is under way.
@@ -28,6 +28,7 @@ pub(super) struct Repair {
     pub(super) from: usize,
     /// None before the buckets are compared.
     pub(super) buckets: Option<BTreeSet<Bucket>>,
+    pub(super) trust: Trust,
 }
 
 impl World {
@@ -111,15 +112,25 @@ impl World {
         broken || self.nodes[node].soundness.damage().is_some()
     }
 
+    /// What a node says of what it holds.
+    pub(super) fn fingerprint(&self, node: usize) -> Fingerprint {
+        let store = &self.nodes[node].store;
+        let floor = store.purged().floor;
+        Fingerprint { vector: store.heads().hash(), floor, digest: store.digests().from(floor) }
+    }
+
     /// Begins what the soundness of the rows asks for.
     pub(super) fn tend(&mut self, node: usize) {
-        let it = &mut self.nodes[node];
-        let floor = it.store.purged().floor;
-        let ours = Fingerprint { vector: it.store.heads().hash(), floor, digest: it.store.digests().from(floor) };
-        let peers: Vec<_> = it.heard.keys().copied().collect();
-        let ids: Vec<_> = peers.iter().map(|&peer| self.nodes[peer].id.clone()).collect();
+        let ours = self.fingerprint(node);
+        let peers: Vec<_> = self.nodes[node].heard.keys().copied().collect();
+        // Where one store alone writes each number, nobody differs from anybody.
+        let told = |peer: usize| match self.config.disks {
+            Disks::Stay => None,
+            Disks::SetBack => self.nodes[peer].published.map(|(_, holds)| holds),
+        };
+        let told: Vec<_> = peers.iter().map(|&peer| (self.nodes[peer].id.clone(), told(peer))).collect();
         let now = self.now;
-        let remedy = self.nodes[node].soundness.compare(ours, ids.iter().map(|id| (id, None)), now);
+        let remedy = self.nodes[node].soundness.compare(ours, told.iter().map(|(id, told)| (id, *told)), now);
         self.begin_remedy(node, remedy);
     }
 
@@ -127,8 +138,8 @@ impl World {
         match remedy {
             None => {}
             Some(Remedy::Look(_)) => self.look(node),
-            Some(Remedy::Repair(from, _)) => {
-                let repair = Repair { asker: self.life(node), from: self.index(&from), buckets: None };
+            Some(Remedy::Repair(from, trust)) => {
+                let repair = Repair { asker: self.life(node), from: self.index(&from), buckets: None, trust };
                 let delay = self.delay();
                 self.after(delay, Event::Repair(repair));
             }
@@ -182,12 +193,12 @@ impl World {
                 other => return self.fail(format!("rows cannot be read: {other:?}")),
             }
         }
-        self.enqueue(node, Job::Repair(heard, buckets.clone()));
+        self.enqueue(node, Job::Repair(heard, buckets.clone(), repair.trust));
     }
 
     /// The store puts the rows in place.
-    pub(super) fn put_right(&mut self, node: usize, answer: Answer, buckets: &BTreeSet<Bucket>) {
-        let keep: Keep = if self.sabotaged(Sabotage::RepairByJoin) {
+    pub(super) fn put_right(&mut self, node: usize, answer: Answer, buckets: &BTreeSet<Bucket>, trust: Trust) {
+        let keep: Keep = if trust == Trust::Both || self.sabotaged(Sabotage::RepairByJoin) {
             |ours, theirs, _, _| match (ours, theirs) {
                 (Some((mut ours, _)), Some(theirs)) => {
                     ours.join(theirs);

@@ -6,8 +6,8 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use rand::seq::IteratorRandom;
 
-use super::Sabotage;
 use super::world::{Event, World, site_id};
+use super::{Disks, Sabotage};
 
 /// What a power cut may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +81,7 @@ enum Strike {
     Restart,
     Slow,
     Full,
+    Disk,
 }
 
 impl World {
@@ -103,6 +104,9 @@ impl World {
         if self.faults.stores {
             kinds.extend([Strike::Slow, Strike::Full]);
         }
+        if self.config.disks == Disks::SetBack {
+            kinds.extend([Strike::Disk, Strike::Disk, Strike::Disk]);
+        }
         kinds.push(Strike::Restart);
         let node = self.rng.random_range(0..self.nodes.len());
         let until = self.now + self.between(50, 4_000);
@@ -123,6 +127,7 @@ impl World {
                     self.start(node);
                 }
             }
+            Strike::Disk => self.strike_disk(node),
             Strike::Slow => {
                 self.note(|world| format!("{}'s store is slow until {until:?}", world.nodes[node].id));
                 self.nodes[node].slow_until = until;
@@ -173,6 +178,7 @@ impl World {
             if rename {
                 it.store.become_site(site_id(u8::try_from(node).expect("a simulated cluster is small"), it.sites));
                 it.sites += 1;
+                it.books.fresh = true;
             }
         } else if hole {
             let site = it.store.site();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::world::{Event, World};
+use crate::agreement::Fingerprint;
 use crate::replica::Input;
 
 /// Shorter than the real ones, so that members go and come back, and hashes are of all ages, within a run.
@@ -18,18 +19,18 @@ impl World {
             self.check_fold(node);
         }
         let now = self.now;
-        let hash = self.nodes[node].store.heads().hash();
+        let holds = self.fingerprint(node);
         let published = &mut self.nodes[node].published;
         if published.is_none_or(|(at, _)| at + PUBLISHED_EVERY <= now) {
-            *published = Some((now, hash));
+            *published = Some((now, holds));
         }
         for other in self.heard_by(node) {
             let id = self.nodes[other].id.clone();
             if self.nodes[node].heard.insert(other, now).is_none() {
                 self.feed(node, Input::MemberUp(id.clone()));
             }
-            if let Some((_, hash)) = self.nodes[other].published {
-                self.feed(node, Input::Gossiped(id, hash));
+            if let Some((_, Fingerprint { vector, .. })) = self.nodes[other].published {
+                self.feed(node, Input::Gossiped(id, vector));
             }
         }
         let silent = self.nodes[node].heard.iter().filter(|&(_, &at)| at + SILENT_AFTER <= now);

@@ -136,6 +136,11 @@ impl World {
             self.after(Duration::ZERO, Event::Closed(id, end));
             return;
         }
+        let other = conn.ends[end.other().at()];
+        if !self.meets(life.node, other) {
+            self.break_conn(id);
+            return;
+        }
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.seen[end.at()] = Seen::Open;
         }

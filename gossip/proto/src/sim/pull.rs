@@ -17,7 +17,7 @@ use crate::{Frame, Hlc, NodeId, Purged, Vector};
 /// A pull that is under way.
 pub(super) struct Asked {
     asker: Life,
-    from: usize,
+    pub(super) from: usize,
     /// None asks for a snapshot: its stream says so by its kind.
     question: Option<Vec<u8>>,
     parts: Vec<Vec<u8>>,

@@ -13,8 +13,8 @@ use crate::clocks::{reading, stamped_from};
 use crate::model::{Answer, Statement};
 use crate::purged::Away;
 use crate::replica::{Input, PullOutcome};
-use crate::soundness::Mended;
-use crate::{Frame, Hlc, NodeId, Vector, Version};
+use crate::soundness::{Mended, Trust};
+use crate::{Frame, Hlc, NodeId, SiteId, Vector, Version};
 
 /// What the store is to do.
 pub(super) enum Job {
@@ -22,9 +22,11 @@ pub(super) enum Job {
     Apply(Vec<Version>),
     Join(NodeId, Answer, Whole),
     Purge(Vector),
-    Repair(Answer, BTreeSet<Bucket>),
+    Repair(Answer, BTreeSet<Bucket>, Trust),
     /// Give up the site, of which these versions are refused, and what is stamped later than this.
     Renounce(Vector, Hlc),
+    /// The same, where another store has written this site, but for what this start began with.
+    BeginAgain(SiteId, u64),
 }
 
 /// Whether an answer is a store.
@@ -62,11 +64,12 @@ impl World {
             Some(Job::Commit(statements)) => self.commit(node, &statements),
             Some(Job::Apply(versions)) => self.apply(node, &versions),
             Some(Job::Join(from, answer, whole)) => self.join(node, from, answer, whole),
-            Some(Job::Purge(_) | Job::Renounce(..)) if full => {}
+            Some(Job::Purge(_) | Job::Renounce(..) | Job::BeginAgain(..)) if full => {}
             Some(Job::Repair(..)) if full => self.mended(node, Mended::NotStored),
-            Some(Job::Repair(answer, buckets)) => self.put_right(node, answer, &buckets),
+            Some(Job::Repair(answer, buckets, trust)) => self.put_right(node, answer, &buckets, trust),
             Some(Job::Purge(through)) => self.purge(node, &through),
             Some(Job::Renounce(refused, latest)) => self.renounce(node, &refused, latest),
+            Some(Job::BeginAgain(site, boot)) => self.begin_again(node, site, boot),
             None => {}
         }
         self.check_node(node);
@@ -79,6 +82,8 @@ impl World {
         self.report.commits += 1;
         self.note(|world| format!("{} committed {version:?}", world.nodes[node].id));
         let version = Arc::new(version);
+        self.nodes[node].began.first.get_or_insert(version.hlc);
+        self.acknowledge(&version);
         self.history.insert((version.site, version.version), Arc::clone(&version));
         let unheard = self.rng.random_bool(self.faults.unheard_commit);
         let input =
@@ -177,7 +182,12 @@ impl World {
                 self.feed(node, Input::Received(from, frame));
                 self.feed(node, Input::Stored(heads));
             }
-            _ => self.feed(node, Input::Received(from, frame)),
+            _ => {
+                if let Frame::Heads(heads) = &frame {
+                    self.compare_own_head(node, heads);
+                }
+                self.feed(node, Input::Received(from, frame));
+            }
         }
     }
 }

@@ -10,11 +10,13 @@ use rand::{RngExt, SeedableRng};
 
 use super::clock::Astray;
 use super::damage::Repair;
-use super::faults::Faults;
+use super::faults::{Durability, Faults};
 use super::link::{Conn, Cuts, End};
 use super::pull::Asked;
+use super::setback::{Began, Books, Image};
 use super::store::Job;
-use super::{Config, Damage, Failure, Report, Sabotage, Trace, Wall};
+use super::{Config, Damage, Disks, Failure, Report, Sabotage, Trace, Wall};
+use crate::agreement::Fingerprint;
 use crate::model::Store;
 use crate::replica::{Input, Output};
 use crate::soundness::Soundness;
@@ -42,6 +44,8 @@ pub(super) enum Event {
     Opened(u64, End),
     Arrive(u64, End),
     Closed(u64, End),
+    /// The node is told that another store has written its site, and the greatest count of starts that is known of it.
+    Forked(Life, SiteId, u64),
     /// A cut from one node to the other that began then has lasted as long as connections bear it.
     Lapsed(usize, usize, Duration),
     Asked(u64),
@@ -64,6 +68,10 @@ pub(super) struct Node {
     pub(super) store: Store,
     /// What survives a power cut, where durability is normal.
     pub(super) disk: Store,
+    pub(super) books: Books,
+    pub(super) began: Began,
+    /// What the disk may be set back to.
+    pub(super) image: Option<Image>,
     /// Results of the store that are not synced, so that nobody hears of them.
     pub(super) unsynced: Vec<Input>,
     pub(super) sites: u8,
@@ -83,7 +91,7 @@ pub(super) struct Node {
     pub(super) heard: BTreeMap<usize, Duration>,
     /// How long others were not heard, while we listened. Survives a crash.
     pub(super) unheard: BTreeMap<usize, Duration>,
-    pub(super) published: Option<(Duration, u64)>,
+    pub(super) published: Option<(Duration, Fingerprint)>,
 }
 
 pub(super) struct World {
@@ -100,6 +108,8 @@ pub(super) struct World {
     pub(super) pulls: BTreeMap<u64, Asked>,
     /// What was acknowledged, but for what a power cut then took. That is nowhere, or somebody heard of it too early.
     pub(super) history: BTreeMap<(SiteId, u64), Arc<Version>>,
+    /// The same where disks are set back, but for what is held by nobody any more.
+    pub(super) acknowledged: Vec<Arc<Version>>,
     /// Sites that gave up what they had told nobody above these versions: it was written again by another one, or is lost.
     pub(super) given_up: BTreeMap<SiteId, u64>,
     /// The node whose wall clock is wrong by far, if there is one.
@@ -121,7 +131,11 @@ const WALL_MS: u64 = 1_760_000_000_000;
 impl World {
     pub(super) fn new(seed: u64, config: &Config) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let faults = Faults::draw(&mut rng);
+        let mut faults = Faults::draw(&mut rng);
+        if config.disks == Disks::SetBack {
+            // Else nobody could say who holds what.
+            faults.durability = Durability::Full;
+        }
         // Against a window of a second or two a minute would be for ever.
         let skew_ms = match config.wall {
             _ if config.window.is_some() => 500,
@@ -143,6 +157,7 @@ impl World {
             conns: BTreeMap::new(),
             pulls: BTreeMap::new(),
             history: BTreeMap::new(),
+            acknowledged: Vec::new(),
             given_up: BTreeMap::new(),
             astray: None,
             hurt: BTreeSet::new(),
@@ -210,6 +225,7 @@ impl World {
             Event::Opened(conn, end) => self.conn_opened(conn, end),
             Event::Arrive(conn, end) => self.arrive(conn, end),
             Event::Closed(conn, end) => self.conn_closed(conn, end),
+            Event::Forked(life, site, boot) => self.if_alive(life, |world, node| world.forked(node, site, boot)),
             Event::Lapsed(from, to, since) => self.lapse(from, to, since),
             Event::Asked(pull) => self.answer(pull),
             Event::Answered(pull) => self.take_answer(pull),
@@ -281,6 +297,8 @@ impl World {
         let it = &mut self.nodes[node];
         it.running = true;
         it.life += 1;
+        self.begin(node);
+        let it = &mut self.nodes[node];
         it.replica = Replica::with_sizes(it.id.clone(), it.store.heads().clone(), seed, now, sizes);
         it.soundness = Soundness::new(seed, now);
         it.reported = now;
@@ -388,6 +406,9 @@ impl Node {
             skew_ms,
             disk: store.clone(),
             store,
+            books: Books::default(),
+            began: Began::nothing(),
+            image: None,
             unsynced: Vec::new(),
             sites: 1,
             jobs: VecDeque::new(),

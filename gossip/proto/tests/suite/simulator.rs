@@ -2,13 +2,14 @@
 //!
 //! A failing seed prints itself. `KITH_SIM_SEED=45 cargo nextest run -p kith-gossip-proto replay` runs it again and prints
 //! what happened (`KITH_SIM_NODES=3` where it was not five nodes, `KITH_SIM_WINDOW_MS=1500` where tombstones are purged,
-//! `KITH_SIM_DAMAGE=1` where rows are damaged, `KITH_SIM_WALL=1` where a clock is a day ahead).
+//! `KITH_SIM_DAMAGE=1` where rows are damaged, `KITH_SIM_WALL=1` where a clock is a day ahead, `KITH_SIM_DISKS=1` where disks
+//! are set back).
 
 use std::ops::Range;
 use std::time::Duration;
 
 use kith_gossip_proto::replica::{PULL_EVERY, Sizes};
-use kith_gossip_proto::sim::{Config, Damage, Failure, Report, Sabotage, Trace, Wall, run};
+use kith_gossip_proto::sim::{Config, Damage, Disks, Failure, Report, Sabotage, Trace, Wall, run};
 
 /// Bound of the settling, in simulated time: less than [`PULL_EVERY`], the last resort, which so cannot hide that a rule
 /// fails. Most of it is the end of a stream that a peer notices late, and a pull that must stall first.
@@ -24,6 +25,7 @@ fn config(nodes: usize) -> Config {
         window: None,
         damage: Damage::None,
         wall: Wall::InStep,
+        disks: Disks::Stay,
         sabotage: None,
         trace: Trace::Off,
     }
@@ -45,6 +47,7 @@ fn replay() {
         (Some(_), _) => forgetful(nodes),
         (None, Damage::Some) => hurting(nodes),
         (None, Damage::None) if std::env::var_os("KITH_SIM_WALL").is_some() => astray(nodes),
+        (None, Damage::None) if std::env::var_os("KITH_SIM_DISKS").is_some() => set_back(nodes),
         (None, Damage::None) => config(nodes),
     };
     match run(seed, &Config { trace: Trace::On, window, ..base }) {
@@ -74,6 +77,8 @@ fn sum(reports: &[Report]) -> Report {
         sum.replayed += report.replayed;
         sum.renounced += report.renounced;
         sum.restamped += report.restamped;
+        sum.set_back += report.set_back;
+        sum.forked += report.forked;
     }
     eprintln!("{} runs: {sum:?}", reports.len());
     sum
@@ -324,6 +329,29 @@ fn g4_answers_from_the_future_that_are_joined_are_noticed() {
 #[test]
 fn g4_a_site_that_is_not_given_up_is_noticed() {
     notices_in(&astray(3), Sabotage::KeepFuture, &["not equal"], 9_000..9_100);
+}
+
+/// Disks are set back to what was on them. Where two stores wrote under one number, their rows are joined once they are found
+/// to differ.
+fn set_back(nodes: usize) -> Config {
+    Config { disks: Disks::SetBack, settle: Duration::from_secs(90), ..config(nodes) }
+}
+
+fn were_set_back(reports: &[Report]) {
+    let (runs, sum) = (u64::try_from(reports.len()).unwrap(), sum(reports));
+    assert!(sum.set_back > runs && sum.forked > runs / 2, "{sum:?}");
+}
+
+#[test]
+fn g4_of_disks_that_are_set_back_nothing_is_lost_that_a_peer_has() {
+    were_set_back(&hold(9_400..9_500, &set_back(3)));
+    were_set_back(&hold(9_500..9_560, &set_back(5)));
+    were_set_back(&hold(9_560..9_600, &set_back(2)));
+}
+
+#[test]
+fn g4_a_site_that_another_store_has_written_and_is_not_given_up_is_noticed() {
+    notices_in(&set_back(3), Sabotage::KeepSite, &["not equal", "lost"], 9_400..9_500);
 }
 
 #[test]
