@@ -31,6 +31,8 @@ use crate::wireguard::Interface;
 use echo::BEFORE;
 use heard::Longest;
 use plan::{State, Step, Tunnel, plan};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use echo::accepts;
 pub(crate) use socket::Echoes;
 use trial::{Memory, Turn};
 pub(crate) use ways::{Way, Ways};

@@ -52,6 +52,10 @@ mod public;
 mod store_health;
 mod sweep;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use beat::Stuck;
 pub use clock::{Clock, Now};
 pub use config::{Config, Network, Public};

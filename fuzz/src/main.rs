@@ -7,6 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 static TARGET: LazyLock<fn(&[u8])> = LazyLock::new(|| {
     let targets = [
+        kith_daemon::fuzzing::TARGETS,
         kith_dns::fuzzing::TARGETS,
         kith_gossip_proto::fuzzing::TARGETS,
         kith_gossip::fuzzing::TARGETS,

@@ -84,7 +84,23 @@ pub(super) fn read(datagram: &[u8]) -> Option<Echo> {
         QUESTION_OF_ONE_ANSWERED => Asker::Answered,
         _ => return None,
     };
-    (usize::from(length) == datagram.len()).then_some(Echo::Question(Token(token), length, asker))
+    let is_whole = usize::from(length) == datagram.len() && datagram.len() <= MOST;
+    is_whole.then_some(Echo::Question(Token(token), length, asker))
+}
+
+/// For the fuzzer: what is read is what was written, and its answer is no longer, and one.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn accepts(datagram: &[u8]) {
+    match read(datagram) {
+        Some(Echo::Question(token, length, asker)) => {
+            assert_eq!(question(token, length, asker), datagram);
+            let answer = answer(token, length);
+            assert!(answer.len() <= datagram.len());
+            assert_eq!(read(&answer), Some(Echo::Answer(token, length)));
+        }
+        Some(Echo::Answer(token, length)) => assert_eq!(answer(token, length), datagram),
+        None => {}
+    }
 }
 
 #[cfg(test)]
@@ -130,6 +146,10 @@ mod tests {
                 assert_eq!(read(&wrong).is_some(), other, "{at} {flip}");
             }
         }
+        let mut beyond = question(TOKEN, MOST as u16, Asker::Answered);
+        beyond.push(0);
+        beyond[6..8].copy_from_slice(&(MOST as u16 + 1).to_be_bytes());
+        assert_eq!(read(&beyond), None);
         let longer = [&answer(TOKEN, 16)[..], &[0]].concat();
         assert_eq!((read(&longer), read(&[])), (None, None));
         // Another version, whatever it has, is left alone.
