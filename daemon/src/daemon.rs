@@ -133,6 +133,7 @@ impl Daemon {
             ways: parts.ways.clone(),
             echoes: echoes.clone(),
             peers: wake.clone(),
+            partition: parts.partition.clone(),
         };
         self.add(Peers::new(parts).map_err(|error| BuildError(error.into()))?, wake.clone());
         self.loops.push(Box::pin(store.follow(peers::rows(), wake, self.token.clone())));

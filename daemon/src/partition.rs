@@ -17,7 +17,7 @@
 mod plan;
 mod suspicion;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kith_gossip_client::members::{Member, MemberState};
@@ -99,9 +99,16 @@ impl Reconciler for Partitions {
     async fn observe(&mut self, now: Now) -> Result<Observed, Error> {
         let seen = self.look(now).await;
         match &seen {
-            Ok(seen) => self.last = Some(seen.clone()),
+            Ok(seen) => {
+                let up = seen.others.iter().filter(|(_, heard)| matches!(heard, Heard::Up { .. }));
+                self.partition.hears(up.map(|(id, _)| id.clone()).collect());
+                self.last = Some(seen.clone());
+            }
             // Who is heard is not known while the store is away, nor for a moment after its return.
-            Err(_) => self.partition.set(Suspicion::Unknown),
+            Err(_) => {
+                self.partition.hears(BTreeSet::new());
+                self.partition.set(Suspicion::Unknown);
+            }
         }
         seen
     }

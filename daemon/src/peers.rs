@@ -16,7 +16,7 @@ mod plan;
 mod report;
 mod row;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -109,6 +109,7 @@ pub(crate) struct Observed {
     rows: Option<BTreeMap<String, Row>>,
     peers: BTreeMap<PublicKey, Installed>,
     worked: BTreeMap<PublicKey, SocketAddr>,
+    echoed: BTreeSet<PublicKey>,
 }
 
 /// Something to do.
@@ -200,6 +201,7 @@ impl Peers {
             rows: observed.rows.as_ref(),
             cache: &self.cache,
             worked: &observed.worked,
+            echoed: &observed.echoed,
             peers: &observed.peers,
             tombstones: &self.tombstones,
             replaced: &self.replaced,
@@ -241,8 +243,8 @@ impl Peers {
 /// Where the peers may be reached that have something behind them.
 fn ways(judgement: &Judgement) -> BTreeMap<PublicKey, Way> {
     let known = judgement.cache.servers.iter().map(|(id, known)| {
-        let cache::Known { key, endpoints, worked, .. } = known;
-        (*key, Way { id: id.clone(), endpoints: endpoints.clone(), worked: *worked })
+        let cache::Known { key, endpoints, worked, echoed, .. } = known;
+        (*key, Way { id: id.clone(), endpoints: endpoints.clone(), worked: *worked, echoed: *echoed })
     });
     known.filter(|(key, _)| judgement.wanted.get(key).is_some_and(|wanted| !wanted.allowed.is_empty())).collect()
 }
@@ -261,8 +263,8 @@ impl Reconciler for Peers {
         let rows = cells.map(|cells| Row::read(cells, self.mesh));
         let peers = seen.device.iter().flat_map(|device| &device.peers);
         let peers = peers.map(|(key, peer)| (*key, peer.installed.clone())).collect();
-        let worked = self.ways.worked();
-        let observed = Observed { seen, key, own_row, rows, peers, worked };
+        let (worked, echoed) = (self.ways.worked(), self.ways.echoed());
+        let observed = Observed { seen, key, own_row, rows, peers, worked, echoed };
         self.age(&observed, now);
         let judgement = judge(&self.view(&observed));
         self.replaced.retain(|key, _| judgement.former.contains_key(key));

@@ -127,6 +127,11 @@ impl Heard {
         self.answered.is_some() || self.asked_by.is_some()
     }
 
+    /// Whether it was ever asked.
+    pub(super) fn was_asked(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     /// Questions since then, and since its last answer, that have no answer though they had their time.
     pub(super) fn missing(&self, since: Instant, now: Instant) -> usize {
         let since = self.answered.map_or(since, |answered| answered.max(since));

@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::SOON;
 use super::heard::Heard;
 use super::socket::EVERY;
 use super::trial::Trial;
+use super::{Echoed, SOON};
 use crate::clock::Now;
 use crate::peers::{MeshRange, PublicKey, can_end};
 
@@ -51,6 +51,8 @@ pub(crate) struct Tunnel {
     pub(super) endpoints: Vec<SocketAddr>,
     /// Where it was reached.
     pub(super) worked: Option<SocketAddr>,
+    /// Whether its daemon is known to echo.
+    pub(super) echoed: Echoed,
     /// Where its packets go.
     pub(super) current: Option<SocketAddr>,
     /// What was tried.
@@ -110,6 +112,13 @@ pub(crate) enum Step {
         /// Where.
         endpoint: SocketAddr,
     },
+    /// Remember that a peer's daemon echoes.
+    Echoes {
+        /// Its server.
+        id: String,
+        /// Its key.
+        key: PublicKey,
+    },
 }
 
 /// Whether all places were tried.
@@ -130,20 +139,30 @@ impl Tunnel {
         let asks = self.heard.asked_by.is_some_and(|at| of_late(at, GONE));
         let misses = self.heard.missing(since, now.at) >= MISSING;
         // A daemon that is restarted takes no tunnel away: packets come, questions do not.
-        if !self.heard.echoes() || misses && carries && !asks {
+        if !self.echoes() && self.echoed == Echoed::Ever && self.has_time(now) {
+            // It is about to be asked, unless we cannot.
+            return State::Trying;
+        }
+        if !self.echoes() || misses && carries && !asks {
             return self.by_handshakes(now);
         }
         match self.heard.answered.filter(|at| *at >= since) {
             Some(_) if misses => State::Down(Why::NoAnswer),
             Some(_) => State::Up,
-            None if self.has_time(now) => State::Trying,
+            // Whom nobody asked before now is not judged by the time that went by.
+            None if !misses || self.has_time(now) => State::Trying,
             None => State::Down(Why::NoAnswer),
         }
     }
 
+    /// Whether its daemon's silence says something. As long as it is not asked it does not.
+    fn echoes(&self) -> bool {
+        self.heard.echoes() || self.echoed == Echoed::Ever && self.heard.was_asked()
+    }
+
     /// Whether an answer is missing.
     pub(super) fn misses(&self, now: Now) -> bool {
-        self.heard.echoes() && self.heard.missing(self.trial.since, now.at) > 0
+        self.echoes() && self.heard.missing(self.trial.since, now.at) > 0
     }
 
     /// How it is, of a peer whose daemon says nothing.
@@ -170,6 +189,12 @@ impl Tunnel {
         untried.map(|at| (at, Round::GoesOn)).or_else(|| places.clone().next().map(|at| (at, Round::Begins)))
     }
 
+    /// What is known of its daemon since it was heard.
+    fn news(&self) -> Option<Step> {
+        let is_new = self.echoed == Echoed::Never && self.heard.echoes();
+        is_new.then(|| Step::Echoes { id: self.id.clone(), key: self.key })
+    }
+
     fn step(&self, mesh: MeshRange, now: Now) -> Option<Step> {
         let (id, key) = (self.id.clone(), self.key);
         match self.state(now) {
@@ -188,7 +213,7 @@ impl Tunnel {
 
 /// What is to be done.
 pub(super) fn plan(tunnels: &[Tunnel], mesh: MeshRange, now: Now) -> Vec<Step> {
-    tunnels.iter().filter_map(|tunnel| tunnel.step(mesh, now)).collect()
+    tunnels.iter().flat_map(|tunnel| tunnel.news().into_iter().chain(tunnel.step(mesh, now))).collect()
 }
 
 impl State {
@@ -213,6 +238,7 @@ impl fmt::Display for Step {
                 let not = not.map_or_else(String::new, |not| format!(" at {not}"));
                 write!(f, "try {id} at {endpoint}: {why}{not}")
             }
+            Step::Echoes { id, .. } => write!(f, "the daemon of {id} echoes"),
             Step::Keep { id, endpoint, .. } => write!(f, "keep {endpoint} of {id}, which works"),
         }
     }

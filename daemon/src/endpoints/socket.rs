@@ -67,7 +67,8 @@ impl Echoes {
                     && let Some(socket) = self.open(management(&own), PORT).await
                 {
                     retry.succeeded();
-                    self.talk(&socket, &ways).await;
+                    let failed = self.talk(&socket, &ways).await;
+                    self.fail(&failed);
                 }
                 sleep(retry.delay()).await;
             }
@@ -82,8 +83,16 @@ impl Echoes {
         opened.inspect_err(|error| tracing::debug!(%error, "no socket for echoes")).ok()
     }
 
-    /// Until the socket fails.
-    async fn talk(&self, socket: &UdpSocket, ways: &Ways) {
+    /// There is no socket any more. What was heard by it grows no older, so it says nothing: without it tunnels are told by their
+    /// handshakes.
+    fn fail(&self, error: &std::io::Error) {
+        tracing::debug!(%error, "the socket for echoes failed");
+        *self.why() = Some(format!("UDP {PORT}: {error}"));
+        self.heard().clear();
+    }
+
+    /// Until the socket fails; why it did.
+    async fn talk(&self, socket: &UdpSocket, ways: &Ways) -> std::io::Error {
         let random = SystemRandom::new();
         let mut due = interval(EVERY);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,7 +109,7 @@ impl Echoes {
                 // A datagram that is not taken stays in the socket.
                 came = receive(socket, &mut buffer) => match came {
                     Ok(came) => self.hear(socket, ways, &came, &buffer[..came.length]).await,
-                    Err(error) => return tracing::debug!(%error, "the socket for echoes failed"),
+                    Err(error) => return error,
                 },
             }
         }
@@ -180,14 +189,14 @@ async fn send(socket: &UdpSocket, to: SocketAddr, datagram: &[u8]) {
 mod tests {
     use std::net::SocketAddrV6;
 
-    use super::super::Way;
     use super::super::echo::Asker;
+    use super::super::{Echoed, Way};
     use super::*;
 
     #[tokio::test]
     async fn what_comes_by_another_link_than_the_tunnels_is_not_heard() {
         let (key, ways, mut buffer) = (PublicKey::new([7; 32]), Ways::default(), [0; MOST + 1]);
-        let way = Way { id: "b".to_owned(), endpoints: Vec::new(), worked: None };
+        let way = Way { id: "b".to_owned(), endpoints: Vec::new(), worked: None, echoed: Echoed::Never };
         ways.tell(PublicKey::new([8; 32]), None, [(key, way)].into());
         let socket = bind(Ipv6Addr::LOCALHOST, 0).await.unwrap();
         let asked = question(Token([1; 8]), 16, Asker::Answered);
@@ -213,6 +222,15 @@ mod tests {
         drop(taken);
         assert!(echoes.open(Ipv6Addr::LOCALHOST, port).await.is_some());
         assert_eq!(echoes.not_asking(), None);
+    }
+
+    #[tokio::test]
+    async fn of_a_socket_that_failed_nothing_is_left_that_was_heard() {
+        let echoes = Echoes::by("lo");
+        echoes.heard().entry(PublicKey::new([7; 32])).or_default().asks(Asker::Answered, Instant::now());
+        echoes.fail(&std::io::ErrorKind::NetworkDown.into());
+        assert!(echoes.get().is_empty());
+        assert_eq!(echoes.not_asking().as_deref(), Some("UDP 31821: network down"));
     }
 
     fn own(socket: &UdpSocket) -> SocketAddrV6 {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -34,8 +34,8 @@ pub(super) struct Memory {
     bytes: u64,
     /// When something was seen to have come from it.
     pub(super) received: Option<Instant>,
-    /// What it was known to be.
-    known: Option<Turn>,
+    /// What it is known to be, and since when.
+    known: Option<(Turn, Instant)>,
 }
 
 /// What became of a peer since the last look.
@@ -78,14 +78,23 @@ impl Memory {
     }
 
     /// What is made of that. While it is tried it is thought of as before.
-    pub(super) fn judge(&mut self, state: State) -> Option<Turn> {
-        match (self.known, state) {
+    pub(super) fn judge(&mut self, state: State, now: Instant) -> Option<Turn> {
+        match (self.known.map(|(turn, _)| turn), state) {
             (_, State::Trying) | (Some(Turn::Down), State::Down(_)) => return None,
             (_, State::Up) => (self.trial.tried, self.trial.rounds) = (BTreeSet::new(), 0),
             (Some(Turn::Up) | None, State::Down(_)) => {}
         }
         let turn = if state == State::Up { Turn::Up } else { Turn::Down };
-        (self.known.replace(turn) != Some(turn)).then_some(turn)
+        if self.known.is_some_and(|(known, _)| known == turn) {
+            return None;
+        }
+        self.known = Some((turn, now));
+        Some(turn)
+    }
+
+    /// Whether it has carried nothing for so long.
+    pub(super) fn is_down(&self, so_long: Duration, now: Instant) -> bool {
+        matches!(self.known, Some((Turn::Down, since)) if now.saturating_duration_since(since) >= so_long)
     }
 
     /// It is tried elsewhere.

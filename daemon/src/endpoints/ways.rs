@@ -1,6 +1,6 @@
 //! What the peers and their endpoints tell each other: who is to be reached and where that may be, and where it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +15,18 @@ pub(crate) struct Way {
     pub(crate) endpoints: Vec<SocketAddr>,
     /// Where one ended that worked.
     pub(crate) worked: Option<SocketAddr>,
+    /// Whether its daemon is known to echo.
+    pub(crate) echoed: Echoed,
+}
+
+/// Whether a peer's daemon has ever answered or asked, before this start too: of one that has, silence says something at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Echoed {
+    /// It has.
+    Ever,
+    /// Not that we know.
+    #[default]
+    Never,
 }
 
 /// Both tellings. Clones share them.
@@ -28,6 +40,7 @@ struct Told {
     peers: Arc<BTreeMap<PublicKey, Way>>,
     addresses: Arc<BTreeMap<Ipv6Addr, PublicKey>>,
     worked: BTreeMap<PublicKey, SocketAddr>,
+    echoed: BTreeSet<PublicKey>,
 }
 
 impl Ways {
@@ -35,6 +48,7 @@ impl Ways {
     pub(crate) fn tell(&self, own: PublicKey, mtu: Option<u32>, peers: BTreeMap<PublicKey, Way>) {
         let mut told = self.told();
         told.worked.retain(|key, _| peers.contains_key(key));
+        told.echoed.retain(|key| peers.contains_key(key));
         if *told.peers != peers {
             told.addresses = Arc::new(peers.keys().map(|key| (management(key), *key)).collect());
             told.peers = Arc::new(peers);
@@ -70,6 +84,16 @@ impl Ways {
     /// Where peers were reached.
     pub(crate) fn worked(&self) -> BTreeMap<PublicKey, SocketAddr> {
         self.told().worked.clone()
+    }
+
+    /// Says that a peer's daemon echoes.
+    pub(super) fn echoes(&self, key: PublicKey) {
+        self.told().echoed.insert(key);
+    }
+
+    /// Whose daemons echoed.
+    pub(crate) fn echoed(&self) -> BTreeSet<PublicKey> {
+        self.told().echoed.clone()
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {

@@ -1,5 +1,6 @@
-//! Whether it may be us who are cut off: one cell that [`Partitions`](super::Partitions) writes, and whoever destroys reads.
+//! Whether it may be us who are cut off, and who is heard: cells that [`Partitions`](super::Partitions) writes, and whoever destroys reads.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::wake::Wake;
@@ -19,6 +20,7 @@ pub(crate) enum Suspicion {
 #[derive(Debug, Clone)]
 pub(crate) struct Partition {
     suspicion: Arc<Mutex<Suspicion>>,
+    heard: Arc<Mutex<Arc<BTreeSet<String>>>>,
     wakes: Arc<[Wake]>,
 }
 
@@ -37,12 +39,22 @@ impl Partition {
     /// Not known yet. Each change wakes these.
     pub(crate) fn new(wakes: impl IntoIterator<Item = Wake>) -> Partition {
         let wakes: Vec<Wake> = wakes.into_iter().collect();
-        Partition { suspicion: Arc::new(Mutex::new(Suspicion::Unknown)), wakes: wakes.into() }
+        Partition { suspicion: Arc::new(Mutex::new(Suspicion::Unknown)), heard: Arc::default(), wakes: wakes.into() }
     }
 
     /// What is thought.
     pub(crate) fn suspicion(&self) -> Suspicion {
         *self.suspicion.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The servers that gossip hears, by whatever way; nobody while the store is away.
+    pub(crate) fn heard(&self) -> Arc<BTreeSet<String>> {
+        Arc::clone(&self.heard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says who is heard.
+    pub(super) fn hears(&self, servers: BTreeSet<String>) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(servers);
     }
 
     /// Says what is thought. Only who looks at the members knows.

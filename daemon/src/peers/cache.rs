@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::PublicKey;
 use super::mesh::Number;
+use crate::endpoints::Echoed;
 use crate::error::Error;
 use crate::file::OwnFile;
 
@@ -43,6 +44,8 @@ pub(crate) struct Known {
     pub(crate) endpoints: Vec<SocketAddr>,
     /// Where one ended that worked.
     pub(crate) worked: Option<SocketAddr>,
+    /// Whether its daemon echoed.
+    pub(crate) echoed: Echoed,
     /// Keys that it had before.
     pub(crate) former: BTreeSet<PublicKey>,
 }
@@ -66,6 +69,8 @@ struct Entry {
     number: u8,
     endpoints: Vec<SocketAddr>,
     worked: Option<SocketAddr>,
+    #[serde(default)]
+    echoed: bool,
     #[serde(default)]
     former: BTreeSet<PublicKey>,
 }
@@ -93,8 +98,9 @@ impl CacheFile {
 impl From<&Cache> for Document {
     fn from(cache: &Cache) -> Document {
         let entry = |(id, known): (&String, &Known)| {
-            let Known { key, number, endpoints, worked, former } = known.clone();
-            (id.clone(), Entry { key, number: number.get(), endpoints, worked, former })
+            let Known { key, number, endpoints, worked, echoed, former } = known.clone();
+            let echoed = echoed == Echoed::Ever;
+            (id.clone(), Entry { key, number: number.get(), endpoints, worked, echoed, former })
         };
         Document {
             version: VERSION,
@@ -111,8 +117,9 @@ impl TryFrom<Document> for Cache {
     fn try_from(document: Document) -> Result<Cache, String> {
         let number = |number| Number::new(number).ok_or_else(|| format!("number {number}"));
         let known = |(id, entry): (String, Entry)| {
-            let Entry { key, number: given, endpoints, worked, former } = entry;
-            Ok((id, Known { key, number: number(given)?, endpoints, worked, former }))
+            let Entry { key, number: given, endpoints, worked, echoed, former } = entry;
+            let echoed = if echoed { Echoed::Ever } else { Echoed::Never };
+            Ok((id, Known { key, number: number(given)?, endpoints, worked, echoed, former }))
         };
         Ok(Cache {
             own: document.own.map(number).transpose()?,
@@ -138,6 +145,7 @@ mod tests {
             number: Number::new(2).unwrap(),
             endpoints: vec!["192.0.2.2:31820".parse().unwrap()],
             worked: Some("[2001:db8::2]:31820".parse().unwrap()),
+            echoed: Echoed::Ever,
             former: [PublicKey::new([9; 32])].into(),
         };
         let cache = Cache { own: Number::new(1), servers: [("two".to_owned(), known)].into(), removed: 3 };

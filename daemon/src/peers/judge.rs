@@ -22,6 +22,7 @@ use super::cache::{Cache, FORMER, Known, MOST};
 use super::key::PublicKey;
 use super::mesh::{MeshRange, Number, management};
 use super::row::{Fault, Row, Said, Server};
+use crate::endpoints::Echoed;
 use crate::partition::Suspicion;
 
 /// All that is judged by.
@@ -41,6 +42,8 @@ pub(crate) struct View<'a> {
     pub(crate) cache: &'a Cache,
     /// Where peers were reached since.
     pub(crate) worked: &'a BTreeMap<PublicKey, SocketAddr>,
+    /// Whose daemons echoed since.
+    pub(crate) echoed: &'a BTreeSet<PublicKey>,
     /// The interface's peers.
     pub(crate) peers: &'a BTreeMap<PublicKey, Installed>,
     /// Since when we see that a server was removed.
@@ -267,9 +270,14 @@ fn known(id: &str, claim: &Claim, view: &View<'_>) -> Known {
     former.extend(before.map(|known| known.key));
     former.retain(|former| *former != key && view.peers.contains_key(former));
     let former = former.into_iter().take(FORMER).collect();
-    let worked = before.filter(|known| known.key == key).and_then(|known| known.worked);
-    let worked = view.worked.get(&key).copied().or(worked);
-    Known { key, number, endpoints, worked, former }
+    let before = before.filter(|known| known.key == key);
+    let worked = view.worked.get(&key).copied().or(before.and_then(|known| known.worked));
+    let echoed = match before.map(|known| known.echoed) {
+        Some(Echoed::Ever) => Echoed::Ever,
+        Some(Echoed::Never) | None if view.echoed.contains(&key) => Echoed::Ever,
+        Some(Echoed::Never) | None => Echoed::Never,
+    };
+    Known { key, number, endpoints, worked, echoed, former }
 }
 
 /// The peers of servers that were removed, which stay known until they are gone from the interface.

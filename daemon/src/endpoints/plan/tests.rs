@@ -24,6 +24,7 @@ struct World {
     daemon: Daemon,
     endpoints: Vec<SocketAddr>,
     worked: Option<SocketAddr>,
+    echoed: Echoed,
     peer: PeerSeen,
     heard: Heard,
     memory: Memory,
@@ -49,7 +50,8 @@ impl World {
         let now = Instant::now() + Duration::from_secs(86_400);
         let memory = Memory::new(&peer, now);
         let (works, worked, heard, log) = (works.to_vec(), None, Heard::default(), Vec::new());
-        World { works, daemon, endpoints, worked, peer, heard, memory, begun: now, now, log }
+        let echoed = Echoed::Never;
+        World { works, daemon, endpoints, worked, echoed, peer, heard, memory, begun: now, now, log }
     }
 
     fn seconds(&self) -> u64 {
@@ -104,13 +106,14 @@ impl World {
             id: "b".to_owned(),
             endpoints: self.endpoints.clone(),
             worked: self.worked,
+            echoed: self.echoed,
             current: self.peer.installed.endpoint,
             trial: self.memory.trial.clone(),
             shook: self.memory.shook,
             received: self.memory.received,
             heard: self.heard.clone(),
         };
-        if let Some(turn) = self.memory.judge(tunnel.state(now)) {
+        if let Some(turn) = self.memory.judge(tunnel.state(now), self.now) {
             self.log.push(format!("{:>4} s {turn:?}", self.seconds()));
         }
         Tunnel { trial: self.memory.trial.clone(), ..tunnel }
@@ -123,15 +126,27 @@ impl World {
             let now = Now { at: self.now, wall_ms: 0 };
             let tunnel = self.look();
             for step in plan(&[tunnel], mesh(), now) {
-                self.log.push(format!("{:>4} s {step}", self.seconds()));
+                match step {
+                    // Once for each peer, ever.
+                    Step::Echoes { .. } => {}
+                    Step::Try { .. } | Step::Keep { .. } => self.log.push(format!("{:>4} s {step}", self.seconds())),
+                }
                 self.memory.tries(&step, self.now);
                 match step {
                     Step::Try { endpoint, .. } => self.peer.installed.endpoint = Some(endpoint),
                     Step::Keep { endpoint, .. } => self.worked = Some(endpoint),
+                    Step::Echoes { .. } => self.echoed = Echoed::Ever,
                 }
             }
             self.now += Duration::from_secs(1);
         }
+        self
+    }
+
+    /// Our own agent starts anew: what it heard is gone, and WireGuard's handshakes stay.
+    fn restart(&mut self) -> &mut World {
+        self.heard = Heard::default();
+        self.memory = Memory::new(&self.peer, self.now);
         self
     }
 
@@ -156,6 +171,13 @@ impl World {
 
 #[test]
 fn a_tunnel_that_carries_is_remembered_once_and_then_left_alone() {
+    let mut world = World::of(&["1", "2"], &["1"], Daemon::Runs);
+    world.heard.asks(Asker::NotAnswered, world.now);
+    let now = Now { at: world.now, wall_ms: 0 };
+    assert_eq!(
+        plan(&[world.look()], mesh(), now).first().map(ToString::to_string).as_deref(),
+        Some("the daemon of b echoes")
+    );
     let mut world = World::of(&["1", "2"], &["1"], Daemon::Runs);
     insta::assert_snapshot!(world.run(86_400).told(), @r"
     0 s Up
@@ -292,4 +314,43 @@ fn without_another_place_there_is_nothing_to_do() {
     "#);
     let mut nowhere = World::of(&[], &[], Daemon::Runs);
     assert_eq!(nowhere.run(1000).told(), "  15 s Down");
+}
+
+#[test]
+fn beside_a_tunnel_that_is_dead_already_an_agent_that_starts_knows_it_by_the_silence_of_who_echoed() {
+    let mut world = World::of(&["1", "2"], &["1"], Daemon::Runs);
+    world.run(100).turn(&["2"]).run(3).restart().run(60);
+    insta::assert_snapshot!(world.told(), @r#"
+      0 s Up
+      0 s keep 192.0.2.1:31820 of b, which works
+    100 s it is reached at ["2"]
+    118 s Down
+    118 s try b at 192.0.2.2:31820: no answer at 192.0.2.1:31820
+    120 s Up
+    120 s keep 192.0.2.2:31820 of b, which works
+    "#);
+    // Of who never did only handshakes say something.
+    let mut world = World::of(&["1", "2"], &["1"], Daemon::Away);
+    world.run(100).turn(&["2"]).run(3).restart().run(250);
+    insta::assert_snapshot!(world.told(), @r#"
+      0 s Up
+      0 s keep 192.0.2.1:31820 of b, which works
+    100 s it is reached at ["2"]
+    103 s Up
+    "#);
+}
+
+#[test]
+fn who_is_not_asked_any_more_is_told_by_handshakes_and_once_it_is_asked_again_by_its_answers() {
+    let mut world = World::of(&["1", "2"], &["1"], Daemon::Runs);
+    world.run(1000).told();
+    // The socket failed, and there is another at once.
+    world.heard = Heard::default();
+    assert_eq!(world.run(100).told(), "");
+    // And there is none any more.
+    world.heard = Heard::default();
+    let now = Now { at: world.now + Duration::from_secs(200), wall_ms: 0 };
+    assert_eq!(world.look().state(now), State::Up);
+    let now = Now { at: world.now + HANDSHAKE, wall_ms: 0 };
+    assert_eq!(world.look().state(now), State::Down(Why::NoHandshake));
 }

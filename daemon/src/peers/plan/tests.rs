@@ -7,6 +7,7 @@ use super::super::judge::{Installed, judge};
 use super::super::mesh::{MeshRange, Number, management};
 use super::super::row::{Row, Said, Server};
 use super::*;
+use crate::endpoints::Echoed;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -28,6 +29,7 @@ struct Scene {
     rows: Option<BTreeMap<String, Row>>,
     cache: Cache,
     worked: BTreeMap<PublicKey, SocketAddr>,
+    echoed: BTreeSet<PublicKey>,
     peers: BTreeMap<PublicKey, Installed>,
     tombstones: BTreeMap<String, Instant>,
     replaced: BTreeMap<PublicKey, Instant>,
@@ -43,6 +45,7 @@ impl Scene {
             rows: Some(BTreeMap::new()),
             cache: Cache { own: Number::new(1), ..Cache::default() },
             worked: BTreeMap::new(),
+            echoed: BTreeSet::new(),
             peers: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             replaced: BTreeMap::new(),
@@ -86,6 +89,7 @@ impl Scene {
             number: Number::new(number).unwrap(),
             endpoints: vec![end(&format!("192.0.2.{key_of}:31820"))],
             worked: None,
+            echoed: Echoed::Never,
             former: BTreeSet::new(),
         };
         self.cache.servers.insert(id.to_owned(), known);
@@ -114,6 +118,7 @@ impl Scene {
             rows: self.rows.as_ref(),
             cache: &self.cache,
             worked: &self.worked,
+            echoed: &self.echoed,
             peers: &self.peers,
             tombstones: &self.tombstones,
             replaced: &self.replaced,
@@ -324,14 +329,20 @@ fn a_store_that_is_empty_away_or_old_takes_nothing_away() {
 fn where_a_peer_was_reached_is_remembered_and_its_live_endpoint_is_never_set_back() {
     let mut scene = Scene::of([2, 3]);
     scene.worked = [(key(2), end("203.0.113.2:7")), (key(9), end("203.0.113.9:7"))].into();
+    scene.echoed = [key(2), key(9)].into();
     assert_eq!(scene.planned(), "remember s2, s3");
     let scene = scene.applied();
     assert_eq!(scene.cache.servers["s2"].worked, Some(end("203.0.113.2:7")));
+    assert_eq!(["s2", "s3"].map(|id| scene.cache.servers[id].echoed), [Echoed::Ever, Echoed::Never]);
+    assert_eq!(scene.planned(), "");
+    // Who was told once is not forgotten with the next start.
+    let scene = Scene { worked: BTreeMap::new(), echoed: BTreeSet::new(), ..scene };
     assert_eq!(scene.planned(), "");
     // With another key it is another peer, of whom nothing is known.
     let mut other = scene;
     other.row("s2", 2, 8);
-    assert_eq!(other.applied().cache.servers["s2"].worked, None);
+    let other = &other.applied().cache.servers["s2"];
+    assert_eq!((other.worked, other.echoed), (None, Echoed::Never));
 }
 
 #[test]
