@@ -132,9 +132,10 @@ fn the_help_of_removing_is_what_it_was() {
           --log <LEVEL>          What is logged: error, warn, info, debug, trace, or by module
                                  (KITH_LOG)
           --undo                 Take it back
-          --json                 Print JSON
           --log-format <FORMAT>  How it is logged (KITH_LOG_FORMAT; default text) [possible values:
                                  text, json]
+          --sure                 Its peer may go beside any number of others
+          --json                 Print JSON
           --api <ENDPOINT>       Where the API is: http://HOST:PORT or unix:/PATH (KITH_API; default
                                  http://127.0.0.1:31220)
           --token-file <FILE>    File that holds the API's token (KITH_TOKEN_FILE)
@@ -142,9 +143,12 @@ fn the_help_of_removing_is_what_it_was() {
 
     Run it on any server that stays. Its connections are closed, and it is told why. Its rows stay, and
     so does its number.
+    Where daemons keep tunnels, a fifth of all peers goes in ten minutes at most, lest a mistake take
+    them all; with --sure this one goes beside any number of others, also if it was removed before.
 
     Examples:
       kith server remove fra-2
       kith server remove fra-2 --undo
+      kith server remove fra-2 --sure
     "#);
 }

@@ -15,6 +15,7 @@ mod mesh;
 mod plan;
 mod report;
 mod row;
+mod sure;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -41,7 +42,7 @@ pub(crate) use key::PublicKey;
 pub use mesh::MeshRange;
 pub(crate) use mesh::{Number, management};
 pub(crate) use plan::{HOLD, KEEPALIVE};
-use plan::{WINDOW, Why, plan};
+use plan::{WINDOW, Why, held, plan};
 use row::Row;
 pub(crate) use row::can_end;
 
@@ -79,6 +80,8 @@ pub(crate) struct Peers {
     /// The last handshake of each peer, and when we saw it.
     handshakes: BTreeMap<PublicKey, (SystemTime, Instant)>,
     last: Option<(Seen, Judgement)>,
+    /// Removed servers whose peers stay, since many went of late.
+    held: BTreeSet<String>,
     /// Steps since that look: what is shown is of before them.
     steps: usize,
 }
@@ -110,6 +113,7 @@ pub(crate) struct Observed {
     peers: BTreeMap<PublicKey, Installed>,
     worked: BTreeMap<PublicKey, SocketAddr>,
     echoed: BTreeSet<PublicKey>,
+    sure: BTreeSet<String>,
 }
 
 /// Something to do.
@@ -150,6 +154,7 @@ impl Peers {
             removals,
             handshakes: BTreeMap::new(),
             last: None,
+            held: BTreeSet::new(),
             steps: 0,
         })
     }
@@ -163,10 +168,14 @@ impl Peers {
         Ok(key)
     }
 
-    /// The rows, if what they do not say is known not to be said. That the store is away is no failure here.
-    async fn rows(&self) -> Option<Vec<Vec<Value>>> {
+    /// The rows, if what they do not say is known not to be said, and who is removed for sure. That the store is away is no failure here.
+    async fn rows(&self) -> Option<(Vec<Vec<Value>>, BTreeSet<String>)> {
         match self.store.caught_up().await {
-            Ok(CaughtUp::Yes) => self.store.rows(Row::select()).await.ok(),
+            Ok(CaughtUp::Yes) => {
+                let rows = self.store.rows(Row::select()).await.ok()?;
+                let sure = sure::among(&rows, &self.store.rows(sure::select()).await.ok()?);
+                Some((rows, sure))
+            }
             Ok(CaughtUp::NotYet) | Err(_) => None,
         }
     }
@@ -206,6 +215,7 @@ impl Peers {
             tombstones: &self.tombstones,
             replaced: &self.replaced,
             removals: &self.removals,
+            sure: &observed.sure,
             suspicion: self.partition.suspicion(),
             hold: self.hold,
         }
@@ -258,15 +268,18 @@ impl Reconciler for Peers {
         let key = self.key()?.public();
         let seen = self.interface.look(&self.ends()).await?;
         wireguard::is_ours(&seen, key).map_err(|source| Error::NotOurs { name: self.interface.name(), source })?;
-        let cells = self.rows().await;
+        let (cells, sure) = self.rows().await.unzip();
         let own_row = cells.as_ref().and_then(|cells| self.own_row(cells));
         let rows = cells.map(|cells| Row::read(cells, self.mesh));
         let peers = seen.device.iter().flat_map(|device| &device.peers);
         let peers = peers.map(|(key, peer)| (*key, peer.installed.clone())).collect();
         let (worked, echoed) = (self.ways.worked(), self.ways.echoed());
-        let observed = Observed { seen, key, own_row, rows, peers, worked, echoed };
+        let sure = sure.unwrap_or_default();
+        let observed = Observed { seen, key, own_row, rows, peers, worked, echoed, sure };
         self.age(&observed, now);
-        let judgement = judge(&self.view(&observed));
+        let view = self.view(&observed);
+        let judgement = judge(&view);
+        self.held = held(&judgement, &view, now);
         self.replaced.retain(|key, _| judgement.former.contains_key(key));
         for key in judgement.former.keys() {
             self.replaced.entry(*key).or_insert(now.at);
@@ -347,7 +360,8 @@ impl Reconciler for Peers {
     }
 
     fn alarms(&self, _now: Now) -> Vec<Alarm> {
-        self.last.as_ref().map(|(_, judgement)| report::alarms(judgement)).unwrap_or_default()
+        let clashes = self.last.as_ref().map(|(_, judgement)| report::alarms(judgement));
+        clashes.unwrap_or_default().into_iter().chain(report::held(&self.held)).collect()
     }
 
     fn detail(&self, now: Now) -> serde_json::Value {

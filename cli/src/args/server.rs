@@ -28,10 +28,13 @@ pub(crate) enum ServerAction {
         alias = "rm",
         after_help = "\
 Run it on any server that stays. Its connections are closed, and it is told why. Its rows stay, and so does its number.
+Where daemons keep tunnels, a fifth of all peers goes in ten minutes at most, lest a mistake take
+them all; with --sure this one goes beside any number of others, also if it was removed before.
 
 Examples:
   kith server remove fra-2
-  kith server remove fra-2 --undo"
+  kith server remove fra-2 --undo
+  kith server remove fra-2 --sure"
     )]
     Remove {
         /// The server's name
@@ -40,6 +43,9 @@ Examples:
         /// Take it back
         #[arg(long)]
         undo: bool,
+        /// Its peer may go beside any number of others
+        #[arg(long, conflicts_with = "undo")]
+        sure: bool,
         #[command(flatten)]
         output: Output,
         #[command(flatten)]

@@ -18,8 +18,12 @@ use crate::out::Out;
 pub(crate) async fn run(action: &ServerAction) -> Result<(), Failure> {
     match action {
         ServerAction::Ls { output, store } => list(&store.client()?, output).await,
-        ServerAction::Remove { server, undo, output, store } => {
-            let mark = if *undo { Mark::Belongs } else { Mark::Removed };
+        ServerAction::Remove { server, undo, sure, output, store } => {
+            let mark = match (*undo, *sure) {
+                (true, _) => Mark::Belongs,
+                (false, true) => Mark::RemovedForSure,
+                (false, false) => Mark::Removed,
+            };
             set(&store.client()?, server, mark, output).await
         }
         ServerAction::Drain { server, output, store } => set(&store.client()?, server, Mark::Draining, output).await,
@@ -32,6 +36,8 @@ pub(crate) async fn run(action: &ServerAction) -> Result<(), Failure> {
 enum Mark {
     Belongs,
     Removed,
+    /// And its peers may go beside any number of others.
+    RemovedForSure,
     Draining,
     Serving,
 }
@@ -90,16 +96,17 @@ async fn set(client: &Client, server: &NodeId, mark: Mark, output: &Output) -> R
         );
     }
     let asked = client.status().await?;
-    if mark == Mark::Removed && asked["node"] == server.as_str() {
+    if matches!(mark, Mark::Removed | Mark::RemovedForSure) && asked["node"] == server.as_str() {
         return Err(Failure::message(Exit::Failed, format!("{server} is the server that is asked"))
             .hint("a removal is for those who stay to know: run it on another server"));
     }
-    let done = client.execute(&[statement(server, mark)]).await?;
+    let done = client.execute(&statements(server, mark)).await?;
     let changed = done.results.iter().any(|result| result.rows_affected > 0);
     let mut out = Out::new();
     if output.json {
         let said = match mark {
-            Mark::Belongs | Mark::Removed => ("removed", mark == Mark::Removed),
+            Mark::Belongs => ("removed", false),
+            Mark::Removed | Mark::RemovedForSure => ("removed", true),
             Mark::Serving | Mark::Draining => ("draining", mark == Mark::Draining),
         };
         return out.json(&json!({ "server": server.as_str(), (said.0): said.1, "changed": changed }));
@@ -109,6 +116,10 @@ async fn set(client: &Client, server: &NodeId, mark: Mark, output: &Output) -> R
             format!("{server} is removed: all others refuse it. Back: kith server remove {server} --undo")
         }
         (Mark::Removed, false) => format!("{server} was removed already"),
+        (Mark::RemovedForSure, true) => {
+            format!("{server} is removed, and its peers go within minutes. Back: kith server remove {server} --undo")
+        }
+        (Mark::RemovedForSure, false) => format!("{server} was removed for sure already"),
         (Mark::Belongs, true) => format!("{server} belongs to the cluster again, and is let in within seconds"),
         (Mark::Belongs, false) => format!("{server} was not removed"),
         (Mark::Draining, true) => {
@@ -142,6 +153,21 @@ async fn only_there(client: &Client, server: &NodeId) -> Result<Vec<String>, Fai
     Ok(rows.iter().map(name).collect())
 }
 
+/// What is written: the mark, and beside it which removal somebody is sure of (`removal/ID`, which the daemons look for).
+fn statements(server: &NodeId, mark: Mark) -> Vec<Statement> {
+    let key = || Value::from(format!("removal/{server}"));
+    let beside = match mark {
+        Mark::RemovedForSure => {
+            let sql = "INSERT INTO cluster_metadata (key, value) SELECT ?, CAST(removed_at AS TEXT) FROM servers WHERE id = ? AND \
+                       removed_at IS NOT NULL ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE value <> excluded.value";
+            Some(Statement::new(sql).with([key(), Value::from(server.as_str())]))
+        }
+        Mark::Belongs => Some(Statement::new("DELETE FROM cluster_metadata WHERE key = ?").with([key()])),
+        Mark::Removed | Mark::Draining | Mark::Serving => None,
+    };
+    std::iter::once(statement(server, mark)).chain(beside).collect()
+}
+
 /// A member without a row, which has never written one, is given one to carry the mark.
 fn statement(server: &NodeId, mark: Mark) -> Statement {
     let name = Value::from(server.as_str());
@@ -149,7 +175,7 @@ fn statement(server: &NodeId, mark: Mark) -> Statement {
         Mark::Belongs => {
             Statement::new("UPDATE servers SET removed_at = NULL WHERE id = ? AND removed_at IS NOT NULL").with([name])
         }
-        Mark::Removed => {
+        Mark::Removed | Mark::RemovedForSure => {
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let now = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
             let sql = "INSERT INTO servers (id, removed_at) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET \

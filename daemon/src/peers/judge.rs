@@ -52,6 +52,8 @@ pub(crate) struct View<'a> {
     pub(crate) replaced: &'a BTreeMap<PublicKey, Instant>,
     /// When peers of removed servers were removed, of late.
     pub(crate) removals: &'a [Instant],
+    /// Removed servers of which an operator has said that they may go beside any number of others.
+    pub(crate) sure: &'a BTreeSet<String>,
     /// Whether so many servers are missing that it may be us.
     pub(crate) suspicion: Suspicion,
     /// How long a tombstone must have been seen.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::cache::Cache;
-use super::judge::{Judgement, Shook, View};
+use super::judge::{Judgement, Leaving, Shook, View};
 use super::key::PublicKey;
 use crate::clock::Now;
 use crate::partition::Suspicion;
@@ -64,6 +64,8 @@ pub(crate) enum Step {
 pub(crate) enum Why {
     /// Its server was removed.
     Removed,
+    /// So it was, and an operator has said that it may go beside any number of others.
+    Sure,
     /// Its server has this key.
     Replaced(PublicKey),
 }
@@ -72,8 +74,8 @@ pub(crate) enum Why {
 pub(crate) fn plan(judgement: &Judgement, view: &View<'_>, now: Now) -> Vec<Step> {
     let removed = removed(judgement, view, now);
     let mut cache = judgement.cache.clone();
-    cache.removed =
-        view.removals.iter().filter(|at| now.at.saturating_duration_since(**at) < WINDOW).count() + removed.len();
+    let counts = |step: &&Step| matches!(step, Step::Remove { why: Why::Removed, .. });
+    cache.removed = of_late(view, now) + removed.iter().filter(counts).count();
     let mut steps = Vec::new();
     if cache != *view.cache {
         steps.push(Step::Remember(cache));
@@ -97,25 +99,46 @@ pub(crate) fn plan(judgement: &Judgement, view: &View<'_>, now: Now) -> Vec<Step
     steps
 }
 
-/// Peers of servers whose tombstone was seen long enough: those that were seen first, as many as may go.
+/// Peers of servers whose tombstone was seen long enough: those that an operator is sure of, and of the others those that were seen
+/// first, as many as may go.
 fn removed(judgement: &Judgement, view: &View<'_>, now: Now) -> Vec<Step> {
+    let Due { sure, go, .. } = due(judgement, view, now);
+    let step = |why| move |(key, leaving): (PublicKey, &Leaving)| Step::Remove { id: leaving.id.clone(), key, why };
+    let sure = sure.into_iter().map(step(Why::Sure));
+    sure.chain(go.into_iter().map(step(Why::Removed))).collect()
+}
+
+/// The servers whose peers would go, were they not so many.
+pub(super) fn held(judgement: &Judgement, view: &View<'_>, now: Now) -> BTreeSet<String> {
+    due(judgement, view, now).held.into_iter().map(|(_, leaving)| leaving.id.clone()).collect()
+}
+
+/// Peers whose time to go has come.
+#[derive(Default)]
+struct Due<'a> {
+    sure: Vec<(PublicKey, &'a Leaving)>,
+    go: Vec<(PublicKey, &'a Leaving)>,
+    /// They stay: as many as may go did.
+    held: Vec<(PublicKey, &'a Leaving)>,
+}
+
+fn due<'a>(judgement: &'a Judgement, view: &View<'_>, now: Now) -> Due<'a> {
     if view.rows.is_none() || view.suspicion != Suspicion::Clear {
-        return Vec::new();
+        return Due::default();
     }
-    let mut due: Vec<_> = judgement
-        .leaving
-        .iter()
-        .filter(|(_, leaving)| now.at.saturating_duration_since(leaving.since) >= view.hold)
-        .collect();
-    due.sort_by_key(|(key, leaving)| (leaving.since, &leaving.id, **key));
-    let of_late = view.removals.iter().filter(|at| now.at.saturating_duration_since(**at) < WINDOW).count();
+    let is_due = |leaving: &Leaving| now.at.saturating_duration_since(leaving.since) >= view.hold;
+    let due = judgement.leaving.iter().filter(|(_, leaving)| is_due(leaving)).map(|(key, leaving)| (*key, leaving));
+    let (sure, mut go): (Vec<_>, Vec<_>) = due.partition(|(_, leaving)| view.sure.contains(&leaving.id));
+    go.sort_by_key(|(key, leaving)| (leaving.since, &leaving.id, *key));
+    let of_late = of_late(view, now);
     let may_go = most(view.peers.len() + of_late).saturating_sub(of_late);
-    let step = |(key, leaving): (&PublicKey, &super::judge::Leaving)| Step::Remove {
-        id: leaving.id.clone(),
-        key: *key,
-        why: Why::Removed,
-    };
-    due.into_iter().take(may_go).map(step).collect()
+    let held = go.split_off(may_go.min(go.len()));
+    Due { sure, go, held }
+}
+
+/// How many were removed of late.
+fn of_late(view: &View<'_>, now: Now) -> usize {
+    view.removals.iter().filter(|at| now.at.saturating_duration_since(**at) < WINDOW).count()
 }
 
 /// How many of that many peers may go within the window.
@@ -151,6 +174,7 @@ impl fmt::Display for Step {
             }
             Step::Allow { id, key, allowed } => write!(f, "allow {id} {key} {}", list(allowed)),
             Step::Remove { id, key, why: Why::Removed } => write!(f, "remove {id} {key}, which was removed"),
+            Step::Remove { id, key, why: Why::Sure } => write!(f, "remove {id} {key}, which was removed for sure"),
             Step::Remove { id, key, why: Why::Replaced(by) } => write!(f, "remove {id} {key}, which has {by}"),
         }
     }

@@ -1,6 +1,6 @@
 //! What is shown of the peers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -14,6 +14,8 @@ use crate::wireguard::Seen;
 
 /// Names that are shown of each kind; the rest are counted.
 const SHOWN: usize = 130;
+/// Names in an alarm; the rest are counted.
+const NAMED: usize = 10;
 
 /// What two servers both claim: somebody has to decide.
 pub(super) fn alarms(judgement: &Judgement) -> Vec<Alarm> {
@@ -22,6 +24,20 @@ pub(super) fn alarms(judgement: &Judgement) -> Vec<Alarm> {
         .filter(|(_, fault)| fault.is_clash())
         .map(|(id, fault)| Alarm { name: "wireguard-clash", text: format!("{id}: {fault}") })
         .collect()
+}
+
+/// That peers of removed servers stay, since many went of late.
+pub(super) fn held(servers: &BTreeSet<String>) -> Option<Alarm> {
+    let more = servers.len().saturating_sub(NAMED);
+    let mut names = servers.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        names.push_str(&format!(" and {more} more"));
+    }
+    let text = format!(
+        "removed, and still a peer here: {names}; in ten minutes a fifth of all may go at most, lest a mistake take them all. Back: kith \
+         server remove ID --undo; gone at once: kith server remove ID --sure"
+    );
+    (!servers.is_empty()).then_some(Alarm { name: "removals", text })
 }
 
 /// The interface and its peers, each with the age of its last handshake since we saw it.

@@ -34,6 +34,7 @@ struct Scene {
     tombstones: BTreeMap<String, Instant>,
     replaced: BTreeMap<PublicKey, Instant>,
     removals: Vec<Instant>,
+    sure: BTreeSet<String>,
     suspicion: Suspicion,
     now: Instant,
 }
@@ -50,6 +51,7 @@ impl Scene {
             tombstones: BTreeMap::new(),
             replaced: BTreeMap::new(),
             removals: Vec::new(),
+            sure: BTreeSet::new(),
             suspicion: Suspicion::Clear,
             now: Instant::now() + HOUR,
         };
@@ -123,6 +125,7 @@ impl Scene {
             tombstones: &self.tombstones,
             replaced: &self.replaced,
             removals: &self.removals,
+            sure: &self.sure,
             suspicion: self.suspicion,
             hold: HOLD,
         };
@@ -400,6 +403,38 @@ fn of_many_that_are_removed_at_once_a_fifth_goes_in_ten_minutes() {
     assert_eq!(two.peers.keys().collect::<Vec<_>>(), [&key(2)]);
     // A restart does not begin to count anew.
     assert_eq!(two.cache.removed, 1);
+}
+
+#[test]
+fn whom_an_operator_is_sure_of_goes_beside_any_number_of_others_and_counts_for_none() {
+    let mut scene = Scene::of(2..12);
+    (2..10).for_each(|number| scene.remove(&format!("s{number}"), 600));
+    let held = |scene: &Scene| {
+        scene.judged(|judgement, view, now| super::held(judgement, view, now).into_iter().collect::<Vec<_>>())
+    };
+    assert_eq!(held(&scene), ["s4", "s5", "s6", "s7", "s8", "s9"]);
+    scene.sure = ["s8", "s9", "s11"].map(str::to_owned).into();
+    assert_eq!(held(&scene), ["s4", "s5", "s6", "s7"]);
+    let removals = |scene: &Scene| {
+        scene.planned().lines().filter(|line| line.starts_with("remove ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    insta::assert_snapshot!(removals(&scene).join("\n"), @r"
+    remove s8 k8, which was removed for sure
+    remove s9 k9, which was removed for sure
+    remove s2 k2, which was removed
+    remove s3 k3, which was removed
+    ");
+    let mut scene = scene.applied();
+    assert_eq!((scene.removals.len(), scene.cache.removed), (2, 2));
+    assert_eq!(removals(&scene), [""; 0]);
+    // Nor is it believed of who may be cut off, nor before its time.
+    scene.sure.insert("s4".to_owned());
+    scene.suspicion = Suspicion::Suspected;
+    assert_eq!((removals(&scene).len(), held(&scene).len()), (0, 0));
+    scene.suspicion = Suspicion::Clear;
+    assert_eq!(removals(&scene), ["remove s4 k4, which was removed for sure"]);
+    scene.tombstones.insert("s4".to_owned(), scene.now);
+    assert_eq!(removals(&scene), [""; 0]);
 }
 
 #[test]
