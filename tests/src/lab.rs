@@ -43,7 +43,7 @@ pub use fleet::Fleet;
 pub use host::{Host, Hosts};
 pub use http::{Api, Reply};
 pub use links::Links;
-pub use mesh::Mesh;
+pub use mesh::{Mesh, Pings};
 pub use nats::{NatsServer, nats_address, nats_check};
 pub use node::{Addresses, Lab, Node};
 pub use process::Process;

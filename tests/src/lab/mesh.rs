@@ -4,9 +4,11 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::wait::eventually;
@@ -108,6 +110,17 @@ impl Mesh {
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stdout).into_owned()) }
     }
 
+    /// Packets to there, until it is asked what became of them.
+    ///
+    /// # Panics
+    /// If there is no `ping`.
+    #[must_use]
+    pub fn pings(from: &Node, to: &str) -> Pings {
+        let mut ping = from.inside("ping");
+        let ping = ping.args(["-n", "-q", "-i", "0.2", "-W", "1", to]).stdout(Stdio::piped()).stderr(Stdio::null());
+        Pings(ping.spawn().expect("ping can be run"))
+    }
+
     /// Waits until a packet to a server's management address comes back, and says how long that took.
     ///
     /// # Panics
@@ -148,6 +161,41 @@ impl Mesh {
         let status = node.api().get("/v1/status").await?.json();
         let shown = status["parts"]["daemon"]["reconcilers"][reconciler].clone();
         if shown.is_object() { Ok(shown) } else { Err(status["parts"].to_string()) }
+    }
+}
+
+/// A packet every 200 ms, there and back.
+#[derive(Debug)]
+pub struct Pings(Child);
+
+impl Pings {
+    /// Ends them. How many went, and how many came back.
+    ///
+    /// # Panics
+    /// If `ping` does not say so.
+    #[must_use]
+    pub fn end(mut self) -> (u64, u64) {
+        kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGINT).expect("our own child can be signalled");
+        let mut said = String::new();
+        self.0
+            .stdout
+            .take()
+            .expect("it is ours to read")
+            .read_to_string(&mut said)
+            .expect("it says what became of them");
+        let number = |what: &str| {
+            let before = said.split_once(what).unwrap_or_else(|| panic!("{what}: {said}")).0;
+            before.rsplit([' ', '\n']).next().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{said}"))
+        };
+        (number(" packets transmitted"), number(" received"))
+    }
+}
+
+impl Drop for Pings {
+    fn drop(&mut self) {
+        // Both fail only for a child that has ended already, which is what is wanted.
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Node {
     parts: &'static str,
     /// Where it runs, if not on this host's own network.
     namespace: Option<String>,
+    /// A capability that it does not have.
+    without: Option<&'static str>,
     /// Values of its configuration that are given at its start.
     settings: Vec<String>,
     environment: Vec<(&'static str, OsString)>,
@@ -112,6 +114,7 @@ impl Lab {
             api: Api::new(at.api),
             parts: "agent",
             namespace: None,
+            without: None,
             settings: Vec::new(),
             environment: Vec::new(),
         }
@@ -167,6 +170,7 @@ impl Lab {
             api: Api::new(at.api),
             parts: "agent",
             namespace: None,
+            without: None,
             settings: Vec::new(),
             environment: Vec::new(),
         }
@@ -234,6 +238,7 @@ impl Node {
             api: self.api.clone(),
             parts,
             namespace: self.namespace.clone(),
+            without: self.without,
             settings: self.settings.clone(),
             environment: self.environment.clone(),
         })
@@ -262,7 +267,11 @@ impl Node {
                 let mut inside = Command::new("nsenter");
                 // It becomes the program, so that signals reach it. `ip netns exec` would give it mounts of its own too,
                 // and a disk that is unmounted here would go on there.
-                inside.arg(format!("--net=/run/netns/{namespace}")).arg(kith());
+                inside.arg(format!("--net=/run/netns/{namespace}"));
+                if let Some(capability) = self.without {
+                    inside.args(["setpriv", "--bounding-set", &format!("-{capability}")]);
+                }
+                inside.arg(kith());
                 inside
             }
         };
@@ -292,6 +301,11 @@ impl Node {
     /// From its next start, this value of the configuration: `gossip.durability=normal`.
     pub fn set(&mut self, assignment: impl Into<String>) {
         self.settings.push(assignment.into());
+    }
+
+    /// From its next start, in a namespace, without this capability: `net_admin`.
+    pub fn without(&mut self, capability: &'static str) {
+        self.without = Some(capability);
     }
 
     /// From its next start, this environment variable.
