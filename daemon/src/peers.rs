@@ -250,6 +250,13 @@ impl Peers {
     }
 }
 
+/// Whose management addresses are reached by the interface: those that have something behind them, and, as long as it has them, those
+/// that are to go. Their time is as much theirs as the peer's: somebody may take it back.
+fn routed(judgement: &Judgement) -> BTreeSet<PublicKey> {
+    let wanted = judgement.wanted.iter().filter(|(_, wanted)| !wanted.allowed.is_empty()).map(|(key, _)| key);
+    wanted.chain(judgement.leaving.keys()).chain(judgement.former.keys()).copied().collect()
+}
+
 /// Where the peers may be reached that have something behind them.
 fn ways(judgement: &Judgement) -> BTreeMap<PublicKey, Way> {
     let known = judgement.cache.servers.iter().map(|(id, known)| {
@@ -299,18 +306,8 @@ impl Reconciler for Peers {
         let view = self.view(observed);
         let judgement = judge(&view);
         let number = judgement.cache.own;
-        let desired = Desired {
-            key: observed.key,
-            port: self.port,
-            mesh: self.mesh,
-            number,
-            peers: judgement
-                .wanted
-                .iter()
-                .filter(|(_, wanted)| !wanted.allowed.is_empty())
-                .map(|(key, _)| *key)
-                .collect(),
-        };
+        let desired =
+            Desired { key: observed.key, port: self.port, mesh: self.mesh, number, peers: routed(&judgement) };
         let mut steps: Vec<Step> = wireguard::plan(&desired, &observed.seen).into_iter().map(Step::SetUp).collect();
         steps.extend(plan(&judgement, &view, now).into_iter().map(Step::Peer));
         steps.extend(self.said(observed.key, number));

@@ -438,6 +438,18 @@ fn whom_an_operator_is_sure_of_goes_beside_any_number_of_others_and_counts_for_n
 }
 
 #[test]
+fn whoever_is_to_go_is_reached_until_its_peer_goes() {
+    let mut scene = Scene::of([2, 3, 4]);
+    scene.row("s2", 2, 22);
+    let mut scene = scene.applied();
+    scene.remove("s3", 5);
+    let routed = |scene: &Scene| scene.judged(|judgement, _, _| super::super::routed(judgement));
+    assert_eq!(routed(&scene), [2, 22, 3, 4].map(key).into());
+    scene.peers.retain(|peer, _| ![key(2), key(3)].contains(peer));
+    assert_eq!(routed(&scene), [22, 4].map(key).into());
+}
+
+#[test]
 fn nothing_is_removed_while_it_may_be_us_who_are_cut_off() {
     let mut scene = Scene::of([2, 3]);
     scene.remove("s3", 600);
