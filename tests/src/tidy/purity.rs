@@ -1,8 +1,8 @@
-//! The pure core: `gossip/proto` computes from what it is given, so that the simulator can replay it.
+//! The pure cores: `gossip/proto` and `presence/src/core` compute from what they are given, so that simulators can replay them.
 
 use super::{Breach, Tree};
 
-const CORE: &str = "gossip/proto/src/";
+const CORES: [&str; 2] = ["gossip/proto/src/", "presence/src/core"];
 
 /// What the core must not reach for, with what it takes instead.
 const IMPURE: [(&str, &str); 12] = [
@@ -24,7 +24,7 @@ const IMPURE: [(&str, &str); 12] = [
 #[must_use]
 pub fn impure_core(tree: &Tree) -> Vec<Breach> {
     let mut breaches = Vec::new();
-    for file in tree.rust.iter().filter(|file| file.path.starts_with(CORE)) {
+    for file in tree.rust.iter().filter(|file| CORES.iter().any(|core| file.path.starts_with(core))) {
         for (word, instead) in IMPURE {
             for at in file.words(word).filter(|at| !file.is_test(*at)) {
                 let message = format!("{word} in the pure core: {instead}");
@@ -43,6 +43,7 @@ mod tests {
     fn a_clock_or_hash_order_in_the_core_is_found() {
         let text = "use std::collections::HashMap;\nfn a() { let now = std::time::Instant::now(); }\n";
         assert_eq!(impure_core(&Tree::of(&[("gossip/proto/src/a.rs", text)])).len(), 2);
+        assert_eq!(impure_core(&Tree::of(&[("presence/src/core/a.rs", text)])).len(), 2);
         assert_eq!(impure_core(&Tree::of(&[("gossip/src/a.rs", text)])), []);
         let test = format!("#[cfg(test)]\nmod tests {{\n{text}}}\n");
         assert_eq!(impure_core(&Tree::of(&[("gossip/proto/src/a.rs", &test)])), []);

@@ -1,0 +1,113 @@
+//! Single scenes, second by second: what each side shows.
+
+use super::cluster::{Cluster, Skew, TTL_MS};
+use crate::core::board_test::{end, put};
+use crate::core::{SessionName, Status, UserId};
+
+fn ann() -> UserId {
+    UserId::try_from("ann").unwrap()
+}
+
+/// What a node shows of `ann`: `o`nline, `b`usy, `-` offline; in capitals while stale.
+fn shown(cluster: &Cluster, node: usize) -> char {
+    let board = cluster.nodes[node].board.as_ref().unwrap();
+    let Some(user) = board.user(&ann()) else { return '-' };
+    let shown = user.effective(board.sight());
+    let letter = match shown.status {
+        Status::Offline => '-',
+        Status::Away => 'a',
+        Status::Busy => 'b',
+        Status::Online => 'o',
+    };
+    if shown.stale { letter.to_ascii_uppercase() } else { letter }
+}
+
+/// What two nodes show in each of the next seconds, while `ann` sends heartbeats to node 0 if it is up.
+fn seconds(cluster: &mut Cluster, seconds: usize) -> (String, String) {
+    let (mut own, mut other) = (String::new(), String::new());
+    for _ in 0..seconds {
+        cluster.run(1_000);
+        let now = cluster.time(0);
+        if let Some(board) = cluster.nodes[0].board.as_mut() {
+            board.heartbeat(&ann(), &SessionName::default(), now);
+            cluster.flush(0);
+            own.push(shown(cluster, 0));
+        }
+        other.push(shown(cluster, 1));
+    }
+    (own, other)
+}
+
+fn online(skew: Skew) -> Cluster {
+    let mut cluster = Cluster::new(1, 3, 0, skew);
+    cluster.run(3_000);
+    cluster.write(0, 0, &put(&ann(), Status::Online, TTL_MS / 1_000));
+    cluster
+}
+
+#[test]
+fn a_leaf_that_is_cut_off_is_stale_then_offline_then_back_without_a_flap() {
+    let mut cluster = online(Skew::Small);
+    assert_eq!(seconds(&mut cluster, 2), ("oo".into(), "oo".into()));
+    cluster.cut(&[0]);
+    let (own, other) = seconds(&mut cluster, 40);
+    assert_eq!(own, "o".repeat(40));
+    // Up to a second later than 3 s and 30 s after the last beat, which was up to a second before the cut.
+    let count = |letter: char| other.matches(letter).count();
+    assert_eq!(other, format!("{}{}{}", "o".repeat(count('o')), "O".repeat(count('O')), "-".repeat(count('-'))));
+    assert!((2..=4).contains(&count('o')) && (26..=28).contains(&count('O')), "{other}");
+    cluster.heal();
+    let (_, other) = seconds(&mut cluster, 5);
+    assert!(other.ends_with("oooo"), "{other}");
+}
+
+#[test]
+fn a_node_that_is_killed_and_back_within_thirty_seconds_flaps_nobody() {
+    let mut cluster = online(Skew::Small);
+    cluster.run(1_000);
+    cluster.kill(0);
+    let (_, other) = seconds(&mut cluster, 20);
+    assert!(other.starts_with("oo") && other.ends_with("OOOO") && !other.contains('-'), "{other}");
+    cluster.start(0);
+    let (own, other) = seconds(&mut cluster, 20);
+    assert_eq!(own, "o".repeat(20), "the restored session lives for another ttl, and is heard of");
+    assert!(!other.contains('-') && other[2..] == "o".repeat(18), "{other}");
+}
+
+#[test]
+fn a_node_that_is_back_after_thirty_seconds_brings_its_users_back() {
+    let mut cluster = online(Skew::Small);
+    cluster.kill(0);
+    assert!(seconds(&mut cluster, 45).1.ends_with("-----"));
+    cluster.start(0);
+    let (own, other) = seconds(&mut cluster, 10);
+    assert!(own == "o".repeat(10) && other[2..] == "o".repeat(8), "{own} {other}");
+}
+
+#[test]
+fn a_clock_a_day_ahead_changes_nothing_but_what_it_shows() {
+    let mut cluster = online(Skew::OneDayAhead);
+    assert_eq!(seconds(&mut cluster, 3), ("ooo".into(), "ooo".into()));
+    // What is said on another node after it overrules what was said here.
+    cluster.write(0, 0, &put(&ann(), Status::Busy, TTL_MS / 1_000));
+    assert_eq!(seconds(&mut cluster, 2), ("bb".into(), "bb".into()));
+    cluster.write(0, 1, &put(&ann(), Status::Away, TTL_MS / 1_000));
+    assert_eq!(seconds(&mut cluster, 2), ("aa".into(), "aa".into()));
+    cluster.write(0, 0, &end(&ann()));
+    cluster.write(0, 1, &end(&ann()));
+    assert_eq!(seconds(&mut cluster, 2), ("--".into(), "--".into()));
+}
+
+#[test]
+fn a_node_whose_log_is_lost_says_so_and_is_believed() {
+    let mut cluster = online(Skew::Small);
+    assert_eq!(seconds(&mut cluster, 2).1, "oo");
+    cluster.kill(0);
+    cluster.lose_log(0);
+    cluster.start(0);
+    cluster.run(5_000);
+    assert_eq!(shown(&cluster, 1), '-');
+    cluster.write(0, 0, &put(&ann(), Status::Busy, TTL_MS / 1_000));
+    assert_eq!(seconds(&mut cluster, 2).1, "bb");
+    cluster.must_agree();
+}
