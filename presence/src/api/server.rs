@@ -1,0 +1,137 @@
+//! The server: accepts connections within the limits of the process, serves them, and stops within two seconds.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
+
+use super::App;
+use super::users::Peer;
+
+/// How long requests may go on after the server was told to stop.
+const GRACE: Duration = Duration::from_millis(1_000);
+/// A head that takes longer, and a connection on which nobody asks, is closed.
+const HEAD_TIME: Duration = Duration::from_secs(75);
+/// A handshake that takes longer is not waited for.
+const TLS_TIME: Duration = Duration::from_secs(10);
+/// What is buffered for a connection; a request's head must fit in it. Small: there are thousands that only listen.
+const BUFFER_BYTES: usize = 16 << 10;
+/// How long to wait when the system gives no more sockets: some connection must end first.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What a connection beyond the limit is told.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\n\
+    connection: close\r\ncontent-length: 52\r\n\r\n{\"success\":false,\"error\":\"too many open connections\"}";
+
+/// TLS for all connections of a listener.
+pub(crate) type Tls = Option<TlsAcceptor>;
+
+/// Serves connections.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub(crate) app: Arc<App>,
+    pub(crate) router: Router,
+    pub(crate) tls: Tls,
+    pub(crate) connections: TaskTracker,
+    /// Most connections at once.
+    pub(crate) most: usize,
+}
+
+impl Server {
+    /// Accepts until the app is stopping.
+    pub(crate) async fn accept(self, listener: TcpListener) {
+        loop {
+            // A connection that is dropped here is one that nobody would serve.
+            let accepted = tokio::select! {
+                () = self.app.stopping.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.begin(stream, peer),
+                Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "connection not accepted"),
+                Err(error) => {
+                    tracing::warn!(%error, "no connection can be accepted for now");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn begin(&self, stream: TcpStream, peer: SocketAddr) {
+        if self.app.connections.fetch_add(1, Ordering::Relaxed) >= self.most {
+            self.app.refused.fetch_add(1, Ordering::Relaxed);
+            self.app.connections.fetch_sub(1, Ordering::Relaxed);
+            refuse(&stream);
+            return;
+        }
+        let server = self.clone();
+        self.connections.spawn(async move {
+            server.serve(stream, peer).await;
+            server.app.connections.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+        // Small answers and events must not wait for an acknowledgement.
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        match &self.tls {
+            None => self.http(stream, peer).await,
+            Some(tls) => match tokio::time::timeout(TLS_TIME, tls.accept(stream)).await {
+                Ok(Ok(stream)) => self.http(stream, peer).await,
+                Ok(Err(error)) => tracing::debug!(%error, "no TLS"),
+                Err(_) => tracing::debug!("TLS took too long"),
+            },
+        }
+    }
+
+    async fn http(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: SocketAddr) {
+        let routes = TowerToHyperService::new(self.router.clone());
+        let service = service_fn(|mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            hyper::service::Service::call(&routes, request)
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(BUFFER_BYTES);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        // The connection is polled again.
+        let served = tokio::select! {
+            served = connection.as_mut() => served,
+            () = self.app.stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                match tokio::time::timeout(GRACE, connection).await {
+                    Ok(served) => served,
+                    Err(_) => return tracing::debug!("connection cut off at shutdown"),
+                }
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+/// Says so, as far as the socket takes it at once: whoever is too many is not waited for.
+fn refuse(stream: &TcpStream) {
+    if let Err(error) = stream.try_write(FULL) {
+        tracing::debug!(%error, "a connection too many, not told");
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

@@ -1,0 +1,117 @@
+//! `GET /api/v2/presence/stream`: server-sent events. A snapshot, then each change.
+//!
+//! An id is `<start of the node>-<number of the event>`. Whoever comes back with the last one is told what he missed; of
+//! another start, or too long ago, he is told everything.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{RawQuery, Request, State};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use http::header;
+
+use super::App;
+use super::error::ApiError;
+use super::query::Query;
+use super::record::{Records, Sessions};
+use super::users::{Envelope, listed};
+use crate::core::UserId;
+use crate::hub::Follower;
+
+/// Proxies cut connections on which nothing comes for a minute.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Changes that are written at once.
+const AT_ONCE: usize = 64;
+
+/// One reader.
+struct Reader {
+    app: Arc<App>,
+    follower: Follower,
+    ready: VecDeque<Bytes>,
+}
+
+/// Begins a stream.
+pub(crate) async fn stream(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
+    app.readable()?;
+    let users = listed(&Query::parse(query.as_deref())?)?;
+    let since = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
+    let mut follower = app.hub.follower();
+    let last = follower.follow(users.iter().cloned());
+    let mut ready = VecDeque::new();
+    match since.and_then(|id| app.number(id)).and_then(|since| follower.missed(since)) {
+        Some(missed) => ready.extend(changes(&app, &missed, Some(last))),
+        None => ready.push_back(snapshot(&app, &users, last)),
+    }
+    if ready.is_empty() {
+        // The head of an answer is sent with its first bytes: a reader is to know that he is heard.
+        ready.push_back(Bytes::from_static(b": here\n\n"));
+    }
+    let reader = Reader { app, follower, ready };
+    let body = Body::from_stream(stream::unfold(reader, next));
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, body).into_response())
+}
+
+async fn next(mut reader: Reader) -> Option<(Result<Bytes, Infallible>, Reader)> {
+    loop {
+        if let Some(bytes) = reader.ready.pop_front() {
+            return Some((Ok(bytes), reader));
+        }
+        // Taking changes is cancel-safe; the others are moments.
+        tokio::select! {
+            (users, upto) = reader.follower.changed(AT_ONCE) => {
+                reader.ready.extend(changes(&reader.app, &users.into_iter().collect(), upto));
+            }
+            () = tokio::time::sleep(KEEP_ALIVE) => reader.ready.push_back(Bytes::from_static(b": alive\n\n")),
+            () = reader.app.stopping.cancelled() => return None,
+        }
+    }
+}
+
+fn snapshot(app: &App, users: &[UserId], last: u64) -> Bytes {
+    let records = Envelope::of(Records::of(&app.shown, users, Sessions::Hidden)).into_bytes();
+    event("snapshot", &records, Some(&app.event_id(last)))
+}
+
+/// An event for each user. The id comes with the last: whoever is cut off before is told all of them again.
+fn changes(app: &App, users: &BTreeSet<UserId>, upto: Option<u64>) -> Vec<Bytes> {
+    let last = users.last();
+    let of = |user: &UserId| {
+        let id = upto.filter(|_| Some(user) == last).map(|upto| app.event_id(upto));
+        event("presence", &Envelope::of(Records::of(&app.shown, [user], Sessions::Hidden)).into_bytes(), id.as_deref())
+    };
+    users.iter().map(of).collect()
+}
+
+/// JSON holds no line ends, so it is one line of data.
+fn event(name: &str, json: &[u8], id: Option<&str>) -> Bytes {
+    let mut text = Vec::with_capacity(json.len() + 80);
+    if let Some(id) = id {
+        text.extend_from_slice(format!("id: {id}\n").as_bytes());
+    }
+    text.extend_from_slice(format!("event: {name}\ndata: ").as_bytes());
+    text.extend_from_slice(json);
+    text.extend_from_slice(b"\n\n");
+    text.into()
+}
+
+impl App {
+    /// The id of an event.
+    pub(crate) fn event_id(&self, number: u64) -> String {
+        format!("{:x}-{number}", self.start)
+    }
+
+    /// The number in an id, if it is of this start of the node.
+    pub(crate) fn number(&self, id: &str) -> Option<u64> {
+        let (start, number) = id.split_once('-')?;
+        (u64::from_str_radix(start, 16) == Ok(self.start)).then(|| number.parse().ok())?
+    }
+}

@@ -1,0 +1,103 @@
+//! Names on NATS: subjects and keys. Users and sessions are any text, so they are written as base64url.
+
+use data_encoding::BASE64URL_NOPAD;
+use kith_gossip_proto::NodeId;
+
+use crate::core::{Fact, SessionName, UserId};
+
+/// What all nodes say to all.
+pub(super) const ALL: &str = "presence.d.*";
+/// The bucket.
+pub(super) const BUCKET: &str = "presence";
+/// The key of the bucket's epoch.
+pub(super) const EPOCH: &str = "epoch";
+
+/// What `node` says to all.
+pub(super) fn from(node: &NodeId) -> String {
+    format!("presence.d.{node}")
+}
+
+/// What is said to `node`.
+pub(super) fn to(node: &NodeId) -> String {
+    format!("presence.sync.{node}")
+}
+
+/// What `node` is asked to end.
+pub(super) fn end(node: &NodeId) -> String {
+    format!("presence.end.{node}")
+}
+
+/// The stream of a node's own log, and its subject.
+pub(super) fn log(node: &NodeId) -> (String, String) {
+    (format!("presence-log-{node}"), format!("presence.log.{node}"))
+}
+
+/// Subjects that put into the bucket. By the API of its domain: a plain subject of the bucket has no stream at a leaf.
+pub(super) fn bucket_prefix(domain: &str) -> String {
+    match domain {
+        "" => format!("$KV.{BUCKET}."),
+        domain => format!("$JS.{domain}.API.$KV.{BUCKET}."),
+    }
+}
+
+/// The key of a fact: each has one writer.
+pub(super) fn of(node: &NodeId, user: &UserId, fact: &Fact) -> String {
+    let user = BASE64URL_NOPAD.encode(user.as_str().as_bytes());
+    match fact {
+        Fact::Session(session, _) => {
+            format!("s.{user}.{node}.{}", BASE64URL_NOPAD.encode(session.as_str().as_bytes()))
+        }
+        Fact::Explicit(_) => format!("x.{user}.{node}"),
+        Fact::Seen(_) => format!("l.{user}.{node}"),
+    }
+}
+
+/// Whose key this is.
+pub(super) fn parse(key: &str) -> Option<(UserId, NodeId, Kind)> {
+    let mut parts = key.split('.');
+    let kind = parts.next()?;
+    let user = UserId::try_from(text(parts.next()?)?).ok()?;
+    let node = parts.next()?.parse().ok()?;
+    let kind = match (kind, parts.next()) {
+        ("s", Some(session)) => Kind::Session(SessionName::try_from(text(session)?).ok()?),
+        ("x", None) => Kind::Explicit,
+        ("l", None) => Kind::Seen,
+        _ => return None,
+    };
+    parts.next().is_none().then_some((user, node, kind))
+}
+
+/// What a key holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kind {
+    Session(SessionName),
+    Explicit,
+    Seen,
+}
+
+fn text(encoded: &str) -> Option<String> {
+    String::from_utf8(BASE64URL_NOPAD.decode(encoded.as_bytes()).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_is_a_key_and_back() {
+        let node: NodeId = "fra-1".parse().unwrap();
+        for name in ["ann", "a.b", "a b", "*", ">", "a\0b", "ü"] {
+            let user = UserId::try_from(name).unwrap();
+            let key = of(&node, &user, &Fact::Seen(1));
+            assert!(key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)), "{key}");
+            assert_eq!(parse(&key), Some((user, node.clone(), Kind::Seen)));
+        }
+        assert_eq!(
+            parse("s.YW5u.fra-1.cGhvbmU").map(|(.., kind)| kind),
+            Some(Kind::Session("phone".try_into().unwrap()))
+        );
+        for bad in ["", "epoch", "s.YW5u.fra-1", "x.YW5u.fra-1.x", "x.YW5u.FRA", "x.*.fra-1", "y.YW5u.fra-1"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+}

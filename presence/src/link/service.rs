@@ -1,0 +1,139 @@
+//! The operations of the API as a NATS micro service: `presence.v2.get`, `batch`, `put`, `delete`, `heartbeat`.
+//!
+//! Payloads are the bodies of the API, with `user_id` in them where the API has it in the path; a token comes in the header
+//! `Authorization`. Answers are the API's envelope; one that is no success also has the headers of a service error. Any node
+//! may answer: NATS takes one near the asker.
+
+use std::sync::Arc;
+
+use async_nats::Client;
+use async_nats::service::{self, Request, ServiceExt};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::LinkError;
+use crate::api::record::{Records, Sessions};
+use crate::api::users::{BatchBody, Beaten, Beats, Envelope, PutBody};
+use crate::api::{ApiError, App};
+use crate::core::board::What;
+use crate::core::{SessionName, UserId, Write};
+
+/// Requests that are in work. Those beyond wait in the subscription, where NATS drops what is too much.
+const AT_ONCE: usize = 256;
+
+#[derive(Debug, Clone, Copy)]
+enum Operation {
+    Get,
+    Batch,
+    Put,
+    Delete,
+    Heartbeat,
+}
+
+const OPERATIONS: [(&str, Operation); 5] = [
+    ("get", Operation::Get),
+    ("batch", Operation::Batch),
+    ("put", Operation::Put),
+    ("delete", Operation::Delete),
+    ("heartbeat", Operation::Heartbeat),
+];
+
+#[derive(Deserialize)]
+struct OfUser<T> {
+    user_id: UserId,
+    #[serde(flatten)]
+    rest: T,
+}
+
+#[derive(Deserialize)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+struct DeleteBody {
+    #[serde(default)]
+    session: Option<SessionName>,
+}
+
+/// Serves until it is told to end.
+pub(super) async fn serve(client: Client, app: Arc<App>, done: CancellationToken) -> Result<(), LinkError> {
+    let wrong = |e: Box<dyn std::error::Error + Send + Sync>| LinkError::Refused(e.to_string());
+    let version = app.release.split(['-', '+']).next().unwrap_or("0.0.0").to_owned();
+    let service = client.service_builder().description("who is online").start("kith-presence", version).await;
+    let service = service.map_err(wrong)?;
+    let group = service.group("presence.v2");
+    let mut requests = futures_util::stream::SelectAll::new();
+    for (name, operation) in OPERATIONS {
+        let endpoint = group.endpoint(name).await.map_err(wrong)?;
+        requests.push(endpoint.map(move |request| (operation, request)).boxed());
+    }
+    let mut working: JoinSet<()> = JoinSet::new();
+    loop {
+        // A request that is dropped here is asked again by whoever waits for its answer.
+        let next = tokio::select! {
+            next = requests.next() => next,
+            Some(_) = working.join_next() => continue,
+            () = done.cancelled() => break,
+        };
+        let Some((operation, request)) = next else { break };
+        if working.len() >= AT_ONCE {
+            working.join_next().await;
+        }
+        let app = Arc::clone(&app);
+        working.spawn(async move { respond(operation, &app, &request).await });
+    }
+    working.shutdown().await;
+    drop(requests);
+    done.cancelled().await;
+    Ok(())
+}
+
+async fn respond(operation: Operation, app: &App, request: &Request) {
+    let answer = answer(operation, app, request).await.map_err(|error| service::error::Error {
+        status: error.message().to_owned(),
+        code: usize::from(error.status().as_u16()),
+    });
+    if let Err(error) = request.respond(answer).await {
+        tracing::debug!(%error, "a request is not answered");
+    }
+}
+
+async fn answer(operation: Operation, app: &App, request: &Request) -> Result<Bytes, ApiError> {
+    app.readable()?;
+    let payload = &request.message.payload;
+    let header = request.message.headers.as_ref().and_then(|headers| headers.get("Authorization"));
+    let authorization = header.map(async_nats::HeaderValue::as_str);
+    let users = match operation {
+        Operation::Get => vec![parse::<OfUser<Nothing>>(payload)?.user_id],
+        Operation::Batch => parse::<BatchBody>(payload)?.users()?,
+        Operation::Put => {
+            let who = app.who(authorization)?;
+            let OfUser { user_id: user, rest } = parse::<OfUser<PutBody>>(payload)?;
+            who.may_write(user.as_str())?;
+            app.write(Write { user: user.clone(), if_match: None, what: rest.what()? }).await?;
+            vec![user]
+        }
+        Operation::Delete => {
+            let who = app.who(authorization)?;
+            let OfUser { user_id: user, rest } = parse::<OfUser<DeleteBody>>(payload)?;
+            who.may_write(user.as_str())?;
+            app.end_elsewhere(&user, rest.session.as_ref()).await;
+            app.write(Write { user: user.clone(), if_match: None, what: What::End { session: rest.session } }).await?;
+            vec![user]
+        }
+        Operation::Heartbeat => {
+            let who = app.who(authorization)?;
+            let beats = parse::<Beats>(payload)?.sessions(Some(&who))?;
+            let known = app.desk.beats(beats.clone()).await?;
+            return Ok(Envelope::of(Beaten::new(&beats, &known)).into_bytes());
+        }
+    };
+    Ok(Envelope::of(Records::of(&app.shown, &users, Sessions::Hidden)).into_bytes())
+}
+
+fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(payload).map_err(|e| ApiError::bad(format!("not the JSON that is wanted: {e}")))
+}

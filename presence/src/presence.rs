@@ -1,0 +1,300 @@
+//! A node: bound, then run.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use kith_gossip_proto::{Hlc, NodeId};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{App, Center, Limits, Others, Server, Tls, router};
+use crate::auth::{Auth, KeyError};
+use crate::clock::Clock;
+use crate::config::{Config, Nats, Page, TlsFiles};
+use crate::core::board::To;
+use crate::core::{Board, Says, SessionName, Sight, UserId};
+use crate::desk::{Desk, Requests, SAID, Tally, Tools, work};
+use crate::hub::Hub;
+use crate::journal::{InMemory, Journal};
+use crate::link::{Link, LinkError};
+use crate::shown::Shown;
+
+/// Descriptors that are not for connections: log, link, files.
+const RESERVED: u64 = 64;
+/// New connections are refused at this share of the limit, so that the rest goes on.
+const SHARE: (u64, u64) = (9, 10);
+/// How often keys are looked at for changes.
+const KEYS_EVERY: Duration = Duration::from_secs(5);
+/// How long answers may go on after the node was told to stop.
+const GRACE: Duration = Duration::from_millis(1_250);
+
+/// A node whose sockets are bound.
+pub struct Presence {
+    config: Config,
+    listeners: Vec<TcpListener>,
+    addrs: Vec<SocketAddr>,
+    tls: Tls,
+    auth: Arc<Auth>,
+    most: usize,
+}
+
+/// Why a node cannot be built.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// An address.
+    #[error("cannot listen on {0}")]
+    Bind(SocketAddr, #[source] io::Error),
+    /// A key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The certificate.
+    #[error("cannot use the certificate {0:?}: {1}")]
+    Tls(TlsFiles, String),
+}
+
+/// Why a node ended by itself.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The link to other nodes.
+    #[error("the link ended")]
+    Link(#[from] LinkError),
+    /// A task failed.
+    #[error("a task of presence failed")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Presence {
+    /// Binds everything, reads keys and certificates, raises the limit of descriptors.
+    pub async fn build(config: Config) -> Result<Self, BuildError> {
+        let auth = Arc::new(Auth::new(config.auth.clone())?);
+        let tls = config.tls.as_ref().map(acceptor).transpose()?;
+        let (mut listeners, mut addrs) = (Vec::new(), Vec::new());
+        for addr in &config.listen {
+            let bound = async {
+                let listener = TcpListener::bind(addr).await?;
+                Ok((listener.local_addr()?, listener))
+            };
+            let (local, listener) = bound.await.map_err(|e| BuildError::Bind(*addr, e))?;
+            listeners.push(listener);
+            addrs.push(local);
+        }
+        Ok(Self { config, listeners, addrs, tls, auth, most: connections() })
+    }
+
+    /// Where it listens.
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Runs until the token is cancelled. Every socket is free again when this returns.
+    pub async fn run(self, token: CancellationToken) -> Result<(), RunError> {
+        let clock = Clock::start();
+        let epoch = clock.now().wall_ms;
+        let (desk, requests) = Desk::new();
+        let stopping = token.child_token();
+        let _stopped_in_any_case = stopping.clone().drop_guard();
+        let sight = Sight { me: self.config.node.clone(), latest: Hlc::MAX, nodes: std::collections::BTreeMap::new() };
+        let shown = Arc::new(Shown::new(Arc::new(sight)));
+        let (hub, tally) = (Arc::<Hub>::default(), Arc::<Tally>::default());
+        let link = match &self.config.nats {
+            Nats::Alone => None,
+            Nats::Server(server) => Some(Link::new(server.clone(), self.config.node.clone(), Arc::clone(&shown))),
+        };
+        let journal: Arc<dyn Journal> =
+            link.as_ref().map_or_else(|| Arc::<InMemory>::default() as Arc<dyn Journal>, Link::journal);
+        let others = link.as_ref().map_or_else(|| Arc::new(Nobody) as Arc<dyn Others>, Link::others);
+        let app = Arc::new(App {
+            shown: Arc::clone(&shown),
+            hub: Arc::clone(&hub),
+            desk,
+            journal: Arc::clone(&journal),
+            others,
+            tally: Arc::clone(&tally),
+            auth: Arc::clone(&self.auth),
+            limits: Limits::new(self.config.rates),
+            start: epoch,
+            release: self.config.release.clone(),
+            page: (self.config.page == Page::Served).then_some(include_str!("page.html")),
+            stopping: stopping.clone(),
+            connections: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
+        });
+        let node = Node { node: self.config.node, clock, epoch, app: Arc::clone(&app) };
+        let server = Server {
+            router: router(Arc::clone(&app)),
+            app,
+            tls: self.tls,
+            connections: TaskTracker::new(),
+            most: self.most,
+        };
+        let mut tasks = JoinSet::new();
+        for listener in self.listeners {
+            let server = server.clone();
+            tasks.spawn(async move {
+                server.accept(listener).await;
+                Ok(())
+            });
+        }
+        tasks.spawn(refresh(self.auth, stopping.clone()));
+        tasks.spawn(node.run(link, requests));
+        let mut result = Ok(());
+        // Each arm may be dropped: what ended stays in the set.
+        tokio::select! {
+            () = token.cancelled() => {}
+            Some(ended) = tasks.join_next() => result = ended.map_err(RunError::from).and_then(|ended| ended),
+        }
+        stopping.cancel();
+        while let Some(ended) = tasks.join_next().await {
+            result = result.and(ended.map_err(RunError::from).and_then(|ended| ended));
+        }
+        server.connections.close();
+        if tokio::time::timeout(GRACE, server.connections.wait()).await.is_err() {
+            tracing::warn!(left = server.connections.len(), "connections did not end at shutdown");
+        }
+        result
+    }
+}
+
+impl std::fmt::Debug for Presence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Presence").field("config", &self.config).field("addrs", &self.addrs).finish_non_exhaustive()
+    }
+}
+
+/// What the desk and the link are made of.
+struct Node {
+    node: NodeId,
+    clock: Clock,
+    epoch: u64,
+    app: Arc<App>,
+}
+
+impl Node {
+    /// Reads what is known, and then does what is asked.
+    async fn run(self, link: Option<Link>, mut requests: Requests) -> Result<(), RunError> {
+        let (say, said) = mpsc::channel(SAID);
+        let (hear, heard) = mpsc::channel(SAID);
+        let opened = match &link {
+            None => Some(crate::link::Opened::default()),
+            // Dropped half-way, nothing was begun.
+            Some(link) => tokio::select! {
+                opened = link.open() => Some(opened),
+                () = self.app.stopping.cancelled() => None,
+            },
+        };
+        let Some(opened) = opened else { return Ok(()) };
+        let now = self.clock.now();
+        let mut board = Board::new(self.node, self.epoch.max(opened.epoch + 1), now);
+        let kept = opened.own.len();
+        board.restore(opened.own, now);
+        for (node, facts) in opened.others {
+            board.load(&node, facts, now);
+        }
+        let tools = Tools {
+            board,
+            clock: self.clock,
+            shown: Arc::clone(&self.app.shown),
+            hub: Arc::clone(&self.app.hub),
+            journal: Arc::clone(&self.app.journal),
+            kept,
+            say,
+            heard,
+            tally: Arc::clone(&self.app.tally),
+            filled_at: now.mono + opened.listen,
+        };
+        let (stopping, done) = (self.app.stopping.clone(), CancellationToken::new());
+        let unlinked = stopping.clone();
+        let linked = async {
+            match link {
+                None => silence(said, &done).await,
+                Some(link) => link.run(self.app, said, hear, done.clone()).await?,
+            }
+            Ok::<(), RunError>(())
+        };
+        let linked = async {
+            let ended = linked.await;
+            // Without a link the node is of no use: it ends, and is started again whole.
+            ended.inspect_err(|_| unlinked.cancel())
+        };
+        let worked = async {
+            work(tools, &mut requests, stopping).await;
+            done.cancel();
+        };
+        let (linked, ()) = tokio::join!(linked, worked);
+        linked
+    }
+}
+
+/// Of a node that is alone nobody hears anything.
+async fn silence(mut said: mpsc::Receiver<(To, Says)>, done: &CancellationToken) {
+    // Dropping the wait loses what nobody would hear.
+    tokio::select! {
+        () = async { while said.recv().await.is_some() {} } => {}
+        () = done.cancelled() => {}
+    }
+}
+
+/// There is no center, and no other node.
+struct Nobody;
+
+impl Others for Nobody {
+    fn end(&self, _: &NodeId, _: &UserId, _: Option<&SessionName>) -> BoxFuture<'static, bool> {
+        std::future::ready(false).boxed()
+    }
+
+    fn confirm(&self, _: &UserId) -> BoxFuture<'static, Center> {
+        std::future::ready(Center::Away).boxed()
+    }
+}
+
+/// Reads keys again when their files change.
+async fn refresh(auth: Arc<Auth>, stopping: CancellationToken) -> Result<(), RunError> {
+    loop {
+        // Both may be dropped.
+        tokio::select! {
+            () = stopping.cancelled() => return Ok(()),
+            () = tokio::time::sleep(KEYS_EVERY) => {}
+        }
+        if let Err(error) = auth.refresh() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "keys are not read again; those from before hold");
+        }
+    }
+}
+
+/// Raises the limit of descriptors as far as it goes, and says how many connections fit.
+fn connections() -> usize {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 512 };
+    let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    };
+    usize::try_from(limit.saturating_sub(RESERVED) / SHARE.1 * SHARE.0).unwrap_or(usize::MAX)
+}
+
+fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, BuildError> {
+    let wrong = |e: String| BuildError::Tls(files.clone(), e);
+    let certs = CertificateDer::pem_file_iter(&files.cert).map_err(|e| wrong(e.to_string()))?;
+    let certs: Vec<_> = certs.collect::<Result<_, _>>().map_err(|e| wrong(e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| wrong(e.to_string()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| wrong(e.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(certs, key)
+        .map_err(|e| wrong(e.to_string()))?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}

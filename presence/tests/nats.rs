@@ -1,0 +1,205 @@
+//! Nodes that speak to each other over real nats-servers: a center and two leaves, killed and back.
+
+#![allow(clippy::unwrap_used, reason = "a test's functions are tests as well")]
+
+#[path = "wire/servers.rs"]
+mod servers;
+mod wire;
+
+use std::path::Path;
+
+use kith_presence::{Role, Writes};
+use servers::{NatsServer, binary};
+use tempfile::TempDir;
+use wire::{Events, Running, ask, config, put, shown, token, until};
+
+/// A center and two leaves, with a node of presence each.
+struct Cluster {
+    dir: TempDir,
+    servers: Vec<NatsServer>,
+    nodes: Vec<Option<Running>>,
+}
+
+const NAMES: [&str; 3] = ["center", "one", "two"];
+
+impl Cluster {
+    async fn start(test: &str) -> Option<Self> {
+        let binary = binary(test)?;
+        let dir = tempfile::tempdir().unwrap();
+        let center = NatsServer::start(&binary, dir.path(), "center", None);
+        let leaf = |name| NatsServer::start(&binary, dir.path(), name, Some(center.leaf_port));
+        let (one, two) = (leaf("one"), leaf("two"));
+        let mut cluster = Self { dir, servers: vec![center, one, two], nodes: vec![None, None, None] };
+        for at in 0..3 {
+            cluster.begin(at).await;
+        }
+        Some(cluster)
+    }
+
+    async fn begin(&mut self, at: usize) {
+        let dir = self.dir.path().join(format!("node-{}", NAMES[at]));
+        std::fs::create_dir_all(&dir).unwrap();
+        self.nodes[at] = Some(node(&dir, NAMES[at], &self.servers[at]).await.ready().await);
+    }
+
+    fn addr(&self, at: usize) -> std::net::SocketAddr {
+        self.nodes[at].as_ref().expect("it runs").addr
+    }
+
+    async fn shows(&self, at: usize, user: &str, status: &str) {
+        until(&format!("{} shows {user} as {status}", NAMES[at]), async || shown(self.addr(at), user).await == status)
+            .await;
+    }
+
+    async fn all_show(&self, user: &str, status: &str) {
+        for at in (0..3).filter(|at| self.nodes[*at].is_some()) {
+            self.shows(at, user, status).await;
+        }
+    }
+}
+
+async fn node(dir: &Path, name: &str, server: &NatsServer) -> Running {
+    Running::start(config(dir, name, server.nats())).await
+}
+
+#[tokio::test]
+async fn what_is_written_on_one_leaf_is_shown_on_all_and_followed() {
+    let Some(cluster) = Cluster::start("what_is_written_on_one_leaf_is_shown_on_all_and_followed").await else {
+        return;
+    };
+    let mut events = Events::open(cluster.addr(2), "ann", None).await;
+    assert_eq!(events.next().await.json["data"]["ann"]["status"], "offline");
+    assert_eq!(put(cluster.addr(1), "ann", r#"{"status":"busy","message":"a.b *>"}"#).await.status, 200);
+    let event = events.next().await;
+    assert_eq!(
+        (&event.json["data"]["ann"]["status"], &event.json["data"]["ann"]["node_id"]),
+        (&"busy".into(), &"one".into())
+    );
+    cluster.all_show("ann", "busy").await;
+    let path = "/api/v2/presence/ann?durability=center";
+    let answer = ask(cluster.addr(1), "PUT", path, Some(&token("ann", Writes::Own)), r#"{"status":"away"}"#).await;
+    assert_eq!((answer.status, &answer.json()["durability"]), (200, &"center".into()), "{answer:?}");
+    // The later word wins, wherever it was said.
+    put(cluster.addr(2), "ann", r#"{"status":"online"}"#).await;
+    cluster.all_show("ann", "online").await;
+    let gone = ask(cluster.addr(1), "DELETE", "/api/v2/presence/ann", Some(&token("ann", Writes::Own)), "").await;
+    assert_eq!(gone.json()["data"]["ann"]["status"], "offline", "the other leaf ended its session, asked by this one");
+    cluster.all_show("ann", "offline").await;
+}
+
+#[tokio::test]
+async fn while_the_center_is_away_leaves_go_on_and_nothing_acknowledged_is_lost() {
+    let test = "while_the_center_is_away_leaves_go_on_and_nothing_acknowledged_is_lost";
+    let Some(mut cluster) = Cluster::start(test).await else { return };
+    put(cluster.addr(1), "before", r#"{"status":"online"}"#).await;
+    cluster.all_show("before", "online").await;
+    cluster.nodes[0].take().unwrap().kill();
+    cluster.servers[0].kill();
+    for at in [1, 2] {
+        assert_eq!(put(cluster.addr(at), &format!("meanwhile-{at}"), r#"{"status":"busy"}"#).await.status, 200);
+        assert_eq!(shown(cluster.addr(at), &format!("meanwhile-{at}")).await, "busy");
+    }
+    let path = "/api/v2/presence/before?durability=center";
+    let away = ask(cluster.addr(1), "PUT", path, Some(&token("before", Writes::Own)), r#"{"status":"away"}"#).await;
+    assert_eq!((away.status, &away.json()["durability"]), (503, &"local".into()), "{away:?}");
+    cluster.shows(2, "before", "online stale").await;
+    // The center comes back with nothing at all.
+    cluster.servers[0].empty();
+    cluster.servers[0].up();
+    cluster.begin(0).await;
+    for user in ["meanwhile-1", "meanwhile-2"] {
+        cluster.all_show(user, "busy").await;
+    }
+    cluster.all_show("before", "away").await;
+    // And is told all that holds: a node that hears nobody reads it there.
+    until("the bucket is filled", async || {
+        let path = "/api/v2/presence/meanwhile-2?durability=center";
+        ask(cluster.addr(2), "PUT", path, Some(&token("meanwhile-2", Writes::Own)), r#"{"status":"busy"}"#).await.status
+            == 200
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_its_nats_server_is_down_a_leaf_reads_and_acknowledges_nothing() {
+    let test = "while_its_nats_server_is_down_a_leaf_reads_and_acknowledges_nothing";
+    let Some(mut cluster) = Cluster::start(test).await else { return };
+    put(cluster.addr(1), "ann", r#"{"status":"online"}"#).await;
+    cluster.servers[1].kill();
+    until("a write is refused", async || put(cluster.addr(1), "bob", r#"{"status":"online"}"#).await.status == 503)
+        .await;
+    let refused = put(cluster.addr(1), "bob", r#"{"status":"online"}"#).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{refused:?}");
+    assert_eq!(shown(cluster.addr(1), "ann").await, "online");
+    assert_eq!(shown(cluster.addr(1), "bob").await, "offline");
+    cluster.servers[1].up();
+    until("writes are taken again", async || put(cluster.addr(1), "bob", r#"{"status":"busy"}"#).await.status == 200)
+        .await;
+    cluster.all_show("bob", "busy").await;
+    cluster.all_show("ann", "online").await;
+}
+
+#[tokio::test]
+async fn what_a_leaf_acknowledged_is_there_after_it_and_its_server_were_killed() {
+    let test = "what_a_leaf_acknowledged_is_there_after_it_and_its_server_were_killed";
+    let Some(mut cluster) = Cluster::start(test).await else { return };
+    for at in 0..40 {
+        assert_eq!(put(cluster.addr(1), &format!("u{at}"), r#"{"status":"busy","ttl":600}"#).await.status, 200);
+    }
+    // The last word on a user is the one that holds.
+    put(cluster.addr(1), "u0", r#"{"status":"away","ttl":600}"#).await;
+    put(cluster.addr(1), "u1", r#"{"status":"offline"}"#).await;
+    cluster.nodes[1].take().unwrap().kill();
+    cluster.servers[1].kill();
+    cluster.shows(2, "u5", "busy stale").await;
+    cluster.servers[1].up();
+    cluster.begin(1).await;
+    for at in 2..40 {
+        assert_eq!(shown(cluster.addr(1), &format!("u{at}")).await, "busy");
+    }
+    cluster.all_show("u0", "away").await;
+    cluster.all_show("u1", "offline").await;
+    cluster.all_show("u39", "busy").await;
+}
+
+#[tokio::test]
+async fn a_node_begins_before_its_server_and_answers_once_it_knows() {
+    let Some(binary) = binary("a_node_begins_before_its_server_and_answers_once_it_knows") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = NatsServer::start(&binary, dir.path(), "center", None);
+    server.kill();
+    let node = node(dir.path(), "center", &server).await;
+    for (method, path) in
+        [("GET", "/api/v2/presence/ann"), ("GET", "/health/readiness"), ("GET", "/api/v2/presence/stream?users=a")]
+    {
+        let answer = ask(node.addr, method, path, None, "").await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{path}");
+    }
+    assert_eq!(put(node.addr, "ann", r#"{"status":"online"}"#).await.status, 503);
+    assert_eq!(ask(node.addr, "GET", "/health/liveness", None, "").await.status, 200);
+    server.up();
+    let node = node.ready().await;
+    until("a write is taken", async || put(node.addr, "ann", r#"{"status":"online"}"#).await.status == 200).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_operations_are_a_micro_service_too() {
+    let Some(cluster) = Cluster::start("the_operations_are_a_micro_service_too").await else { return };
+    let kith_presence::Nats::Server(server) = cluster.servers[2].nats() else { unreachable!() };
+    assert_eq!(server.role, Role::Leaf);
+    let client = async_nats::connect(server.url).await.unwrap();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Authorization", format!("Bearer {}", token("ann", Writes::Own)));
+    let body = r#"{"user_id":"ann","status":"busy","ttl":30}"#;
+    let put = client.request_with_headers("presence.v2.put", headers, body.into()).await.unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&put.payload).unwrap();
+    assert_eq!((&json["success"], &json["data"]["ann"]["status"]), (&true.into(), &"busy".into()));
+    cluster.all_show("ann", "busy").await;
+    let got = client.request("presence.v2.get", r#"{"user_id":"ann"}"#.into()).await.unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&got.payload).unwrap();
+    assert_eq!(json["data"]["ann"]["status"], "busy");
+    let denied = client.request("presence.v2.put", body.into()).await.unwrap();
+    let code = denied.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error-Code"));
+    assert_eq!(code.map(async_nats::HeaderValue::as_str), Some("401"));
+}

@@ -1,0 +1,103 @@
+//! Real nats-servers on loopback: one center, and leaves that know it.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use kith_presence::{Nats, Role, Server};
+
+/// The binary that `scripts/setup test` fetched; none, said aloud in the name of `test`, where it was not.
+pub(crate) fn binary(test: &str) -> Option<PathBuf> {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+    let binary = cache.join("kith/bin/nats-server");
+    if binary.exists() {
+        return Some(binary);
+    }
+    let reason = "no nats-server: run scripts/setup test";
+    eprintln!("skipped {test}: {reason}");
+    if let Some(path) = std::env::var_os("KITH_SKIPPED") {
+        use std::io::Write;
+        let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
+        writeln!(file, "{test}: {reason}").unwrap();
+    }
+    None
+}
+
+/// A nats-server.
+pub(crate) struct NatsServer {
+    binary: PathBuf,
+    dir: PathBuf,
+    port: u16,
+    pub(crate) leaf_port: u16,
+    domain: String,
+    child: Option<Child>,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl NatsServer {
+    /// A center, or a leaf of the one whose leaf port this is.
+    pub(crate) fn start(binary: &Path, dir: &Path, name: &str, center: Option<u16>) -> Self {
+        let (port, leaf_port) = (free_port(), free_port());
+        let (domain, leaf) = match center {
+            None => ("center".to_owned(), format!("listen: \"127.0.0.1:{leaf_port}\"")),
+            Some(center) => (
+                format!("leaf-{name}"),
+                format!("reconnect: 1\nremotes: [{{url: \"nats-leaf://127.0.0.1:{center}\"}}]"),
+            ),
+        };
+        let dir = dir.join(format!("nats-{name}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        let config = format!(
+            "server_name: {name}\nlisten: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\", domain: {domain}, sync_interval: always }}\nleafnodes {{ {leaf} }}\n",
+            dir.join("store").display()
+        );
+        std::fs::write(dir.join("nats.conf"), config).unwrap();
+        let mut server = Self { binary: binary.to_owned(), dir, port, leaf_port, domain, child: None };
+        server.up();
+        server
+    }
+
+    /// Starts it again, with what it has stored.
+    pub(crate) fn up(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
+        let mut command = Command::new(&self.binary);
+        command.arg("-c").arg(self.dir.join("nats.conf")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Forgets all that was stored.
+    pub(crate) fn empty(&mut self) {
+        assert!(self.child.is_none(), "killed before");
+        std::fs::remove_dir_all(self.dir.join("store")).unwrap();
+    }
+
+    /// How a node of presence is given it.
+    pub(crate) fn nats(&self) -> Nats {
+        let role = if self.domain == "center" { Role::Center { replicas: 1 } } else { Role::Leaf };
+        let url = format!("nats://127.0.0.1:{}", self.port);
+        Nats::Server(Server { url, credentials: None, ca: None, role, domain: "center".to_owned() })
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("--- {}\n{}", self.dir.display(), lines[lines.len().saturating_sub(15)..].join("\n"));
+        }
+    }
+}
