@@ -9,6 +9,7 @@ mod containers;
 mod daemon;
 mod enrol;
 mod look;
+mod presence;
 mod server;
 
 pub(crate) use backup::{Backup, Restore, StoreAction, StoreArgs};
@@ -16,6 +17,7 @@ pub(crate) use containers::{Ps, Sweep};
 pub(crate) use daemon::{DaemonAction, DaemonAlone, SetupDocker, SetupHost, Uninstall};
 pub(crate) use enrol::{Init, Invite, Join, Place};
 pub(crate) use look::{DnsAction, DnsSocket, Doctor, Top, Trace};
+pub(crate) use presence::{At, Get, PresenceAction, PresenceAlone, Set, Who};
 pub(crate) use server::{Server, ServerAction};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
@@ -44,6 +46,7 @@ Environment:
   KITH_API, KITH_TOKEN_FILE, KITH_CONFIG, KITH_LOG, KITH_LOG_FORMAT  for the flags of these names
   KITH_RESOLVER                                 for `kith resolve --server`
   KITH_DNS_SOCKET                               for --socket of `kith top` and `kith dns trace`
+  KITH_PRESENCE                                 for --at of `kith presence`
   KITH_SECTION_KEY, as KITH_GOSSIP_LISTEN       for a key of the configuration
 
 Data goes to stdout, logs and errors to stderr.
@@ -120,6 +123,16 @@ Examples:
   kith daemon setup-docker --dry-run
   kith daemon setup-host --dry-run")]
     Daemon(Box<DaemonAlone>),
+    /// Run presence alone, who is online, over NATS; or ask a node of it
+    #[command(after_help = "\
+A center or a leaf, by presence.role. The nats-server is found at presence.url: where it is a name, DNS says where.
+
+Examples:
+  kith presence --config /etc/kith/kith.toml
+  kith presence --set presence.role=center --set presence.jwt_secret_file=/etc/kith/presence.secret
+  kith presence set ann busy --secret-file /etc/kith/presence.secret
+  kith presence who")]
+    Presence(Box<PresenceAlone>),
     /// Run a whole cluster on loopback, for a first look
     #[command(after_help = "\
 Node i listens on the given ports + i - 1; port 0 gives each node free ones.

@@ -5,6 +5,8 @@
 //! the one function from the one to the other. All that is wrong is reported together, each with file and line.
 
 mod key;
+pub(crate) mod legacy;
+mod presence;
 mod problem;
 mod raw;
 mod reader;
@@ -24,6 +26,7 @@ use kith_gossip::identity::Subnets;
 use kith_gossip::replication::WINDOW;
 use kith_gossip_proto::NodeId;
 
+use presence::Presence;
 use problem::Origin;
 pub(crate) use problem::Problems;
 use raw::RawConfig;
@@ -49,6 +52,7 @@ pub(crate) struct Config {
     pub(crate) api: Api,
     pub(crate) dns: Dns,
     pub(crate) daemon: Daemon,
+    pub(crate) presence: Presence,
     shown: Vec<Shown>,
 }
 
@@ -163,6 +167,8 @@ pub(crate) enum Purpose {
     Dns,
     /// The reconcilers alone.
     Daemon,
+    /// Presence alone.
+    Presence,
 }
 
 /// What there is to read, in the order in which the later replaces the earlier.
@@ -234,15 +240,21 @@ impl Config {
         let api = Api::read(&mut reader, &node.data_dir);
         let dns = Dns::read(&mut reader, cluster.cidr);
         let daemon = Daemon::read(&mut reader, cluster.cidr);
-        if purpose == Purpose::Agent && !gossip.enabled && !dns.enabled && !daemon.enabled {
-            reader.problem(("gossip", "enabled"), "no part is enabled", "enable gossip, dns, daemon or all of them");
+        let presence = Presence::read(&mut reader, purpose);
+        let any = gossip.enabled || dns.enabled || daemon.enabled || presence.enabled;
+        if purpose == Purpose::Agent && !any {
+            reader.problem(
+                ("gossip", "enabled"),
+                "no part is enabled",
+                "enable gossip, dns, daemon, presence or all of them",
+            );
         }
         if gossip.authority.is_some() && cluster.subnets().is_none() && !reader.is_wrong(("cluster", "cidr")) {
             let hint = "the authority gives each server a /24 of it: set cluster.cidr to a range as 10.210.0.0/16";
             reader.problem(("cluster", "cidr"), "no range for 127 servers", hint);
         }
         reader.shown.sort_by_key(|shown| shown.key.rank());
-        let config = Config { node, cluster, gossip, api, dns, daemon, shown: reader.shown };
+        let config = Config { node, cluster, gossip, api, dns, daemon, presence, shown: reader.shown };
         reader.problems.or(config)
     }
 
@@ -314,7 +326,7 @@ impl Gossip {
         let certificates = match purpose {
             Purpose::Agent if enabled => Certificates::Needed,
             Purpose::Gossip => Certificates::Needed,
-            Purpose::Agent | Purpose::Dns | Purpose::Daemon => Certificates::Unused,
+            Purpose::Agent | Purpose::Dns | Purpose::Daemon | Purpose::Presence => Certificates::Unused,
         };
         let identity = IdentityFiles::read(reader, certificates);
         let authority = reader.optional(("gossip", "authority")).map(|Text(path)| PathBuf::from(path));

@@ -34,7 +34,7 @@ use clap::Parser;
 use kith_gossip_client::{Client, Endpoint};
 use tokio_util::sync::CancellationToken;
 
-use args::{Cli, Command, Configured, DnsAction, DnsAlone, Plain, Store};
+use args::{Cli, Command, Configured, DnsAction, DnsAlone, Plain, PresenceAlone, Store};
 use config::{Config, Purpose};
 use exit::{Exit, Failure};
 use notify::Notifier;
@@ -42,6 +42,7 @@ use parts::Part;
 use parts::daemon::DaemonPart;
 use parts::dns::{DNS_SOCKET, DnsPart, Source};
 use parts::gossip::GossipPart;
+use parts::presence::PresencePart;
 use stop::Signals;
 
 /// What may still hold a thread when all parts are stopped is not waited for longer than this.
@@ -83,7 +84,8 @@ fn start(cli: Cli) -> Result<(), Failure> {
 fn start_log(cli: &Cli) -> Result<(), Failure> {
     let quiet = match cli.command {
         Command::Dns(ref alone) if alone.action.is_some() => "warn",
-        Command::Agent(_) | Command::Gossip(_) | Command::Dns(_) | Command::Daemon(_) => "info",
+        Command::Presence(ref alone) if alone.action.is_some() => "warn",
+        Command::Agent(_) | Command::Gossip(_) | Command::Dns(_) | Command::Daemon(_) | Command::Presence(_) => "info",
         _ => "warn",
     };
     let filter = cli.global.log.clone().or_else(|| std::env::var("KITH_LOG").ok());
@@ -107,6 +109,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             Some(action) => commands::setup(action).await,
             None => node(&alone.configured, Purpose::Daemon, Some(&alone.store)).await,
         },
+        Command::Presence(alone) => presence(&alone).await,
         Command::Dev(args) => {
             let (signals, token) = (Signals::catch()?, CancellationToken::new());
             signals.during(&token, dev::run(&args, token.clone())).await
@@ -146,6 +149,29 @@ async fn dns(alone: &DnsAlone) -> Result<(), Failure> {
     }
 }
 
+/// Runs presence alone, or asks a node of it.
+async fn presence(alone: &PresenceAlone) -> Result<(), Failure> {
+    match &alone.action {
+        Some(action) => commands::presence(action).await,
+        None => node(&legacy(alone)?, Purpose::Presence, None).await,
+    }
+}
+
+/// The configuration that was named, under what an ancestor's file says.
+fn legacy(alone: &PresenceAlone) -> Result<Configured, Failure> {
+    let mut configured = alone.configured.clone();
+    if let Some(path) = &alone.legacy_config {
+        let text =
+            std::fs::read_to_string(path).map_err(|e| Failure::new(Exit::Io, e).context(path.display().to_string()))?;
+        let read = config::legacy::read(&text, path.parent().unwrap_or(std::path::Path::new(".")))?;
+        for line in read.told {
+            tracing::warn!(file = %path.display(), "{line}");
+        }
+        configured.set.splice(0..0, read.set);
+    }
+    Ok(configured)
+}
+
 /// Runs the parts of this node that are wanted, until a signal.
 async fn node(configured: &Configured, purpose: Purpose, named: Option<&Store>) -> Result<(), Failure> {
     let (signals, token) = (Signals::catch()?, CancellationToken::new());
@@ -161,6 +187,9 @@ async fn node(configured: &Configured, purpose: Purpose, named: Option<&Store>) 
     }
     if purpose == Purpose::Daemon || (purpose == Purpose::Agent && config.daemon.enabled) {
         parts.push(Box::new(DaemonPart::new(parts::daemon::config(&config)?, client.clone())));
+    }
+    if purpose == Purpose::Presence || (purpose == Purpose::Agent && config.presence.enabled) {
+        parts.push(Box::new(PresencePart::new(parts::presence::config(&config))));
     }
     // Of DNS or the daemon alone there is one part, whose own status is reported; the store's process speaks of the parts
     // beside it.

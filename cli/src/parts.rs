@@ -13,6 +13,7 @@
 pub(crate) mod daemon;
 pub(crate) mod dns;
 pub(crate) mod gossip;
+pub(crate) mod presence;
 mod report;
 
 pub(crate) use report::{report, report_metrics, report_soon};

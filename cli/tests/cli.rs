@@ -49,6 +49,7 @@ fn help_is_what_it_was() {
       gossip       Run the store alone
       dns          Run the DNS server alone, fed by a store's API or by zone files
       daemon       Run the daemon alone, which keeps this server's own rows true at a store's API
+      presence     Run presence alone, who is online, over NATS; or ask a node of it
       dev          Run a whole cluster on loopback, for a first look
       init         Found a cluster: its authority, and this server as its first
       invite       Make a token with which one more server joins
@@ -97,6 +98,7 @@ fn help_is_what_it_was() {
       KITH_API, KITH_TOKEN_FILE, KITH_CONFIG, KITH_LOG, KITH_LOG_FORMAT  for the flags of these names
       KITH_RESOLVER                                 for `kith resolve --server`
       KITH_DNS_SOCKET                               for --socket of `kith top` and `kith dns trace`
+      KITH_PRESENCE                                 for --at of `kith presence`
       KITH_SECTION_KEY, as KITH_GOSSIP_LISTEN       for a key of the configuration
 
     Data goes to stdout, logs and errors to stderr.

@@ -203,7 +203,9 @@ fn each_alarm_has_its_paragraph() {
 
 #[test]
 fn the_pages_link_to_what_is_there() {
-    for page in ["README.md", "first-cluster.md", "certificates.md", "operating.md", "api.md", "backup.md"] {
+    for page in
+        ["README.md", "first-cluster.md", "certificates.md", "operating.md", "api.md", "backup.md", "presence.md"]
+    {
         let text = text(page);
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for link in links {

@@ -44,7 +44,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 49] = [
+pub(crate) const KEYS: [Key; 67] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -94,6 +94,24 @@ pub(crate) const KEYS: [Key; 49] = [
     key("daemon", "port", Kind::Text),
     key("daemon", "endpoints", Kind::Texts),
     key("daemon", "remove_after_ms", Kind::Text),
+    key("presence", "enabled", Kind::Switch),
+    key("presence", "listen", Kind::Texts),
+    key("presence", "tls_cert", Kind::Text),
+    key("presence", "tls_key", Kind::Text),
+    key("presence", "role", Kind::Text),
+    key("presence", "replicas", Kind::Text),
+    key("presence", "url", Kind::Text),
+    key("presence", "credentials", Kind::Text),
+    key("presence", "nats_ca", Kind::Text),
+    key("presence", "domain", Kind::Text),
+    key("presence", "jwt_secret_file", Kind::Text),
+    key("presence", "jwt_ed25519_file", Kind::Text),
+    key("presence", "jwt_rsa_file", Kind::Text),
+    key("presence", "jwks_file", Kind::Text),
+    key("presence", "jwt_issuer", Kind::Text),
+    key("presence", "jwt_audience", Kind::Text),
+    key("presence", "token_rate", Kind::Text),
+    key("presence", "address_rate", Kind::Text),
 ];
 
 impl Key {
@@ -169,7 +187,10 @@ mod tests {
 
     #[test]
     fn a_section_stands_together_and_its_keys_are_told_apart() {
-        assert_eq!(Key::sections().collect::<Vec<_>>(), ["node", "cluster", "gossip", "api", "dns", "daemon"]);
+        assert_eq!(
+            Key::sections().collect::<Vec<_>>(),
+            ["node", "cluster", "gossip", "api", "dns", "daemon", "presence"]
+        );
         let mut variables: Vec<String> = KEYS.iter().map(Key::variable).collect();
         variables.sort();
         variables.dedup();

@@ -84,6 +84,26 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     interface = "kith0"              # default
     port = "31820"                   # default
     endpoints = []                   # default
+
+    [presence]
+    enabled = false                # default
+    listen = ["0.0.0.0:8080"]      # default
+    # tls_cert =                   # default
+    # tls_key =                    # default
+    role = "leaf"                  # default
+    replicas = "1"                 # default
+    url = "nats://127.0.0.1:4222"  # default
+    # credentials =                # default
+    # nats_ca =                    # default
+    domain = "center"              # default
+    # jwt_secret_file =            # default
+    # jwt_ed25519_file =           # default
+    # jwt_rsa_file =               # default
+    # jwks_file =                  # default
+    # jwt_issuer =                 # default
+    # jwt_audience =               # default
+    token_rate = "50"              # default
+    address_rate = "1000"          # default
     "#);
 }
 

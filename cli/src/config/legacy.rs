@@ -1,0 +1,130 @@
+//! The ancestor's YAML file: its keys, taken as those of `[presence]`.
+//!
+//! It is read as what it is, sections with keys below them, each a single value; no more of YAML than that.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::exit::{Exit, Failure};
+
+/// What a file says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Legacy {
+    /// As `SECTION.KEY=VALUE`.
+    pub(crate) set: Vec<String>,
+    /// For people: what each key is called here.
+    pub(crate) told: Vec<String>,
+}
+
+/// Reads a file's text. A secret that stands in it is kept in a file of its own, in `dir`, which only its owner can read.
+pub(crate) fn read(text: &str, dir: &Path) -> Result<Legacy, Failure> {
+    let mut legacy = Legacy::default();
+    for (key, value) in keys(text)? {
+        match key.as_str() {
+            "service.node_type" => legacy.key(&key, "role", &value),
+            "service.port" => legacy.key(&key, "listen", &format!("0.0.0.0:{value}")),
+            "auth.jwt_secret" => {
+                let path = keep(&value, dir)?;
+                legacy.key(&key, "jwt_secret_file", &path.display().to_string());
+            }
+            "nats.data_dir" => legacy.told.push(format!("{key} is [nats] store_dir: `kith nats` runs the nats-server")),
+            "nats.embedded" => {
+                legacy.told.push(format!("{key} is gone: presence.url names the nats-server that `kith nats` runs"));
+            }
+            "cache.max_cost" | "cache.num_counters" | "cache.buffer_items" => {
+                legacy.told.push(format!("{key} is gone: all users are kept in memory"));
+            }
+            _ => {
+                let hint = "known are service.node_type, service.port, nats.data_dir, nats.embedded, cache.max_cost, \
+                            cache.num_counters, cache.buffer_items and auth.jwt_secret";
+                return Err(Failure::message(Exit::Config, format!("{key} is not a known key")).hint(hint));
+            }
+        }
+    }
+    Ok(legacy)
+}
+
+impl Legacy {
+    fn key(&mut self, old: &str, name: &str, value: &str) {
+        self.set.push(format!("presence.{name}={value}"));
+        let value = if name == "listen" { format!("[\"{value}\"]") } else { format!("\"{value}\"") };
+        self.told.push(format!("{old} is [presence] {name} = {value}"));
+    }
+}
+
+fn keys(text: &str) -> Result<Vec<(String, String)>, Failure> {
+    let (mut section, mut keys) = (String::new(), Vec::new());
+    for (at, line) in text.lines().enumerate() {
+        let content = line.split(" #").next().unwrap_or_default().trim_end();
+        if content.trim().is_empty() || content.trim_start().starts_with('#') || content == "---" {
+            continue;
+        }
+        let wrong = || Failure::message(Exit::Config, format!("line {}: not `section:` or `  key: value`", at + 1));
+        let (name, value) = content.split_once(':').ok_or_else(wrong)?;
+        let value = value.trim().trim_matches(['"', '\'']);
+        match (name.strip_prefix(' '), value) {
+            (None, "") => section = name.trim().to_owned(),
+            (Some(name), value) if !section.is_empty() && !value.is_empty() => {
+                keys.push((format!("{section}.{}", name.trim()), value.to_owned()));
+            }
+            (None | Some(_), _) => return Err(wrong()),
+        }
+    }
+    Ok(keys)
+}
+
+fn keep(secret: &str, dir: &Path) -> Result<PathBuf, Failure> {
+    let path = dir.join("presence.secret");
+    let written = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
+    written
+        .and_then(|mut file| file.write_all(secret.as_bytes()))
+        .map_err(|e| Failure::new(Exit::Io, e).context(path.display().to_string()))?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "\
+# presence
+service:
+  node_type: leaf   # or center
+  port: 8081
+nats:
+  embedded: true
+  data_dir: \"/var/lib/nats\"
+cache:
+  max_cost: 1073741824
+  num_counters: 10000000
+  buffer_items: 64
+auth:
+  jwt_secret: '0123456789abcdef0123456789abcdef'
+";
+
+    #[test]
+    fn the_ancestors_keys_are_taken_and_what_they_are_called_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let legacy = read(FILE, dir.path()).unwrap();
+        let secret = dir.path().join("presence.secret");
+        assert_eq!(legacy.set[..2], ["presence.role=leaf", "presence.listen=0.0.0.0:8081"]);
+        assert_eq!(legacy.set[2], format!("presence.jwt_secret_file={}", secret.display()));
+        assert_eq!(std::fs::read_to_string(secret).unwrap(), "0123456789abcdef0123456789abcdef");
+        assert_eq!(legacy.told.len(), 8, "{:#?}", legacy.told);
+        assert_eq!(legacy.told[1], "service.port is [presence] listen = [\"0.0.0.0:8081\"]");
+    }
+
+    #[test]
+    fn what_is_not_known_is_an_error_with_its_place() {
+        for (text, told) in [
+            ("service:\n  nodetype: leaf\n", "service.nodetype is not a known key"),
+            ("service\n", "line 1: not `section:`"),
+            ("  port: 1\n", "line 1: not"),
+            ("service:\n  port:\n", "line 2: not"),
+        ] {
+            let report = read(text, Path::new(".")).unwrap_err().report().unwrap();
+            assert!(report.contains(told), "{report}");
+        }
+    }
+}
