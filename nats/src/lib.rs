@@ -5,14 +5,20 @@
 //!         resolve: asks   keep: last good   pure      pure: text            pure                supervise: the child
 //! ```
 //!
-//! [`config`] is what the runner is told, [`identity`] what it is once and for all, [`memory`] what it may use. [`follow`] is the seam:
-//! to its left is what nats-server is to be configured with ([`discovery`], which joins [`resolve`], [`peers`], [`shape`], [`render`] and
-//! [`change`]), to its right the process.
+//! [`config`] is what the runner is told, [`identity`] what it is once and for all, [`memory`] what it may use, [`binary`] what it runs.
+//! [`nats`] is the runner, and [`status`] what it shows. [`follow`] is the seam: to its left is what nats-server is to be configured with
+//! ([`discovery`], which joins [`resolve`], [`peers`], [`shape`], [`render`] and [`change`]), to its right the process:
+//! `server` keeps it running with what `supervise` knows of processes, asks it by `monitor`, and writes what it finds onto `board`, by which
+//! `health` answers.
 
+pub mod binary;
 pub mod config;
 pub mod identity;
 pub mod memory;
 pub mod name;
+
+pub mod nats;
+pub mod status;
 
 pub mod resolve;
 
@@ -32,5 +38,17 @@ pub mod turn;
 
 pub mod follow;
 
+mod beside;
+mod board;
+mod health;
+mod monitor;
+mod server;
+mod supervise;
+
+mod chain;
+mod retry;
+
 pub use config::Config;
 pub use identity::Identity;
+pub use nats::{BuildError, Nats, RunError};
+pub use status::{Status, StatusHandle};

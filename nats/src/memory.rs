@@ -3,14 +3,16 @@
 use std::fs;
 use std::path::Path;
 
+use crate::config::Size;
+
 /// Above this a limit is none: groups of the first version say so with a number near the greatest.
 const UNLIMITED: u64 = 1 << 60;
 
 /// Three quarters of what this process may use: what streams may hold in memory where nobody says otherwise. Inherited; the rest is for
 /// connections, and for streams in files, whose blocks are cached.
 #[must_use]
-pub fn for_streams() -> Option<u64> {
-    available(Path::new("/")).map(|bytes| bytes / 4 * 3)
+pub fn for_streams() -> Option<Size> {
+    available(Path::new("/")).map(|bytes| Size(bytes / 4 * 3))
 }
 
 /// Bytes that may be used, by the files below `root`.

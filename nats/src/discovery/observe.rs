@@ -33,6 +33,9 @@ pub(super) struct Observed {
 /// Asks all that a server in this place needs. `known` are the regions of earlier passes, asked also when the list of
 /// regions is not to be had.
 pub(super) async fn observe(dns: &impl Dns, place: &Place, known: BTreeSet<Label>) -> Observed {
+    if place.standing == Standing::Lone {
+        return Observed::nothing();
+    }
     let name = |prefix: &str| format!("{prefix}.{}.{}.", place.cluster, place.zone);
     let mut look = Look::default();
     let (center_name, regions_name) = (name("center.process"), name("regions"));
@@ -75,6 +78,12 @@ pub(super) async fn observe(dns: &impl Dns, place: &Place, known: BTreeSet<Label
 }
 
 impl Observed {
+    /// Of a server that knows no other.
+    fn nothing() -> Observed {
+        let (within, ports) = (BTreeMap::new(), [None, None, None]);
+        Observed { center: Answer::Empty, regions: Answer::Empty, within, ports, trouble: None, ttl: None }
+    }
+
     /// Into what is known.
     pub(super) fn into_peers(self, peers: &mut Peers, own: Option<&Label>, now: Instant) {
         peers.center.observe(&self.center, now);

@@ -59,9 +59,10 @@ impl Sources {
             },
         };
         let own = name("server_name", &identity.name)?;
-        let servers = match config.resolvers.as_slice() {
-            [] => resolve::Servers::System,
-            servers => resolve::Servers::At(servers.to_vec()),
+        let servers = match (config.resolvers.as_slice(), place.standing) {
+            ([], Standing::Clustered | Standing::Leaf) => resolve::Servers::System,
+            // One that knows no other asks nobody, and needs nobody to ask.
+            (servers, _) => resolve::Servers::At(servers.to_vec()),
         };
         let dns = SystemDns::new(servers).map_err(BadSource::Resolver)?;
         let folder = identity::folder(&config.store.dir);
@@ -115,7 +116,7 @@ fn reader(
             store: Some(Store {
                 dir: config.store.dir.clone(),
                 max_file: config.store.files.map(|size| size.0),
-                max_memory: config.store.memory.map(|size| size.0).or_else(memory::for_streams),
+                max_memory: config.store.memory.or_else(memory::for_streams).map(|size| size.0),
             }),
             limits: Limits::default(),
             tls,

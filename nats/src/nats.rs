@@ -1,0 +1,151 @@
+//! The runner: what it needs found and bound, then run until it is told to end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::beside;
+use crate::binary::{Binary, BinaryError};
+use crate::board::Board;
+use crate::config::Config;
+use crate::discovery::{BadSource, Sources, discover};
+use crate::health::{self, Asked};
+use crate::identity::{Identity, IdentityError};
+use crate::monitor::Monitor;
+use crate::resolve::SystemDns;
+use crate::server::Server;
+use crate::status::StatusHandle;
+use crate::supervise::{Process, Spawner};
+
+/// What nats-server is called in logs.
+const NAME: &str = "nats-server";
+
+/// A runner that is ready to run.
+pub struct Nats {
+    config: Config,
+    binary: Binary,
+    board: Board,
+    sources: Sources,
+    dns: SystemDns,
+    listener: TcpListener,
+    addrs: [SocketAddr; 1],
+}
+
+/// Why a runner cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// There is no nats-server that can be run.
+    #[error(transparent)]
+    Binary(BinaryError),
+    /// It cannot be told which server it is.
+    #[error(transparent)]
+    Identity(IdentityError),
+    /// Its configuration cannot be followed.
+    #[error(transparent)]
+    Source(BadSource),
+    /// The address for questions about health cannot be had.
+    #[error("cannot listen on {at}")]
+    Listen {
+        /// Which.
+        at: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a runner ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The thread that starts processes cannot be started.
+    #[error("no thread to start processes")]
+    Thread(#[source] io::Error),
+    /// A task failed.
+    #[error("a task of the runner failed")]
+    Task(#[source] JoinError),
+    /// A task ended though nobody had told it to.
+    #[error("a task of the runner ended by itself")]
+    Ended,
+}
+
+impl Nats {
+    /// Finds nats-server, reads or makes its identity, and binds.
+    pub async fn build(config: Config) -> Result<Nats, BuildError> {
+        let binary = Binary::find(config.binary.as_deref()).await.map_err(BuildError::Binary)?;
+        let identity = Identity::keep(&config.store.dir, &config.node).map_err(BuildError::Identity)?;
+        let (sources, dns) = Sources::of(&config, &identity, &binary.path).map_err(BuildError::Source)?;
+        let failed = |source| BuildError::Listen { at: config.health, source };
+        let listener = TcpListener::bind(config.health).await.map_err(failed)?;
+        let addrs = [listener.local_addr().map_err(failed)?];
+        let board = Board::new(&config, &identity, binary.version.to_string());
+        Ok(Nats { config, binary, board, sources, dns, listener, addrs })
+    }
+
+    /// Where it answers about its health.
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Which nats-server is run.
+    pub fn binary(&self) -> &PathBuf {
+        &self.binary.path
+    }
+
+    /// Reads its status while it runs.
+    pub fn status(&self) -> StatusHandle {
+        self.board.handle()
+    }
+
+    /// Runs until the token is cancelled and nats-server has ended.
+    pub async fn run(self, token: CancellationToken) -> Result<(), RunError> {
+        let spawner = Spawner::start(Handle::current()).map_err(RunError::Thread)?;
+        let monitor = Monitor::new(self.config.monitor);
+        let asked = Asked::new(&self.config, self.board.handle(), monitor.clone());
+        // What is told to end may take a while: health is answered, and DNS followed, for as long as nats-server runs.
+        let (ending, gone) = (token.child_token(), CancellationToken::new());
+        let (discovery, following) = discover(self.sources, self.dns, gone.clone());
+        let board = self.board.clone();
+        let server = Server {
+            process: Process::new(NAME, spawner.spawn()),
+            binary: self.binary,
+            monitor,
+            follow: discovery,
+            board: self.board,
+            ending: self.config.ending,
+        };
+        let (mut inner, mut outer) = (JoinSet::new(), JoinSet::new());
+        inner.spawn(server.run(ending.clone()).in_current_span());
+        for extra in self.config.processes {
+            let process = Process::new(&extra.name, spawner.spawn());
+            inner.spawn(beside::keep(extra, process, board.clone(), ending.clone()).in_current_span());
+        }
+        outer.spawn(following.in_current_span());
+        outer.spawn(health::serve(self.listener, asked, gone.clone()).in_current_span());
+        let result = tokio::select! {
+            // Dropping the wait loses no end: tasks stay in their sets.
+            () = token.cancelled() => Ok(()),
+            ended = inner.join_next() => Err(unexpected(ended)),
+            ended = outer.join_next() => Err(unexpected(ended)),
+        };
+        ending.cancel();
+        while inner.join_next().await.is_some() {}
+        gone.cancel();
+        while outer.join_next().await.is_some() {}
+        drop(spawner);
+        result
+    }
+}
+
+/// The end of a task that nobody had told to end.
+fn unexpected(ended: Option<Result<(), JoinError>>) -> RunError {
+    match ended {
+        Some(Err(error)) => RunError::Task(error),
+        Some(Ok(())) | None => RunError::Ended,
+    }
+}
