@@ -33,6 +33,8 @@ pub(crate) struct Agent {
 struct Kept {
     name: &'static str,
     stop: CancellationToken,
+    /// How long it may take to stop, if it says so itself.
+    within: Option<Duration>,
     /// Holds one task.
     task: JoinSet<Result<(), Failure>>,
     state: watch::Receiver<PartState>,
@@ -86,12 +88,12 @@ impl Kept {
         let (senders, states): (Vec<_>, Vec<_>) = parts.iter().map(|_| watch::channel(PartState::started())).unzip();
         let mut kept = Vec::new();
         for (at, ((part, first), sender)) in parts.into_iter().zip(senders).enumerate() {
-            let (name, stop) = (part.name(), CancellationToken::new());
+            let (name, stop, within) = (part.name(), CancellationToken::new(), part.stops_within());
             let others = states.iter().enumerate().filter(|(other, _)| *other != at);
             let others = others.map(|(_, state)| state.clone()).collect();
             let mut task = JoinSet::new();
             task.spawn(keep(part, first, stop.clone(), sender, others).in_current_span());
-            kept.push(Kept { name, stop, task, state: states[at].clone() });
+            kept.push(Kept { name, stop, within, task, state: states[at].clone() });
         }
         kept
     }
@@ -104,12 +106,19 @@ impl Kept {
 
 /// Stops the parts, the last one first, each after the one that may need it is gone.
 async fn stop_all(mut kept: Vec<Kept>) -> Result<(), Failure> {
-    let deadline = Instant::now() + STOP;
+    let mut deadline = Instant::now() + STOP;
     let mut result = Ok(());
     while let Some(mut last) = kept.pop() {
         last.stop.cancel();
         let others = u32::try_from(kept.len()).unwrap_or(u32::MAX);
-        let stopped = match timeout_at(deadline - KEPT_BACK * others, last.task.join_next()).await {
+        let begun = Instant::now();
+        let until = last.within.map_or(deadline - KEPT_BACK * others, |within| begun + within);
+        let ended = timeout_at(until, last.task.join_next()).await;
+        if last.within.is_some() {
+            // What it took is not taken from the others.
+            deadline += begun.elapsed();
+        }
+        let stopped = match ended {
             Ok(ended) => outcome(last.name, ended),
             Err(_) => {
                 // It may hold on to its thread: it is told to go and not waited for beyond the deadline.

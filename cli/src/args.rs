@@ -9,6 +9,7 @@ mod containers;
 mod daemon;
 mod enrol;
 mod look;
+mod nats;
 mod presence;
 mod server;
 
@@ -17,6 +18,7 @@ pub(crate) use containers::{Ps, Sweep};
 pub(crate) use daemon::{DaemonAction, DaemonAlone, SetupDocker, SetupHost, Uninstall};
 pub(crate) use enrol::{Init, Invite, Join, Place};
 pub(crate) use look::{DnsAction, DnsSocket, Doctor, Top, Trace};
+pub(crate) use nats::{NatsAction, NatsAlone, NatsStatus};
 pub(crate) use presence::{At, Get, PresenceAction, PresenceAlone, Set, Who};
 pub(crate) use server::{Server, ServerAction};
 
@@ -123,6 +125,17 @@ Examples:
   kith daemon setup-docker --dry-run
   kith daemon setup-host --dry-run")]
     Daemon(Box<DaemonAlone>),
+    /// Run a nats-server, which finds its peers by DNS, and keep it running
+    #[command(after_help = "\
+nats-server 2.14 or later is taken from --nats-bin, NATS_SERVER_BIN, what scripts/setup has fetched, or PATH. The variables
+NATS_STORE_DIR, NATS_MAX_FILE_STORE, NATS_MAX_MEM_STORE and NATS_APPEND_CONFIG stand for the keys nats.store_dir,
+nats.max_file_store, nats.max_mem_store and nats.append_config.
+
+Examples:
+  kith nats --set nats.store_dir=/var/lib/nats
+  kith nats --config /etc/kith/kith.toml
+  kith nats status --json")]
+    Nats(Box<NatsAlone>),
     /// Run presence alone, who is online, over NATS; or ask a node of it
     #[command(after_help = "\
 A center or a leaf, by presence.role. The nats-server is found at presence.url: where it is a name, DNS says where.

@@ -6,6 +6,7 @@
 
 mod key;
 pub(crate) mod legacy;
+mod nats;
 mod presence;
 mod problem;
 mod raw;
@@ -26,6 +27,7 @@ use kith_gossip::identity::Subnets;
 use kith_gossip::replication::WINDOW;
 use kith_gossip_proto::NodeId;
 
+pub(crate) use nats::Nats;
 use presence::Presence;
 use problem::Origin;
 pub(crate) use problem::Problems;
@@ -52,6 +54,7 @@ pub(crate) struct Config {
     pub(crate) api: Api,
     pub(crate) dns: Dns,
     pub(crate) daemon: Daemon,
+    pub(crate) nats: Nats,
     pub(crate) presence: Presence,
     shown: Vec<Shown>,
 }
@@ -167,6 +170,8 @@ pub(crate) enum Purpose {
     Dns,
     /// The reconcilers alone.
     Daemon,
+    /// The runner of nats-server alone.
+    Nats,
     /// Presence alone.
     Presence,
 }
@@ -240,21 +245,19 @@ impl Config {
         let api = Api::read(&mut reader, &node.data_dir);
         let dns = Dns::read(&mut reader, cluster.cidr);
         let daemon = Daemon::read(&mut reader, cluster.cidr);
+        let nats = Nats::read(&mut reader, &node, dns.zones.first(), purpose);
         let presence = Presence::read(&mut reader, purpose);
-        let any = gossip.enabled || dns.enabled || daemon.enabled || presence.enabled;
+        let any = gossip.enabled || dns.enabled || daemon.enabled || nats.enabled || presence.enabled;
         if purpose == Purpose::Agent && !any {
-            reader.problem(
-                ("gossip", "enabled"),
-                "no part is enabled",
-                "enable gossip, dns, daemon, presence or all of them",
-            );
+            let hint = "enable gossip, dns, daemon, nats, presence or all of them";
+            reader.problem(("gossip", "enabled"), "no part is enabled", hint);
         }
         if gossip.authority.is_some() && cluster.subnets().is_none() && !reader.is_wrong(("cluster", "cidr")) {
             let hint = "the authority gives each server a /24 of it: set cluster.cidr to a range as 10.210.0.0/16";
             reader.problem(("cluster", "cidr"), "no range for 127 servers", hint);
         }
         reader.shown.sort_by_key(|shown| shown.key.rank());
-        let config = Config { node, cluster, gossip, api, dns, daemon, presence, shown: reader.shown };
+        let config = Config { node, cluster, gossip, api, dns, daemon, nats, presence, shown: reader.shown };
         reader.problems.or(config)
     }
 
@@ -326,7 +329,7 @@ impl Gossip {
         let certificates = match purpose {
             Purpose::Agent if enabled => Certificates::Needed,
             Purpose::Gossip => Certificates::Needed,
-            Purpose::Agent | Purpose::Dns | Purpose::Daemon | Purpose::Presence => Certificates::Unused,
+            Purpose::Agent | Purpose::Dns | Purpose::Daemon | Purpose::Nats | Purpose::Presence => Certificates::Unused,
         };
         let identity = IdentityFiles::read(reader, certificates);
         let authority = reader.optional(("gossip", "authority")).map(|Text(path)| PathBuf::from(path));

@@ -34,7 +34,7 @@ use clap::Parser;
 use kith_gossip_client::{Client, Endpoint};
 use tokio_util::sync::CancellationToken;
 
-use args::{Cli, Command, Configured, DnsAction, DnsAlone, Plain, PresenceAlone, Store};
+use args::{Cli, Command, Configured, DnsAction, DnsAlone, NatsAlone, Plain, PresenceAlone, Store};
 use config::{Config, Purpose};
 use exit::{Exit, Failure};
 use notify::Notifier;
@@ -42,6 +42,7 @@ use parts::Part;
 use parts::daemon::DaemonPart;
 use parts::dns::{DNS_SOCKET, DnsPart, Source};
 use parts::gossip::GossipPart;
+use parts::nats::NatsPart;
 use parts::presence::PresencePart;
 use stop::Signals;
 
@@ -84,8 +85,14 @@ fn start(cli: Cli) -> Result<(), Failure> {
 fn start_log(cli: &Cli) -> Result<(), Failure> {
     let quiet = match cli.command {
         Command::Dns(ref alone) if alone.action.is_some() => "warn",
+        Command::Nats(ref alone) if alone.action.is_some() => "warn",
         Command::Presence(ref alone) if alone.action.is_some() => "warn",
-        Command::Agent(_) | Command::Gossip(_) | Command::Dns(_) | Command::Daemon(_) | Command::Presence(_) => "info",
+        Command::Agent(_)
+        | Command::Gossip(_)
+        | Command::Dns(_)
+        | Command::Daemon(_)
+        | Command::Nats(_)
+        | Command::Presence(_) => "info",
         _ => "warn",
     };
     let filter = cli.global.log.clone().or_else(|| std::env::var("KITH_LOG").ok());
@@ -108,6 +115,10 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Daemon(alone) => match &alone.action {
             Some(action) => commands::setup(action).await,
             None => node(&alone.configured, Purpose::Daemon, Some(&alone.store)).await,
+        },
+        Command::Nats(alone) => match &alone.action {
+            Some(action) => commands::nats(action).await,
+            None => nats(&alone).await,
         },
         Command::Presence(alone) => presence(&alone).await,
         Command::Dev(args) => {
@@ -149,6 +160,19 @@ async fn dns(alone: &DnsAlone) -> Result<(), Failure> {
     }
 }
 
+/// Runs nats-server alone. It asks no store.
+async fn nats(alone: &NatsAlone) -> Result<(), Failure> {
+    let (signals, token) = (Signals::catch()?, CancellationToken::new());
+    let config = commands::load(&alone.configured, Purpose::Nats)?;
+    let mut runner = config.nats.runner;
+    runner.binary = alone.nats_bin.clone().or(runner.binary);
+    let run = async {
+        let agent = agent::Agent::build(vec![Box::new(NatsPart::new(runner))], None).await?;
+        Notifier::from_environment().during(&token, agent.run(token.clone())).await
+    };
+    signals.during(&token, run).await
+}
+
 /// Runs presence alone, or asks a node of it.
 async fn presence(alone: &PresenceAlone) -> Result<(), Failure> {
     match &alone.action {
@@ -187,6 +211,9 @@ async fn node(configured: &Configured, purpose: Purpose, named: Option<&Store>) 
     }
     if purpose == Purpose::Daemon || (purpose == Purpose::Agent && config.daemon.enabled) {
         parts.push(Box::new(DaemonPart::new(parts::daemon::config(&config)?, client.clone())));
+    }
+    if purpose == Purpose::Agent && config.nats.enabled {
+        parts.push(Box::new(NatsPart::new(config.nats.runner.clone())));
     }
     if purpose == Purpose::Presence || (purpose == Purpose::Agent && config.presence.enabled) {
         parts.push(Box::new(PresencePart::new(parts::presence::config(&config))));

@@ -13,6 +13,7 @@
 pub(crate) mod daemon;
 pub(crate) mod dns;
 pub(crate) mod gossip;
+pub(crate) mod nats;
 pub(crate) mod presence;
 mod report;
 
@@ -47,6 +48,11 @@ const WELL: Duration = Duration::from_secs(30);
 pub(crate) trait Part: Send + 'static {
     /// Its name, for logs and status.
     fn name(&self) -> &'static str;
+
+    /// How long it may take to stop, where the agent's own bound is too short: whoever depends on it is to be sent away first.
+    fn stops_within(&self) -> Option<Duration> {
+        None
+    }
 
     /// Binds what it listens on, or says why it cannot. A part that was built once must be given the same ports again,
     /// also where it was free to choose.

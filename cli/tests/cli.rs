@@ -49,6 +49,7 @@ fn help_is_what_it_was() {
       gossip       Run the store alone
       dns          Run the DNS server alone, fed by a store's API or by zone files
       daemon       Run the daemon alone, which keeps this server's own rows true at a store's API
+      nats         Run a nats-server, which finds its peers by DNS, and keep it running
       presence     Run presence alone, who is online, over NATS; or ask a node of it
       dev          Run a whole cluster on loopback, for a first look
       init         Found a cluster: its authority, and this server as its first

@@ -4,7 +4,7 @@
 //! configuration, and hands out [`Node`]s that can be started, killed, stopped and asked. A [`Dev`] is one `kith dev`.
 //! [`Run`] is any other command that ends by itself. A [`Fleet`] is a cluster over [`Links`], a [`Mesh`] one with tunnels; a [`Disk`] can lose power;
 //! [`Tampering`] makes syncs fail. A [`ScriptedDocker`] runs what the test says, a [`Dockerd`] is a real one.
-//! [`Hosts`] are whole servers, each with an /etc, a Docker and a power switch; [`Casa`] is a cluster of them.
+//! A [`Runner`] is one `kith nats`. [`Hosts`] are whole servers, each with an /etc, a Docker and a power switch; [`Casa`] is a cluster of them.
 //!
 //! Rules of the house: every process is ended by its own id when its value is dropped; files live in a temporary folder;
 //! nothing but loopback, and the namespaces of a [`Links`], is touched; waiting is for a condition, with a bound that says what was last seen ([`eventually`]).
@@ -28,6 +28,7 @@ mod nats;
 mod node;
 mod process;
 mod resolve;
+mod runner;
 mod syscalls;
 mod wait;
 
@@ -48,5 +49,6 @@ pub use nats::{NatsServer, nats_address, nats_check};
 pub use node::{Addresses, Lab, Node};
 pub use process::Process;
 pub use resolve::{Answer, exchange, resolve};
+pub use runner::Runner;
 pub use syscalls::{Syncs, Tampering};
 pub use wait::eventually;

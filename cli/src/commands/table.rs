@@ -33,6 +33,12 @@ pub(crate) fn render(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     lines.into_iter().map(|cells| line(cells, &widths)).collect()
 }
 
+/// Lines without a head.
+pub(crate) fn pairs(rows: &[Vec<String>]) -> Vec<String> {
+    let widths = widths(rows.iter().map(Vec::as_slice));
+    rows.iter().map(|row| line(row, &widths)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

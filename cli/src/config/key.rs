@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Texts,
     /// true or false.
     Switch,
+    /// A table for each process, as `[[nats.process]]` with `name = "…"` and `command = ["…"]`; outside the file one, `NAME=COMMAND ARG …`.
+    Processes,
     /// A table for each file, as `[[dns.zone]]` with `file = "…"`; outside the file, paths separated by commas.
     Files,
 }
@@ -34,6 +36,7 @@ impl Kind {
             Kind::Text => "a text in quotes",
             Kind::Texts => "a list of texts: [\"…\", \"…\"]",
             Kind::Switch => "true or false",
+            Kind::Processes => "a table for each process: [[nats.process]], name = \"…\", command = [\"…\"]",
             Kind::Files => "a table for each file: [[dns.zone]] and file = \"…\"",
         }
     }
@@ -44,7 +47,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 67] = [
+pub(crate) const KEYS: [Key; 92] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -94,6 +97,31 @@ pub(crate) const KEYS: [Key; 67] = [
     key("daemon", "port", Kind::Text),
     key("daemon", "endpoints", Kind::Texts),
     key("daemon", "remove_after_ms", Kind::Text),
+    key("nats", "enabled", Kind::Switch),
+    key("nats", "role", Kind::Text),
+    key("nats", "servers", Kind::Text),
+    key("nats", "cluster", Kind::Text),
+    key("nats", "zone", Kind::Text),
+    key("nats", "ip", Kind::Text),
+    key("nats", "ip6", Kind::Text),
+    key("nats", "client_port", Kind::Text),
+    key("nats", "route_port", Kind::Text),
+    key("nats", "gateway_port", Kind::Text),
+    key("nats", "leaf_port", Kind::Text),
+    key("nats", "monitor", Kind::Text),
+    key("nats", "health", Kind::Text),
+    key("nats", "resolvers", Kind::Texts),
+    key("nats", "bin", Kind::Text),
+    key("nats", "store_dir", Kind::Text),
+    key("nats", "max_file_store", Kind::Text),
+    key("nats", "max_mem_store", Kind::Text),
+    key("nats", "append_config", Kind::Text),
+    key("nats", "tls_ca", Kind::Text),
+    key("nats", "tls_cert", Kind::Text),
+    key("nats", "tls_key", Kind::Text),
+    key("nats", "accounts", Kind::Text),
+    key("nats", "credentials", Kind::Text),
+    key("nats", "process", Kind::Processes),
     key("presence", "enabled", Kind::Switch),
     key("presence", "listen", Kind::Texts),
     key("presence", "tls_cert", Kind::Text),
@@ -189,7 +217,7 @@ mod tests {
     fn a_section_stands_together_and_its_keys_are_told_apart() {
         assert_eq!(
             Key::sections().collect::<Vec<_>>(),
-            ["node", "cluster", "gossip", "api", "dns", "daemon", "presence"]
+            ["node", "cluster", "gossip", "api", "dns", "daemon", "nats", "presence"]
         );
         let mut variables: Vec<String> = KEYS.iter().map(Key::variable).collect();
         variables.sort();

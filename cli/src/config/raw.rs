@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::key::{KEYS, Key, Kind, nearest};
+use super::nats::INHERITED;
 use super::problem::{Origin, Problems};
 
 /// Most bytes of a configuration file. One with every key set has some hundreds; this is no configuration.
@@ -72,7 +73,17 @@ impl RawConfig {
         variables: impl Iterator<Item = (String, String)>,
         problems: &mut Problems,
     ) {
+        let mut own = Vec::new();
         for (name, value) in variables {
+            match INHERITED.iter().find(|(inherited, _)| *inherited == name) {
+                Some((_, key)) => {
+                    let key = Key::find("nats", key).expect("each stands for a key");
+                    self.set_text(key, &value, Origin::Environment(name));
+                }
+                None => own.push((name, value)),
+            }
+        }
+        for (name, value) in own {
             let Some((section, rest)) = name.strip_prefix("KITH_").and_then(|rest| rest.split_once('_')) else {
                 continue;
             };
@@ -128,7 +139,7 @@ impl RawConfig {
     fn set_text(&mut self, key: &'static Key, value: &str, origin: Origin) {
         let piece = |text: &str| (text.trim().to_owned(), origin.clone());
         let pieces = match key.kind {
-            Kind::Text | Kind::Switch => vec![piece(value)],
+            Kind::Text | Kind::Switch | Kind::Processes => vec![piece(value)],
             Kind::Texts | Kind::Files => value.split(',').filter(|text| !text.trim().is_empty()).map(piece).collect(),
         };
         self.set(key, Setting { origin, pieces });
@@ -175,6 +186,15 @@ fn pieces(file: &File, kind: Kind, value: &Spanned<DeValue<'_>>) -> Option<Vec<(
         (Kind::Switch, DeValue::Boolean(truth)) => truth.to_string(),
         (Kind::Texts, DeValue::Array(array)) => {
             return array.iter().map(|value| pieces(file, Kind::Text, value)?.pop()).collect();
+        }
+        (Kind::Processes, DeValue::Array(array)) => {
+            return array.iter().map(|value| pieces(file, Kind::Processes, value)?.pop()).collect();
+        }
+        (Kind::Processes, DeValue::Table(table)) if table.len() == 2 => {
+            let (name, _) = pieces(file, Kind::Text, table.get("name")?)?.pop()?;
+            let command: Vec<String> =
+                pieces(file, Kind::Texts, table.get("command")?)?.into_iter().map(|(text, _)| text).collect();
+            format!("{name}={}", serde_json::json!(command))
         }
         (Kind::Files, DeValue::Array(array)) => {
             return array.iter().map(|value| pieces(file, Kind::Files, value)?.pop()).collect();

@@ -149,6 +149,13 @@ fn line(shown: &Shown) -> String {
             let files: Vec<String> = quoted.iter().map(|file| format!("{{ file = {file} }}")).collect();
             format!("{name} = [{}]", files.join(", "))
         }
+        (Kind::Processes, _) => {
+            let table = |text: &String| match text.split_once('=') {
+                Some((process, command)) => format!("{{ name = \"{process}\", command = {command} }}"),
+                None => format!("{{ name = {text:?} }}"),
+            };
+            format!("{name} = [{}]", shown.texts.iter().map(table).collect::<Vec<_>>().join(", "))
+        }
         (Kind::Switch, Some(_)) => format!("{name} = {}", shown.texts[0]),
         (Kind::Text, Some(text)) => format!("{name} = {text}"),
         // Not set and without a default: a comment, so that what is printed is itself a valid file.
@@ -161,7 +168,7 @@ pub(crate) fn render_json(shown: &[Shown]) -> serde_json::Value {
     let mut sections = serde_json::Map::new();
     for Shown { key, texts, origin } in shown {
         let value = match key.kind {
-            Kind::Texts => serde_json::json!(texts),
+            Kind::Texts | Kind::Processes => serde_json::json!(texts),
             Kind::Files => texts.iter().map(|file| serde_json::json!({ "file": file })).collect(),
             Kind::Switch => serde_json::json!(texts.first().map(|t| t == "true")),
             Kind::Text => serde_json::json!(texts.first()),

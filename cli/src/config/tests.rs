@@ -85,6 +85,33 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     port = "31820"                   # default
     endpoints = []                   # default
 
+    [nats]
+    enabled = false             # default
+    role = "center"             # default
+    servers = "1"               # default
+    cluster = "nats"            # default
+    zone = "internal"           # default
+    # ip =                      # default
+    # ip6 =                     # default
+    client_port = "4222"        # default
+    route_port = "6222"         # default
+    gateway_port = "7222"       # default
+    leaf_port = "7422"          # default
+    monitor = "127.0.0.1:8222"  # default
+    health = "127.0.0.1:5500"   # default
+    resolvers = []              # default
+    # bin =                     # default
+    store_dir = "/nats-store"   # default
+    # max_file_store =          # default
+    # max_mem_store =           # default
+    # append_config =           # default
+    # tls_ca =                  # default
+    # tls_cert =                # default
+    # tls_key =                 # default
+    # accounts =                # default
+    # credentials =             # default
+    process = []                # default
+
     [presence]
     enabled = false                # default
     listen = ["0.0.0.0:8080"]      # default
@@ -255,4 +282,52 @@ fn dns_over_tls_needs_a_certificate_and_its_key() {
     let problems = build(IDENTITY, &[], &set[..2], Purpose::Agent).unwrap_err();
     assert!(problems.contains("dns.tls_key: not set"), "{problems}");
     assert_eq!(build(IDENTITY, &[], &set[1..], Purpose::Agent).unwrap().dns.tls, None, "nowhere");
+}
+
+#[test]
+fn a_nats_server_is_told_by_the_file_and_by_what_its_ancestor_heard() {
+    let runner = |file: &str, environment: &[(&str, &str)], flags: &[&str]| {
+        build(file, environment, flags, Purpose::Nats).unwrap().nats.runner
+    };
+    let alone = runner("", &[], &[]);
+    assert_eq!(alone.listen.ip, Some(Ipv4Addr::LOCALHOST));
+    let inherited = [
+        ("NATS_STORE_DIR", "/disk"),
+        ("NATS_MAX_FILE_STORE", "1TB"),
+        ("NATS_MAX_MEMORY_STORE", "1GB"),
+        ("NATS_APPEND_CONFIG", "cGluZ19tYXg6\nIDUK"),
+    ];
+    let told = runner("[nats]\nstore_dir = \"/other\"", &inherited, &[]);
+    assert_eq!((told.store.dir.to_str(), told.append.as_deref()), (Some("/disk"), Some("ping_max: 5\n")));
+    assert_eq!((told.store.files.unwrap().0, told.store.memory.unwrap().0), (1 << 40, 1 << 30));
+    let own = [("KITH_NATS_STORE_DIR", "/own"), ("NATS_STORE_DIR", "/disk")];
+    assert_eq!(runner("", &own, &[]).store.dir.to_str(), Some("/own"));
+    assert_eq!(runner("", &own, &["nats.store_dir=/flag"]).store.dir.to_str(), Some("/flag"));
+}
+
+#[test]
+fn processes_beside_nats_server_come_back_as_they_are_shown() {
+    let file = "[[nats.process]]\nname = \"exporter\"\ncommand = [\"/bin/x\", \"-a b\"]\n[[nats.process]]\nname = \"y\"\ncommand = [\"y\"]";
+    let shown = build(file, &[], &[], Purpose::Nats).unwrap();
+    let again = build(&shown.show(), &[], &[], Purpose::Nats).unwrap().nats.runner.processes;
+    assert_eq!(again, shown.nats.runner.processes);
+    assert_eq!(again[0].command, ["/bin/x", "-a b"]);
+    let flag = build("", &[], &["nats.process=z=/bin/z -v 1"], Purpose::Nats).unwrap().nats.runner.processes;
+    assert_eq!(flag[0].command, ["/bin/z", "-v", "1"]);
+}
+
+#[test]
+fn a_clustered_nats_server_has_an_address_and_a_region_and_files_of_tls_come_together() {
+    let said = build("[nats]\nservers = 3\ntls_ca = \"ca.pem\"", &[], &[], Purpose::Nats).unwrap_err();
+    for what in ["node.region: not set", "nats.ip: not set", "nats.tls_cert: not all of its files"] {
+        assert!(said.contains(what), "{said}");
+    }
+    let said = build("[nats]\nip = \"0.0.0.0\"\nip6 = \"::1\"", &[], &[], Purpose::Nats).unwrap_err();
+    assert!(said.contains("0.0.0.0 is nobody's address") && said.contains("nats.ip6: set beside nats.ip"), "{said}");
+    for wrong in
+        ["role=both", "servers=2", "max_file_store=much", "append_config=?", "process=nats-server=x", "process=a="]
+    {
+        assert!(build("", &[], &[&format!("nats.{wrong}")], Purpose::Nats).is_err(), "{wrong}");
+    }
+    build("[nats]\nservers = 3", &[], &[], Purpose::Dns).expect("a part that is not to run need not be complete");
 }

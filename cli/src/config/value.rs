@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroUsize};
 use std::str::FromStr;
 
+use data_encoding::BASE64;
 use ipnet::IpNet;
 use kith_dns::forward::{Domain, Upstream};
 
@@ -59,7 +60,69 @@ impl fmt::Display for Listen {
     }
 }
 
-/// A UDP port.
+/// A name that is one label of DNS.
+pub(super) struct Label(pub(super) String);
+
+impl FromStr for Label {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Label, &'static str> {
+        if is_label(text) { Ok(Label(text.to_owned())) } else { Err("not a name: 1 to 63 of a-z, 0-9 and -") }
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Raw configuration in base64, which goes through every environment unharmed.
+pub(super) struct Appended {
+    pub(super) text: String,
+}
+
+impl FromStr for Appended {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Appended, &'static str> {
+        // `base64` breaks its lines.
+        let joined: String = text.split_whitespace().collect();
+        let bytes = BASE64.decode(joined.as_bytes()).map_err(|_| "not base64")?;
+        String::from_utf8(bytes).map(|text| Appended { text }).map_err(|_| "not a text in base64")
+    }
+}
+
+/// A process that runs beside nats-server, `NAME=COMMAND ARG …` or `NAME=["COMMAND", "ARG"]`.
+pub(super) struct Extra(pub(super) kith_nats::config::Extra);
+
+impl FromStr for Extra {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Extra, &'static str> {
+        let (name, command) = text.split_once('=').ok_or("not NAME=COMMAND")?;
+        if !is_label(name) || name == "nats-server" {
+            return Err("not a name before the =: 1 to 63 of a-z, 0-9 and -");
+        }
+        let words = || command.split_whitespace().map(str::to_owned).collect();
+        let command: Vec<String> = match command.trim_start().starts_with('[') {
+            true => serde_json::from_str(command).map_err(|_| "not a list of texts behind the =")?,
+            false => words(),
+        };
+        if command.first().is_none_or(String::is_empty) {
+            return Err("no command behind the =");
+        }
+        Ok(Extra(kith_nats::config::Extra { name: name.to_owned(), command }))
+    }
+}
+
+impl fmt::Display for Extra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.0.name, serde_json::json!(self.0.command))
+    }
+}
+
+/// A port.
 pub(super) struct Port(pub(super) NonZeroU16);
 
 impl FromStr for Port {
