@@ -70,6 +70,8 @@ pub struct Config {
     pub sweep_after: Duration,
     /// WireGuard; none: it is nobody's business here.
     pub wireguard: Option<Wireguard>,
+    /// Where the runner of nats-server says how it is. Where none answers there is no row.
+    pub nats: SocketAddr,
 }
 
 /// What concerns WireGuard.

@@ -19,6 +19,7 @@ use crate::driver::{Driver, Reconciler};
 use crate::endpoints::{self, Echoes, Endpoints, Ways};
 use crate::error::Error;
 use crate::heartbeat::Heartbeat;
+use crate::nats::Nats;
 use crate::own::{Column, Columns, Own};
 use crate::partition::{Partition, Partitions};
 use crate::peers::{self, Peers};
@@ -96,6 +97,7 @@ impl Daemon {
             let (store, own, partition, ways) = (store.clone(), own.clone(), partition.clone(), Ways::default());
             daemon.tunnels(peers::Parts { config, wireguard, store, own, partition, interface, ways }, peers_wake)?;
         }
+        daemon.add(Nats::new(config.node.clone(), store.clone(), own.clone(), config.nats), Wake::default());
         daemon.add(Sweep::new(store.clone(), own.clone(), partition, config.sweep_after), sweep_wake);
         if let Some(public) = &config.public {
             daemon.add(PublicAddress::new(own.clone(), public.clone()), Wake::default());

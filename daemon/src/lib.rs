@@ -40,6 +40,8 @@ mod containers;
 mod docker;
 mod health;
 
+mod nats;
+
 mod bridge;
 mod firewall;
 

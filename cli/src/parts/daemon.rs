@@ -122,6 +122,7 @@ pub(crate) fn config(config: &config::Config) -> Result<kith_daemon::Config, Fai
         public: public(config),
         sweep_after: config.daemon.sweep_after,
         wireguard: config.daemon.wireguard.clone(),
+        nats: config.nats.runner.health,
     })
 }
 

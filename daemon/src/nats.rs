@@ -1,0 +1,129 @@
+//! The row of this server's nats-server, as its runner says by `GET /status`: that is all that joins the two. DNS serves the row, and the
+//! runners find each other by DNS, so that none of them ever needs the store.
+//!
+//! A runner that says nothing has ended, and its nats-server with it: the row says unhealthy, and goes when nobody has answered for a
+//! while. One that answers under another name has another store: the row of the former name goes at once.
+
+mod ask;
+mod plan;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kith_gossip_client::{Statement, Value};
+use kith_gossip_proto::NodeId;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::clock::Now;
+use crate::driver::Reconciler;
+use crate::error::Error;
+use crate::own::{Own, Standing};
+use crate::store::Store;
+use ask::Runner;
+use plan::{Observed, Row, Said, Step, plan};
+
+/// How often it is asked while it answers: who waits for its peers waits for their rows.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How often it is asked where none has answered yet: most servers have none.
+const SELDOM: Duration = Duration::from_secs(5);
+
+/// Keeps the row.
+pub(crate) struct Nats {
+    node: NodeId,
+    store: Store,
+    own: Own,
+    runner: Runner,
+    /// Since when nobody has answered.
+    silent: Option<Instant>,
+    /// Why, for people.
+    reason: Option<String>,
+    said: Option<Row>,
+}
+
+impl Nats {
+    /// The row of this node's nats-server, whose runner answers there.
+    pub(crate) fn new(node: NodeId, store: Store, own: Own, at: SocketAddr) -> Nats {
+        Nats { node, store, own, runner: Runner::at(at), silent: None, reason: None, said: None }
+    }
+
+    async fn rows(&self) -> Result<Vec<(String, Row)>, Error> {
+        let sql = format!("SELECT {} FROM nats_servers WHERE server_id = ?", Row::COLUMNS.join(", "));
+        let rows = self.store.rows(Statement::new(sql).with([self.node.as_str()])).await?;
+        Ok(rows.into_iter().filter_map(Row::of).collect())
+    }
+}
+
+impl Reconciler for Nats {
+    const NAME: &'static str = "nats";
+    type Observed = Observed;
+    type Step = Step;
+
+    async fn observe(&mut self, now: Now) -> Result<Observed, Error> {
+        let said = match self.runner.ask().await {
+            Ok((id, row)) => {
+                (self.silent, self.reason, self.said) = (None, None, Some(row.clone()));
+                Said::Row(id, row)
+            }
+            Err(error) => {
+                let since = *self.silent.get_or_insert(now.at);
+                (self.reason, self.said) = (Some(error.chain()), None);
+                Said::Nothing { since }
+            }
+        };
+        Ok(Observed { said, rows: self.rows().await?.into_iter().collect() })
+    }
+
+    fn plan(&self, observed: &Observed, now: Now) -> Vec<Step> {
+        match self.own.standing() {
+            Standing::Belongs => plan(observed, now),
+            Standing::Removed => Vec::new(),
+        }
+    }
+
+    async fn apply(&mut self, step: Step, _now: Now) -> Result<(), Error> {
+        self.store.write(&[statement(&self.node, &step)]).await?;
+        tracing::info!(%step, "row of nats-server");
+        Ok(())
+    }
+
+    fn period(&self, _now: Now) -> Duration {
+        if self.said.is_some() { PERIOD } else { SELDOM }
+    }
+
+    fn detail(&self, now: Now) -> serde_json::Value {
+        let silent = self.silent.map(|since| now.at.saturating_duration_since(since).as_secs());
+        json!({ "runner": self.runner.place().to_string(), "silent_s": silent, "reason": self.reason })
+    }
+}
+
+fn statement(node: &NodeId, step: &Step) -> Statement {
+    match step {
+        Step::Write { id, row } => {
+            let names = Row::COLUMNS;
+            let marks = vec!["?"; names.len() + 1].join(", ");
+            let updates: Vec<String> = names
+                .iter()
+                .skip(1)
+                .chain(["server_id"].iter())
+                .map(|name| format!("{name} = excluded.{name}"))
+                .collect();
+            let sql = format!(
+                "INSERT INTO nats_servers ({}, server_id) VALUES ({marks}) ON CONFLICT (id) DO UPDATE SET {}",
+                names.join(", "),
+                updates.join(", ")
+            );
+            let mut values = vec![Value::from(id.as_str())];
+            values.extend(row.values());
+            values.push(node.as_str().into());
+            Statement::new(sql).with(values)
+        }
+        Step::Sicken { id } => {
+            Statement::new("UPDATE nats_servers SET health_status = 'unhealthy' WHERE id = ? AND server_id = ?")
+                .with([id.as_str(), node.as_str()])
+        }
+        Step::Delete { id } => {
+            Statement::new("DELETE FROM nats_servers WHERE id = ? AND server_id = ?").with([id.as_str(), node.as_str()])
+        }
+    }
+}
