@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::core::board::{Counts, SESSIONS, To, What};
 use crate::core::owner::Beat;
-use crate::core::{Board, Plan, Refusal, Says, SessionName, UserId, Write};
+use crate::core::{Board, Now, Plan, Refusal, Says, SessionName, UserId, Write};
 use crate::hub::Hub;
 use crate::journal::{Facts, Journal, JournalError};
 use crate::shown::Shown;
@@ -33,6 +33,9 @@ const BATCH: usize = 240;
 const UNSTORED: usize = 200_000;
 /// The journal is compacted when it holds so many facts more than what it says.
 const COMPACT_AFTER: usize = 200_000;
+/// When somebody was last seen is kept for 90 days, and looked at now and then.
+const SEEN_MS: u64 = 90 * 86_400_000;
+const FORGET_EVERY: Duration = Duration::from_secs(600);
 /// What a node says waits for the link at most like this; what is dropped is found by the next beat.
 pub(crate) const SAID: usize = 4_096;
 
@@ -151,14 +154,22 @@ struct Work {
     unstored: VecDeque<(UserId, crate::core::Fact)>,
     /// What was not stored is tried again then.
     retry_at: Duration,
+    /// Who was not seen for long is looked for then.
+    forget_at: Duration,
     /// The journal is being compacted.
     compacting: Option<BoxFuture<'static, Result<(), JournalError>>>,
 }
 
 /// Does what is asked until the token is cancelled; then what was asked before is still done.
 pub(crate) async fn work(tools: Tools, requests: &mut Requests, token: CancellationToken) {
-    let mut work =
-        Work { tools, queue: VecDeque::new(), unstored: VecDeque::new(), retry_at: Duration::ZERO, compacting: None };
+    let mut work = Work {
+        tools,
+        queue: VecDeque::new(),
+        unstored: VecDeque::new(),
+        retry_at: Duration::ZERO,
+        forget_at: Duration::ZERO,
+        compacting: None,
+    };
     let mut batch: Option<Batch> = None;
     work.after();
     loop {
@@ -200,6 +211,7 @@ pub(crate) async fn work(tools: Tools, requests: &mut Requests, token: Cancellat
             () = tokio::time::sleep_until(due.into()) => {
                 let now = work.tools.clock.now();
                 work.tools.board.tick(now);
+                work.forget(now);
                 work.after();
             }
         }
@@ -375,6 +387,15 @@ impl Work {
         self.compact();
     }
 
+    /// When somebody was last seen is kept for 90 days. The wall clock that says so is the one that the others go by, too.
+    fn forget(&mut self, now: Now) {
+        if now.mono >= self.forget_at {
+            self.forget_at = now.mono + FORGET_EVERY;
+            let believed = self.tools.board.sight().latest.ms().min(now.wall_ms);
+            self.tools.board.forget_seen_before(believed.saturating_sub(SEEN_MS));
+        }
+    }
+
     /// Has the journal forget what no longer counts.
     fn compact(&mut self) {
         let counts = self.tools.board.counts();
@@ -382,7 +403,7 @@ impl Work {
             && self.tools.kept > COMPACT_AFTER + 3 * counts.sessions
             && self.unstored.is_empty()
         {
-            let facts = self.tools.board.own_facts();
+            let facts = self.tools.board.kept_facts();
             self.tools.kept = facts.len();
             self.compacting = Some(self.tools.journal.compact(facts));
         }

@@ -34,6 +34,7 @@ use crate::api::{App, Center, Others};
 use crate::config::{Role, Server};
 use crate::core::board::To;
 use crate::core::{Says, SessionName, UserId};
+use crate::desk::Desk;
 use crate::journal::{Facts, Journal};
 use crate::shown::Shown;
 
@@ -88,9 +89,9 @@ pub enum LinkError {
 }
 
 impl Link {
-    pub(crate) fn new(server: Server, node: NodeId, shown: Arc<Shown>) -> Self {
+    pub(crate) fn new(server: Server, node: NodeId, shown: Arc<Shown>, desk: Desk) -> Self {
         let log = Arc::new(Log::new(&node));
-        let forwarder = Arc::new(Forwarder::new(node.clone(), shown));
+        let forwarder = Arc::new(Forwarder::new(node.clone(), shown, desk));
         Self { server, node, log, forwarder }
     }
 
@@ -179,12 +180,11 @@ impl Link {
         }
         let center = self.center_context(client.clone());
         let prefix = key::bucket_prefix(&self.server.domain);
-        let desk = app.desk.clone();
         let role = self.server.role;
         let forwarder = Arc::clone(&self.forwarder);
         let forwarding = done.clone();
         tasks.spawn(async move {
-            forwarder.run(forward::Place { center, prefix, role, desk }, forwarding).await;
+            forwarder.run(forward::Place { center, prefix, role }, forwarding).await;
             Ok(())
         });
         tasks.spawn(end::serve(client.clone(), self.node.clone(), Arc::clone(&app), done.clone()));
@@ -239,6 +239,12 @@ async fn listen(
             continue;
         }
         match serde_json::from_slice::<Says>(&message.payload) {
+            // In the name of another node nobody says anything to all.
+            Ok(says)
+                if message.subject.starts_with(key::PREFIX) && message.subject.as_str() != key::from(says.node()) =>
+            {
+                tracing::warn!(subject = %message.subject, node = %says.node(), "said in another node's name, not heard");
+            }
             Ok(says) => drop(hear.send(says).await),
             Err(error) => tracing::debug!(%error, subject = %message.subject, "what a node says is not understood"),
         }
@@ -261,8 +267,8 @@ async fn speak(
             () = done.cancelled() => break,
         };
         let Some((to, says)) = next else { break };
-        if let Says::Changes { facts, .. } = &says {
-            forwarder.take(facts);
+        if let Says::Changes { prev, head, facts, .. } = &says {
+            forwarder.take_change(*prev, *head, facts);
         }
         // Nothing is kept for when the link is back: the next beat says what was missed.
         if client.connection_state() == async_nats::connection::State::Connected {

@@ -111,7 +111,9 @@ impl Presence {
         let (hub, tally) = (Arc::<Hub>::default(), Arc::<Tally>::default());
         let link = match &self.config.nats {
             Nats::Alone => None,
-            Nats::Server(server) => Some(Link::new(server.clone(), self.config.node.clone(), Arc::clone(&shown))),
+            Nats::Server(server) => {
+                Some(Link::new(server.clone(), self.config.node.clone(), Arc::clone(&shown), desk.clone()))
+            }
         };
         let journal: Arc<dyn Journal> =
             link.as_ref().map_or_else(|| Arc::<InMemory>::default() as Arc<dyn Journal>, Link::journal);
@@ -197,11 +199,16 @@ impl Node {
         };
         let Some(opened) = opened else { return Ok(()) };
         let now = self.clock.now();
+        let me = self.node.clone();
         let mut board = Board::new(self.node, self.epoch.max(opened.epoch + 1), now);
         let kept = opened.own.len();
         board.restore(opened.own, now);
         for (node, facts) in opened.others {
-            board.load(&node, facts, now);
+            if node == me {
+                board.restore(facts, now);
+            } else {
+                board.load(&node, facts, now);
+            }
         }
         let tools = Tools {
             board,

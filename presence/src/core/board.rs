@@ -29,6 +29,8 @@ use super::version::Version;
 
 pub use write::{Plan, Refusal, SESSIONS, What, Write};
 
+/// Users that are forgotten in one go.
+const FORGOTTEN: usize = 10_000;
 /// Other nodes that are followed. One more is not heard at all.
 const PEERS: usize = 1_024;
 
@@ -309,6 +311,23 @@ impl Board {
     pub fn vector(&self) -> BTreeMap<NodeId, Version> {
         let peers = self.peers.iter().filter_map(|(node, peer)| Some((node.clone(), peer.head()?)));
         peers.chain([(self.me.clone(), self.head)]).collect()
+    }
+
+    /// What a log must hold so that it says all that this node knows of itself, and when everybody was last seen.
+    pub fn kept_facts(&self) -> Vec<(UserId, Fact)> {
+        let gone = self.users.iter().filter(|(_, user)| !user.is_known_by(&self.me));
+        let seen = gone.map(|(id, user)| (id.clone(), Fact::Seen(user.seen_ms())));
+        self.own_facts().into_iter().chain(seen).collect()
+    }
+
+    /// Forgets some users of whom nothing is known but that they were seen before `ms`.
+    pub fn forget_seen_before(&mut self, ms: u64) {
+        let old = self.users.iter().filter(|(_, user)| user.is_gone() && user.seen_ms() < ms);
+        let old: Vec<UserId> = old.map(|(id, _)| id.clone()).take(FORGOTTEN).collect();
+        for id in old {
+            self.users.remove(&id);
+            self.out.dirty.insert(id);
+        }
     }
 
     /// All that this node says that is in force.

@@ -15,7 +15,7 @@ use crate::journal::Facts;
 /// Nothing came for so long: the center is not there.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// What others said, as far as the center keeps it.
+/// What others said, as far as the center keeps it, and when we saw whom.
 pub(super) async fn read(center: &jetstream::Context, me: &NodeId) -> Result<BTreeMap<NodeId, Facts>, LinkError> {
     let away = |e: &dyn std::fmt::Display| LinkError::Away(e.to_string());
     let within = tokio::time::timeout(SILENCE, center.get_stream(format!("KV_{}", key::BUCKET)));
@@ -37,8 +37,8 @@ pub(super) async fn read(center: &jetstream::Context, me: &NodeId) -> Result<BTr
         let message = next.ok_or_else(|| away(&"it ended early"))?.map_err(|e| away(&e))?;
         let name = message.subject.as_str().rsplit_once(&format!("{}.", key::BUCKET)).map_or("", |(_, name)| name);
         // Markers of what was deleted have no payload.
-        if let Some((user, node, _)) = key::parse(name)
-            && node != *me
+        if let Some((user, node, kind)) = key::parse(name)
+            && (node != *me || kind == key::Kind::Seen)
             && let Ok(fact) = serde_json::from_slice::<Fact>(&message.payload)
         {
             others.entry(node).or_default().push((user, fact));

@@ -23,7 +23,7 @@ use super::{key, replicas};
 use crate::api::Center;
 use crate::config::Role;
 use crate::core::fact::State;
-use crate::core::{Fact, Life, UserId};
+use crate::core::{Fact, Life, UserId, Version};
 use crate::desk::Desk;
 use crate::shown::Shown;
 
@@ -46,6 +46,7 @@ const MARKER: Duration = Duration::from_secs(3_600);
 pub(super) struct Forwarder {
     node: NodeId,
     shown: Arc<Shown>,
+    desk: Desk,
     waiting: Mutex<Waiting>,
     notify: Notify,
     /// Somebody waits for something to be kept.
@@ -57,6 +58,10 @@ pub(super) struct Forwarder {
 struct Waiting {
     values: BTreeMap<String, Value>,
     flying: BTreeSet<String>,
+    /// The last change of ours that was taken.
+    head: Option<Version>,
+    /// A change was not taken: all that holds is to be sent again.
+    behind: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,12 +83,11 @@ pub(super) struct Place {
     pub(super) center: jetstream::Context,
     pub(super) prefix: String,
     pub(super) role: Role,
-    pub(super) desk: Desk,
 }
 
 impl Forwarder {
-    pub(super) fn new(node: NodeId, shown: Arc<Shown>) -> Self {
-        Self { node, shown, waiting: Mutex::default(), notify: Notify::new(), kept: Notify::new() }
+    pub(super) fn new(node: NodeId, shown: Arc<Shown>, desk: Desk) -> Self {
+        Self { node, shown, desk, waiting: Mutex::default(), notify: Notify::new(), kept: Notify::new() }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -91,8 +95,18 @@ impl Forwarder {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This node said something.
-    pub(super) fn take(&self, facts: &[(UserId, Fact)]) {
+    /// This node said something, after `prev`.
+    pub(super) fn take_change(&self, prev: Version, head: Version, facts: &[(UserId, Fact)]) {
+        self.take(facts);
+        let mut waiting = self.waiting();
+        // Before the first one the center was told nothing, and is told all as soon as it is there.
+        waiting.behind |= waiting.head.is_some_and(|known| known != prev);
+        waiting.head = Some(head);
+        drop(waiting);
+        self.kept.notify_waiters();
+    }
+
+    fn take(&self, facts: &[(UserId, Fact)]) {
         let mut waiting = self.waiting();
         for (user, fact) in facts {
             waiting.values.insert(key::of(&self.node, user, fact), Value { user: user.clone(), fact: fact.clone() });
@@ -138,10 +152,12 @@ impl Forwarder {
                     reached = found.is_some();
                     if found.is_some() && found != epoch {
                         tracing::info!("the center has another bucket than before: it is told all that holds");
-                        if let Some(facts) = place.desk.own_facts().await {
-                            self.take(&facts);
-                        }
+                        self.waiting().behind = true;
                         epoch = found;
+                    }
+                    let behind = reached && std::mem::take(&mut self.waiting().behind);
+                    if behind && let Some(facts) = self.desk.own_facts().await {
+                        self.take(&facts);
                     }
                 }
             }
@@ -196,9 +212,11 @@ impl Forwarder {
     /// Waits until the center keeps all that this node said of a user, for a while.
     pub(super) async fn confirm(self: Arc<Self>, user: UserId) -> Center {
         let kept = async {
+            // What is in force by now is to be kept, so it must have come here first.
+            let Some(counts) = self.desk.counts().await else { return std::future::pending().await };
             loop {
                 let kept = self.kept.notified();
-                if self.keeps(&user) {
+                if self.keeps(&user, counts.head) {
                     return;
                 }
                 kept.await;
@@ -207,8 +225,11 @@ impl Forwarder {
         if timeout(CONFIRM, kept).await.is_ok() { Center::Kept } else { Center::Away }
     }
 
-    fn keeps(&self, user: &UserId) -> bool {
+    fn keeps(&self, user: &UserId, head: Version) -> bool {
         let waiting = self.waiting();
+        if head.seq > 0 && waiting.head.is_none_or(|known| known < head) {
+            return false;
+        }
         let own = |name: &String| key::parse(name).is_some_and(|(of, ..)| of == *user);
         !waiting.values.values().any(|value| value.user == *user) && !waiting.flying.iter().any(own)
     }

@@ -7,6 +7,8 @@ use crate::core::{Fact, SessionName, UserId};
 
 /// What all nodes say to all.
 pub(super) const ALL: &str = "presence.d.*";
+/// What stands before the node in these.
+pub(super) const PREFIX: &str = "presence.d.";
 /// The bucket.
 pub(super) const BUCKET: &str = "presence";
 /// The key of the bucket's epoch.
