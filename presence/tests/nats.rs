@@ -7,6 +7,7 @@ mod servers;
 mod wire;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use kith_presence::{Role, Writes};
 use servers::{NatsServer, binary};
@@ -118,6 +119,44 @@ async fn while_the_center_is_away_leaves_go_on_and_nothing_acknowledged_is_lost(
             == 200
     })
     .await;
+}
+
+/// The center is away for 12 s while both leaves are written to: what each acknowledged is shown by both, soon after.
+#[tokio::test]
+async fn a_center_that_is_away_for_twelve_seconds_costs_no_write() {
+    let test = "a_center_that_is_away_for_twelve_seconds_costs_no_write";
+    let Some(mut cluster) = Cluster::start(test).await else { return };
+    cluster.nodes[0].take().unwrap().kill();
+    cluster.servers[0].kill();
+    let (begun, mut written) = (Instant::now(), [0, 0]);
+    while begun.elapsed() < Duration::from_secs(12) {
+        for leaf in [1, 2] {
+            let user = format!("leaf-{leaf}-{}", written[leaf - 1] % 200);
+            let body = format!(r#"{{"status":"busy","message":"{}","ttl":3600}}"#, written[leaf - 1]);
+            assert_eq!(put(cluster.addr(leaf), &user, &body).await.status, 200, "writes go on");
+            written[leaf - 1] += 1;
+        }
+        assert_eq!(shown(cluster.addr(1), "leaf-1-0").await, "busy", "reads go on");
+    }
+    cluster.servers[0].up();
+    let back = Instant::now();
+    for (leaf, other) in [(1, 2), (2, 1)] {
+        let last = written[leaf - 1];
+        for turn in last.max(200) - 200..last {
+            let user = format!("leaf-{leaf}-{}", turn % 200);
+            let what = format!("{user} is known by the other leaf");
+            until(&what, async || {
+                let answer = ask(cluster.addr(other), "GET", &format!("/api/v2/presence/{user}"), None, "").await;
+                answer.json()["data"][&user]["message"] == turn.to_string().as_str()
+            })
+            .await;
+        }
+    }
+    eprintln!("{written:?} written; agreed {:?} after the center's start", back.elapsed());
+    // The leaf's own attempts to reach the center are a second apart.
+    assert!(back.elapsed() < Duration::from_secs(6), "{:?}", back.elapsed());
+    cluster.begin(0).await;
+    cluster.all_show("leaf-1-0", "busy").await;
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ const BUFFER_BYTES: usize = 16 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What a connection beyond the limit is told.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\n\
-    connection: close\r\ncontent-length: 52\r\n\r\n{\"success\":false,\"error\":\"too many open connections\"}";
+    connection: close\r\ncontent-length: 53\r\n\r\n{\"success\":false,\"error\":\"too many open connections\"}";
 
 /// TLS for all connections of a listener.
 pub(crate) type Tls = Option<TlsAcceptor>;
