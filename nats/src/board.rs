@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Role};
 use crate::identity::Identity;
-use crate::status::{Beside, Health, Phase, Ports, Status, StatusHandle};
+use crate::status::{Beside, Following, Health, Phase, Ports, Status, StatusHandle};
 
 /// The status, and who may write it.
 #[derive(Debug, Clone)]
@@ -34,6 +34,7 @@ impl Board {
             started_at: 0,
             phase: Phase::Starting,
             reason: None,
+            following: Following::default(),
             version,
             pid: None,
             restarts: 0,

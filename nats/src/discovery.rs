@@ -25,6 +25,7 @@ use crate::peers::Kept;
 use crate::render::Settings;
 use crate::resolve::Dns;
 use crate::shape::{Place, Unknown};
+use crate::status::Named;
 
 mod check;
 mod desk;
@@ -67,6 +68,8 @@ pub struct News {
     pub refused: Option<Arc<str>>,
     /// How many other servers the wanted configuration names.
     pub peers: usize,
+    /// Which.
+    pub named: Named,
     /// Where those listen for clients, the nearest first.
     pub clients: Arc<[SocketAddr]>,
     /// Why DNS was of no use in the last pass.
@@ -200,6 +203,7 @@ impl News {
             reload: 0,
             refused: None,
             peers: 0,
+            named: Named::Nobody,
             clients: Arc::from([]),
             dns: None,
         }

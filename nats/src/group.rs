@@ -17,6 +17,10 @@ const ASK: &str = "$SYS.REQ.SERVER.PING.JSZ";
 const REMOVE: &str = "$JS.API.SERVER.REMOVE";
 /// Where the leader gives up.
 const STEP_DOWN: &str = "$JS.API.META.LEADER.STEPDOWN";
+/// A member that the leader has not heard of for so long is away: it says something each second.
+const SILENT: Duration = Duration::from_secs(10);
+/// Between two looks before a removal. A leader that was just elected has heard of nobody yet, and does within a second.
+const AGAIN: Duration = Duration::from_secs(3);
 /// How long an answer may take. The leader answers within a round trip; where there is none, nobody does.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -40,8 +44,19 @@ pub struct Member {
     pub name: String,
     /// Its id.
     pub peer: String,
-    /// Whether it is away.
+    /// Whether it has said that it goes. One that is killed is said to be so two and a half minutes later.
     pub offline: bool,
+    /// Whether it has all that the leader has.
+    pub current: bool,
+    /// How long ago the leader heard of it, in nanoseconds; 0 if this leader never did.
+    pub active: u64,
+}
+
+impl Member {
+    fn is_away(&self) -> bool {
+        let silent = self.active == 0 || Duration::from_nanos(self.active) >= SILENT;
+        self.offline || (!self.current && silent)
+    }
 }
 
 /// Why a member stays.
@@ -99,10 +114,10 @@ impl Group {
             let members: Vec<&str> = std::iter::once(&self.leader).chain(replicas).map(String::as_str).collect();
             return Err(Stays::Unknown { name: name.to_owned(), members: members.join(", ") });
         };
-        if !member.offline {
+        if !member.is_away() {
             return Err(Stays::Up(name.to_owned()));
         }
-        let up = 1 + self.replicas.iter().filter(|member| !member.offline).count();
+        let up = 1 + self.replicas.iter().filter(|member| !member.is_away()).count();
         let size = self.cluster_size.max(self.replicas.len() + 1);
         if up <= size / 2 {
             return Err(Stays::NoQuorum { name: name.to_owned(), up, size });
@@ -120,6 +135,8 @@ impl Group {
 
     /// Takes a member out, if it may be.
     pub async fn remove(system: &Client, name: &str) -> Result<(), GroupError> {
+        Self::ask(system).await?.removable(name)?;
+        tokio::time::sleep(AGAIN).await;
         let group = Self::ask(system).await?;
         let member = group.removable(name)?;
         // By its id, which is nobody else's: a name can be that of a server that came back meanwhile.
@@ -162,14 +179,22 @@ fn accepted(answer: &serde_json::Value) -> Result<(), GroupError> {
 mod tests {
     use super::{Group, Member, Stays};
 
-    /// A leader `a`, and others of whom `+` are up and `-` away.
+    /// A leader `a`, and others of whom `+` are up, `-` have gone, `!` are silent for long, `?` for a moment, and `0` were
+    /// never heard of.
     fn group(others: &str) -> Group {
         let replicas: Vec<Member> = others
             .split_whitespace()
-            .map(|text| Member {
-                name: text[1..].to_owned(),
-                peer: format!("id-{}", &text[1..]),
-                offline: text.starts_with('-'),
+            .map(|text| {
+                let (how, name) = text.split_at(1);
+                let (current, offline, seconds) = match how {
+                    "+" => (true, false, 0),
+                    "-" => (false, true, 1),
+                    "!" => (false, false, 10),
+                    "?" => (false, false, 9),
+                    _ => (false, false, 0),
+                };
+                let active = seconds * 1_000_000_000;
+                Member { name: name.to_owned(), peer: format!("id-{name}"), offline, current, active }
             })
             .collect();
         Group { leader: "a".to_owned(), cluster_size: replicas.len() + 1, replicas }
@@ -192,6 +217,10 @@ mod tests {
             ("+b +c -d -e", "e"),
             ("+b -c -d", "d"),
             ("+b -c -d -e", "e"),
+            ("+b !c", "c"),
+            ("+b ?c", "c"),
+            ("+b 0c", "c"),
+            ("!b 0c", "c"),
         ];
         let lines = table.map(|(others, name)| format!("a {others}, remove {name}: {}", may(others, name)));
         insta::assert_snapshot!(lines.join("\n"));

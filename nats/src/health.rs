@@ -14,6 +14,7 @@
 mod check;
 mod host;
 mod metrics;
+mod peers;
 mod server;
 
 use std::path::PathBuf;
@@ -59,11 +60,13 @@ impl Asked {
     }
 
     fn server(&self) -> Vec<Check<'_>> {
-        let own = self.status.get().id;
+        let status = self.status.get();
+        let (own, named) = (status.id, status.following.named);
         vec![
             Check::new("live", server::live(&self.monitor)),
             Check::new("ready", server::ready(&self.monitor)),
             Check::new("name", async move { server::name(&self.monitor, &own).await }),
+            Check::new("peers", async move { peers::peers(&self.monitor, &named).await }),
             Check::new("meta", server::meta(&self.monitor, self.role, self.servers)),
         ]
     }

@@ -7,7 +7,8 @@
 //!
 //! [`config`] is what the runner is told, [`identity`] what it is once and for all, [`memory`] what it may use, [`binary`] what it runs.
 //! [`nats`] is the runner, and [`status`] what it shows. [`follow`] is the seam: to its left is what nats-server is to be configured with
-//! ([`discovery`], which joins [`resolve`], [`peers`], [`shape`], [`render`] and [`change`]), to its right the process:
+//! ([`discovery`], which joins [`resolve`], [`peers`], [`shape`], [`render`] and [`change`]; [`turn`] lets it restart when no other
+//! server does), to its right the process:
 //! `server` keeps it running with what `supervise` knows of processes, asks it by `monitor`, and writes what it finds onto `board`, by which
 //! `health` answers.
 
@@ -35,6 +36,13 @@ pub mod discovery;
 pub mod group;
 
 pub mod turn;
+
+pub mod control;
+
+pub mod standing;
+
+mod roll;
+mod shown;
 
 pub mod follow;
 

@@ -1,11 +1,12 @@
 //! What nats-server tells of itself, asked at its monitoring port.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 /// How long an answer may take. A busy server answers within milliseconds; one that is stopped never does.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -56,6 +57,8 @@ pub(crate) enum MonitorError {
 pub(crate) struct Varz {
     /// Its name.
     pub(crate) server_name: String,
+    /// When this process was started, as a text: another one, another text.
+    pub(crate) start: String,
     /// Clients.
     pub(crate) connections: u64,
     /// Servers of its cluster.
@@ -82,6 +85,24 @@ pub(crate) struct Meta {
     pub(crate) leader: String,
     /// How many belong to it.
     pub(crate) cluster_size: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Routez {
+    routes: Vec<Route>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Route {
+    remote_name: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Gatewayz {
+    outbound_gateways: BTreeMap<String, IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -124,6 +145,18 @@ impl Monitor {
     /// What it says of itself.
     pub(crate) async fn varz(&self) -> Result<Varz, MonitorError> {
         self.json("/varz").await
+    }
+
+    /// Servers of its region that it is connected to, each by several connections.
+    pub(crate) async fn routed(&self) -> Result<BTreeSet<String>, MonitorError> {
+        let routez: Routez = self.json("/routez").await?;
+        Ok(routez.routes.into_iter().map(|route| route.remote_name).collect())
+    }
+
+    /// Other regions that it is connected to.
+    pub(crate) async fn gateways(&self) -> Result<BTreeSet<String>, MonitorError> {
+        let gatewayz: Gatewayz = self.json("/gatewayz").await?;
+        Ok(gatewayz.outbound_gateways.into_keys().collect())
     }
 
     /// What it says of its streams.

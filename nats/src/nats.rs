@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -14,14 +14,20 @@ use crate::beside;
 use crate::binary::{Binary, BinaryError};
 use crate::board::Board;
 use crate::config::Config;
+use crate::control::{self, Control};
 use crate::discovery::{BadSource, Sources, discover};
 use crate::health::{self, Asked};
 use crate::identity::{Identity, IdentityError};
 use crate::monitor::Monitor;
+use crate::name::{BadName, Label};
 use crate::resolve::SystemDns;
+use crate::roll::{self, Roll};
 use crate::server::Server;
+use crate::shown;
+use crate::standing::{self, BadStanding};
 use crate::status::StatusHandle;
 use crate::supervise::{Process, Spawner};
+use crate::turn::{Access, Turn};
 
 /// What nats-server is called in logs.
 const NAME: &str = "nats-server";
@@ -31,6 +37,9 @@ pub struct Nats {
     config: Config,
     binary: Binary,
     board: Board,
+    name: Label,
+    system: Access,
+    orders: UnixListener,
     sources: Sources,
     dns: SystemDns,
     listener: TcpListener,
@@ -49,6 +58,21 @@ pub enum BuildError {
     /// Its configuration cannot be followed.
     #[error(transparent)]
     Source(BadSource),
+    /// Its name is none.
+    #[error("the server's name")]
+    Name(#[source] BadName),
+    /// The store is another's.
+    #[error(transparent)]
+    Standing(BadStanding),
+    /// The socket for an operator's orders cannot be had.
+    #[error("cannot listen on {}", at.display())]
+    Control {
+        /// Which.
+        at: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The address for questions about health cannot be had.
     #[error("cannot listen on {at}")]
     Listen {
@@ -80,11 +104,17 @@ impl Nats {
         let binary = Binary::find(config.binary.as_deref()).await.map_err(BuildError::Binary)?;
         let identity = Identity::keep(&config.store.dir, &config.node).map_err(BuildError::Identity)?;
         let (sources, dns) = Sources::of(&config, &identity, &binary.path).map_err(BuildError::Source)?;
+        let name = identity.name.parse().map_err(BuildError::Name)?;
+        standing::keep(&config.store.dir, sources.place.standing).map_err(BuildError::Standing)?;
         let failed = |source| BuildError::Listen { at: config.health, source };
         let listener = TcpListener::bind(config.health).await.map_err(failed)?;
         let addrs = [listener.local_addr().map_err(failed)?];
         let board = Board::new(&config, &identity, binary.version.to_string());
-        Ok(Nats { config, binary, board, sources, dns, listener, addrs })
+        let system = roll::system(&config, &identity, &sources.place);
+        let store = &config.store.dir;
+        let orders =
+            control::bind(store).map_err(|source| BuildError::Control { at: control::socket(store), source })?;
+        Ok(Nats { config, binary, board, name, system, orders, sources, dns, listener, addrs })
     }
 
     /// Where it answers about its health.
@@ -110,12 +140,15 @@ impl Nats {
         // What is told to end may take a while: health is answered, and DNS followed, for as long as nats-server runs.
         let (ending, gone) = (token.child_token(), CancellationToken::new());
         let (discovery, following) = discover(self.sources, self.dns, gone.clone());
+        let news = discovery.news();
+        let roll = Roll::new(&self.config, self.name, self.system.clone(), monitor.clone(), news.clone());
+        let (turn, ends) = Turn::new(discovery, roll);
         let board = self.board.clone();
         let server = Server {
             process: Process::new(NAME, spawner.spawn()),
             binary: self.binary,
             monitor,
-            follow: discovery,
+            follow: turn,
             board: self.board,
             ending: self.config.ending,
         };
@@ -126,6 +159,9 @@ impl Nats {
             inner.spawn(beside::keep(extra, process, board.clone(), ending.clone()).in_current_span());
         }
         outer.spawn(following.in_current_span());
+        outer.spawn(shown::show(board, news, ends.waits).in_current_span());
+        let control = Control { orders: ends.orders, system: self.system };
+        outer.spawn(control::serve(self.orders, control, gone.clone()).in_current_span());
         outer.spawn(health::serve(self.listener, asked, gone.clone()).in_current_span());
         let result = tokio::select! {
             // Dropping the wait loses no end: tasks stay in their sets.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::name::{Label, Zone};
 use crate::peers::{Peers, Ports};
+use crate::status::Named;
 
 #[cfg(test)]
 mod tests;
@@ -129,6 +130,19 @@ impl Shape {
                 of(routes).into_iter().chain(gateways.values().flat_map(of)).collect()
             }
             Shape::Leaf { remotes } => of(remotes),
+        }
+    }
+
+    /// Whom it names, for whoever compares.
+    #[must_use]
+    pub fn named(&self, own: IpAddr) -> Named {
+        match self {
+            Shape::Lone => Named::Nobody,
+            Shape::Center { routes, gateways } => Named::Center {
+                near: routes.iter().filter(|route| route.ip() != own).count(),
+                regions: gateways.keys().map(ToString::to_string).collect(),
+            },
+            Shape::Leaf { remotes } => Named::Leaf { center: remotes.len() },
         }
     }
 

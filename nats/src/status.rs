@@ -31,6 +31,9 @@ pub struct Status {
     pub phase: Phase,
     /// What it waits for, or what is wrong.
     pub reason: Option<String>,
+    /// What becomes of its configuration.
+    #[serde(default)]
+    pub following: Following,
     /// The version of nats-server.
     pub version: String,
     /// Its process.
@@ -41,6 +44,45 @@ pub struct Status {
     pub last_end: Option<String>,
     /// What else is run.
     pub processes: Vec<Beside>,
+}
+
+/// What DNS says, and what is done about it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Following {
+    /// How many other servers it connects to, by DNS.
+    pub peers: usize,
+    /// Which.
+    #[serde(default)]
+    pub named: Named,
+    /// Why DNS says less than all.
+    pub dns: Option<String>,
+    /// How what is wanted differs from what runs.
+    pub due: Option<String>,
+    /// Why the last configuration was refused; the one before stays.
+    pub refused: Option<String>,
+    /// Whose turn to restart is waited for, or why there is none.
+    pub turn: Option<String>,
+}
+
+/// Whom DNS names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Named {
+    /// Nobody, or they are not known yet.
+    #[default]
+    Nobody,
+    /// Other servers of the center.
+    Center {
+        /// How many in the own region.
+        near: usize,
+        /// Other regions.
+        regions: Vec<String>,
+    },
+    /// Servers of the center, for a leaf.
+    Leaf {
+        /// How many.
+        center: usize,
+    },
 }
 
 /// The ports of its listeners; 0: it does not listen there.

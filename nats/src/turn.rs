@@ -26,10 +26,12 @@ use tracing::Instrument as _;
 use crate::follow::{Change, Follow, FollowError, Prepared, Reloaded};
 
 mod nats;
+mod own;
 #[cfg(test)]
 mod tests;
 
 pub use nats::{Access, NatsLease, User};
+pub use own::OwnServer;
 
 /// How long a lease holds without being renewed. A restart takes about a minute; a holder that is gone blocks nobody for
 /// longer than two.

@@ -26,6 +26,40 @@ pub(crate) enum NatsAction {
     /// Show how the runner of this server and its nats-server are
     #[command(after_help = "Examples:\n  kith nats status\n  kith nats status --json --health 127.0.0.1:5500")]
     Status(NatsStatus),
+    /// Restart this server's nats-server when no other server restarts
+    #[command(after_help = "\
+A turn is a lease of JetStream's: without a leader of it nobody has one. `kith nats status` says whose turn it is.
+
+Examples:
+  kith nats restart
+  kith nats restart --no-lease")]
+    Restart(NatsRestart),
+    /// Remove a server that is gone for good from JetStream's group
+    #[command(after_help = "\
+What only that server held is lost. Refused while it is up, and while those that are up are no majority.
+
+Example:
+  kith nats peer-remove fra-3-9f2c01aa")]
+    PeerRemove(NatsPeerRemove),
+}
+
+/// A restart.
+#[derive(Debug, Args)]
+pub(crate) struct NatsRestart {
+    #[command(flatten)]
+    pub(crate) configured: Configured,
+    /// At once, whatever other servers do: for a group that has no leader
+    #[arg(long)]
+    pub(crate) no_lease: bool,
+}
+
+/// A removal.
+#[derive(Debug, Args)]
+pub(crate) struct NatsPeerRemove {
+    #[command(flatten)]
+    pub(crate) configured: Configured,
+    /// Its name, as `kith nats status` there and /jsz say it, or its id in the group
+    pub(crate) name: String,
 }
 
 /// Which runner.

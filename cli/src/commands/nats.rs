@@ -1,25 +1,31 @@
-//! `kith nats status`: asks the runner on this host.
+//! `kith nats status`, `restart` and `peer-remove`: ask the runner on this host.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kith_nats::Status;
 use kith_nats::config::HEALTH;
-use kith_nats::status::{Beside, Health, Phase};
+use kith_nats::name::{BadName, Label};
+use kith_nats::status::{Beside, Following, Health, Phase};
+use kith_nats::{Status, control};
 
 use super::table;
 use super::value::printable;
-use crate::args::{NatsAction, NatsStatus};
+use crate::args::{Configured, NatsAction, NatsPeerRemove, NatsRestart, NatsStatus};
+use crate::config::Purpose;
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
 
 /// How long the runner may take to answer: what it says is at hand.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long it may take to do what it is told: JetStream is asked twice.
+const ORDER: Duration = Duration::from_secs(20);
 
 /// Asks and prints.
 pub(crate) async fn run(action: &NatsAction) -> Result<(), Failure> {
     match action {
         NatsAction::Status(args) => status(args).await,
+        NatsAction::Restart(args) => restart(args).await,
+        NatsAction::PeerRemove(args) => peer_remove(args).await,
     }
 }
 
@@ -40,6 +46,34 @@ fn place(args: &NatsStatus) -> Result<SocketAddr, Failure> {
         }
         (None, Err(_)) => Ok(HEALTH),
     }
+}
+
+async fn restart(args: &NatsRestart) -> Result<(), Failure> {
+    let path = if args.no_lease { "/restart?lease=no" } else { "/restart" };
+    Out::new().line(order(&args.configured, path).await?)
+}
+
+async fn peer_remove(args: &NatsPeerRemove) -> Result<(), Failure> {
+    // A name of a server, or an id, has the letters of a label, so that it stands in a path as it is.
+    args.name.parse::<Label>().map_err(|error: BadName| Failure::new(Exit::Usage, error))?;
+    Out::new().line(order(&args.configured, &format!("/peers/{}/remove", args.name)).await?)
+}
+
+/// Has the runner do something, at the socket in its folder; what it says to that.
+async fn order(configured: &Configured, path: &str) -> Result<String, Failure> {
+    let config = super::load(configured, Purpose::Nats)?;
+    let socket = control::socket(&config.nats.runner.store.dir);
+    let unreachable = |error: reqwest::Error| {
+        Failure::new(Exit::Unreachable, error)
+            .context(format!("no runner of nats-server listens at {}", socket.display()))
+            .hint("does it run, with this nats.store_dir? Only its own user and root reach it")
+    };
+    let client = reqwest::Client::builder().no_proxy().unix_socket(socket.clone()).timeout(ORDER).build();
+    let sent = client.map_err(unreachable)?.post(format!("http://localhost{path}")).send().await;
+    let answer = sent.map_err(unreachable)?;
+    let done = answer.status().is_success();
+    let said = printable(&answer.text().await.map_err(unreachable)?);
+    if done { Ok(said) } else { Err(Failure::message(Exit::Failed, said)) }
 }
 
 async fn ask(at: SocketAddr) -> Result<Status, Failure> {
@@ -82,7 +116,11 @@ fn pairs(status: &Status) -> Vec<Vec<String>> {
         ("phase", phase(status.phase).to_owned()),
         ("version", status.version.clone()),
         ("restarts", status.restarts.to_string()),
+        ("peers", status.following.peers.to_string()),
     ];
+    let Following { dns, due, refused, turn, .. } = status.following.clone();
+    let following = [("DNS", dns), ("due", due), ("refused", refused), ("turn", turn)];
+    pairs.extend(following.into_iter().filter_map(|(what, text)| Some((what, text?))));
     pairs.extend(status.reason.clone().map(|reason| ("reason", reason)));
     pairs.extend(status.last_end.clone().map(|end| ("last end", end)));
     pairs.extend(status.processes.iter().map(|process| ("process", beside(process))));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kith_nats::discovery::BadSource;
+use kith_nats::standing::BadStanding;
 use kith_nats::{BuildError, Config, Nats};
 
 use super::{Built, Part};
@@ -54,7 +55,13 @@ fn failure(error: BuildError) -> Failure {
             let hint = none.hint();
             Failure::new(Exit::Unavailable, error).hint(hint)
         }
-        BuildError::Identity(_) => {
+        BuildError::Standing(BadStanding::Moved { .. }) => {
+            let hint =
+                "set nats.role and nats.servers back, or name an empty nats.store_dir and restore a backup there";
+            Failure::new(Exit::Config, error).hint(hint)
+        }
+        BuildError::Name(_) | BuildError::Standing(BadStanding::Disk { .. }) => Failure::new(Exit::Io, error),
+        BuildError::Identity(_) | BuildError::Control { .. } => {
             Failure::new(Exit::Io, error).hint("nats.store_dir names a folder that this process may write")
         }
         BuildError::Source(BadSource::Resolver(_)) => Failure::new(Exit::Unavailable, error)

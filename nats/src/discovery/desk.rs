@@ -15,6 +15,7 @@ use crate::follow::{FollowError, Prepared};
 use crate::peers::replace;
 use crate::render::Document;
 use crate::shape::Unknown;
+use crate::status::Named;
 
 /// After how long a refused configuration is tried again as it is: a certificate that was missing can have come.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -87,7 +88,7 @@ impl<C: Check> Desk<C> {
     }
 
     /// Makes `document` what is wanted, if nats-server would start with it, and has the process reload what it can.
-    pub(super) async fn want(&mut self, document: Document, clients: Vec<SocketAddr>) {
+    pub(super) async fn want(&mut self, document: Document, named: Named, clients: Vec<SocketAddr>) {
         if self.wanted.as_ref() == Some(&document) {
             self.refused = None;
         } else if !refused_lately(self.refused.as_ref(), &document) {
@@ -96,7 +97,8 @@ impl<C: Check> Desk<C> {
                 Ok(()) => {
                     (self.wanted, self.refused) = (Some(document), None);
                     self.says.send_modify(|news| {
-                        (news.ready, news.peers, news.clients) = (Ready::Ready, clients.len(), clients.into());
+                        (news.ready, news.peers, news.named) = (Ready::Ready, clients.len(), named);
+                        news.clients = clients.into();
                     });
                 }
                 Err(reason) => self.refused = Some(refuse(self.refused.take(), Some(document), &reason)),

@@ -110,7 +110,8 @@ impl<D: Dns, C: Check> Loop<D, C> {
         match (self.settings)() {
             Ok(settings) => {
                 let clients = shape.clients(self.place.address, self.place.ports.client);
-                self.desk.want(Document::of(&settings, &shape), clients).await;
+                let named = shape.named(self.place.address);
+                self.desk.want(Document::of(&settings, &shape), named, clients).await;
             }
             Err(reason) => self.desk.unreadable(&reason),
         }

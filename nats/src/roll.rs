@@ -1,0 +1,62 @@
+//! What the runner's turns are made of: whom to ask for the lease, and its own nats-server.
+
+use std::net::SocketAddr;
+
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::discovery::News;
+use crate::identity::Identity;
+use crate::monitor::Monitor;
+use crate::name::Label;
+use crate::render::Credentials;
+use crate::shape::Place;
+use crate::turn::{Access, Keeper, NatsLease, OwnServer, User};
+
+/// Makes them.
+pub(crate) struct Roll {
+    name: Label,
+    monitor: Monitor,
+    system: Access,
+    news: watch::Receiver<News>,
+    config: Config,
+}
+
+impl Roll {
+    pub(crate) fn new(
+        config: &Config,
+        name: Label,
+        system: Access,
+        monitor: Monitor,
+        news: watch::Receiver<News>,
+    ) -> Self {
+        Self { name, monitor, system, news, config: config.clone() }
+    }
+}
+
+impl Keeper for Roll {
+    type Lease = NatsLease;
+    type Own = OwnServer;
+
+    fn turn(&self) -> Option<(NatsLease, OwnServer)> {
+        // Others only: our own server is about to go, and the lease is renewed while it is away.
+        let servers: Vec<SocketAddr> = self.news.borrow().clients.to_vec();
+        if servers.is_empty() {
+            return None;
+        }
+        let user = self.config.credentials.clone().map_or(User::Anybody, User::File);
+        let access = Access { servers, user, tls: self.config.tls.clone() };
+        let own = OwnServer { monitor: self.monitor.clone(), name: self.name.clone(), system: self.system.clone() };
+        Some((NatsLease::new(self.name.clone(), access), own))
+    }
+}
+
+/// Our own nats-server, as the user of its system account.
+pub(crate) fn system(config: &Config, identity: &Identity, place: &Place) -> Access {
+    let user = Credentials { user: identity.user.clone(), password: identity.password.clone() };
+    Access {
+        servers: vec![SocketAddr::new(place.address, place.ports.client)],
+        user: User::Password(user),
+        tls: config.tls.clone(),
+    }
+}
