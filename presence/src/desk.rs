@@ -35,7 +35,10 @@ const UNSTORED: usize = 200_000;
 const COMPACT_AFTER: usize = 200_000;
 /// When somebody was last seen is kept for 90 days, and looked at now and then.
 const SEEN_MS: u64 = 90 * 86_400_000;
-const FORGET_EVERY: Duration = Duration::from_secs(600);
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// Users that are known. Of more, those who are gone are forgotten, who were seen the longest ago first: they are shown as
+/// offline, and no longer when they were seen. Who is here is never forgotten.
+const USERS: usize = 1_000_000;
 /// What a node says waits for the link at most like this; what is dropped is found by the next beat.
 pub(crate) const SAID: usize = 4_096;
 
@@ -393,6 +396,7 @@ impl Work {
             self.forget_at = now.mono + FORGET_EVERY;
             let believed = self.tools.board.sight().latest.ms().min(now.wall_ms);
             self.tools.board.forget_seen_before(believed.saturating_sub(SEEN_MS));
+            self.tools.board.bound(USERS);
         }
     }
 

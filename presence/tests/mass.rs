@@ -43,6 +43,28 @@ fn a_hundred_thousand_sessions_that_end_together_hold_up_nobody() {
 }
 
 #[test]
+fn of_too_many_users_those_seen_longest_ago_are_forgotten_and_nobody_who_is_here() {
+    let mut board = Board::new("n0".parse().unwrap(), 1, at(0));
+    let name = |n: u64| UserId::try_from(format!("user-{n}")).unwrap();
+    for n in 0..100 {
+        let plan = board.plan(&[put(&name(n))], at(n));
+        board.commit(plan, at(n));
+        if n < 80 {
+            let end = Write { user: name(n), if_match: None, what: What::End { session: None } };
+            let plan = board.plan(&[end], at(n));
+            board.commit(plan, at(n));
+        }
+    }
+    board.bound(200);
+    assert_eq!(board.counts().users, 100);
+    board.bound(50);
+    assert_eq!(board.counts().users, 50);
+    assert!((0..50).all(|n| board.user(&name(n)).is_none()) && (50..100).all(|n| board.user(&name(n)).is_some()));
+    board.bound(5);
+    assert_eq!(board.counts().users, 20, "who is here stays");
+}
+
+#[test]
 fn a_node_with_a_hundred_thousand_users_that_falls_silent_holds_up_nobody() {
     let mut owner = Board::new("n0".parse().unwrap(), 1, at(0));
     let mut board = Board::new("n1".parse().unwrap(), 1, at(0));

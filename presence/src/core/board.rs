@@ -330,6 +330,22 @@ impl Board {
         }
     }
 
+    /// Forgets some of those who are gone, who were seen the longest ago first, if there are more than `most` users.
+    pub fn bound(&mut self, most: usize) {
+        let over = self.users.len().saturating_sub(most);
+        if over == 0 {
+            return;
+        }
+        let mut seen: Vec<u64> = self.users.values().filter(|user| user.is_gone()).map(|user| user.seen_ms()).collect();
+        if seen.is_empty() {
+            return;
+        }
+        let at = over.min(seen.len()) - 1;
+        let (_, last, _) = seen.select_nth_unstable(at);
+        let last = *last;
+        self.forget_seen_before(last.saturating_add(1));
+    }
+
     /// All that this node says that is in force.
     pub fn own_facts(&self) -> Vec<(UserId, Fact)> {
         let mut facts = Vec::new();
