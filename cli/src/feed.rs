@@ -87,7 +87,7 @@ impl Feed {
     fn accept(&mut self, source: Source, item: Result<Item, Error>) {
         let outcome = match (source, item) {
             (Source::Table(table), Ok(Item::Row(event))) => self.join.row(table, event),
-            (_, Ok(Item::Member(event))) => Outcome { events: member(event).into_iter().collect(), anew: Vec::new() },
+            (_, Ok(Item::Member(event))) => Outcome { events: self.join.member(event), anew: Vec::new() },
             (Source::Members, Ok(Item::Row(_))) => Outcome::default(),
             (source, Err(error)) => {
                 tracing::warn!(?source, error = %Chain(&error), "following the store failed, starting anew");
@@ -126,6 +126,8 @@ impl Stream for Feed {
 #[derive(Debug, Default)]
 struct Join {
     phases: BTreeMap<Table, Phase>,
+    /// The list of members, while it arrives.
+    listing: Option<Vec<feed::Member>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,6 +182,21 @@ impl Join {
         }
     }
 
+    /// That the stream of members is lost is no event: the last states hold, and the tables, which come from the same store, say
+    /// that it is away.
+    fn member(&mut self, event: MemberEvent) -> Vec<feed::Event> {
+        match event {
+            MemberEvent::Reset => self.listing = Some(Vec::new()),
+            MemberEvent::Lost { .. } => self.listing = None,
+            MemberEvent::Synced => return self.listing.take().map(feed::Event::Members).into_iter().collect(),
+            MemberEvent::Member(member) => match &mut self.listing {
+                Some(listing) => listing.push(heard(member)),
+                None => return vec![feed::Event::Member(heard(member))],
+            },
+        }
+        Vec::new()
+    }
+
     fn lost(&mut self, table: Table) -> Outcome {
         self.phases.insert(table, Phase::Away);
         let in_phase = |wanted: Phase| {
@@ -207,13 +224,6 @@ pub(crate) fn decode(cells: Vec<Value>) -> Vec<Cell> {
     cells.into_iter().map(cell).collect()
 }
 
-/// A member as DNS knows it. That the stream of members is lost is no event: the last states hold, and the tables, which
-/// come from the same store, say that it is away.
-fn member(event: MemberEvent) -> Option<feed::Event> {
-    let MemberEvent::Member(member) = event else { return None };
-    Some(feed::Event::Member(heard(member)))
-}
-
 /// A member, from the API's form to the feed's.
 pub(crate) fn heard(member: Member) -> feed::Member {
     let Member { server, boot_id, state, heard_ms_ago, rtt_us, .. } = member;
@@ -233,6 +243,8 @@ pub(crate) fn heard(member: Member) -> feed::Member {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const COLUMNS: fn() -> Event = || Event::Columns(vec!["key".into(), "value".into()]);
@@ -271,6 +283,24 @@ mod tests {
                 feed::Event::Synced(table),
             ]
         );
+    }
+
+    #[test]
+    fn members_are_told_together_when_their_list_is_complete_and_one_by_one_when_they_change() {
+        let mut join = Join::default();
+        let member = |server: &str| {
+            let member = json!({ "server": server, "state": "up", "heard_ms_ago": 7 });
+            serde_json::from_value::<Member>(member).expect("a member")
+        };
+        let said = |server: &str| MemberEvent::Member(member(server));
+        let (a, b) = (heard(member("a")), heard(member("b")));
+        let lost = || MemberEvent::Lost { reason: "away".into() };
+        // A list that broke off is none.
+        for event in [MemberEvent::Reset, said("b"), lost(), MemberEvent::Reset, said("a")] {
+            assert_eq!(join.member(event), []);
+        }
+        assert_eq!(join.member(MemberEvent::Synced), [feed::Event::Members(vec![a])]);
+        assert_eq!(join.member(said("b")), [feed::Event::Member(b)]);
     }
 
     #[test]

@@ -114,6 +114,10 @@ impl Facts {
             },
             // When to build is the follower's.
             Event::Committed(_) => Effect::None,
+            Event::Members(members) => {
+                let effects: Vec<_> = members.into_iter().map(|member| self.member(member)).collect();
+                if effects.contains(&Effect::Facts) { Effect::Facts } else { Effect::None }
+            }
             Event::Member(member) => self.member(member),
             Event::FeedLost => self.lost(),
         }

@@ -111,7 +111,10 @@ pub enum Event {
     /// What came of this table are whole transactions. Some stores do not say it; of one that does, it comes after each `Synced`
     /// of a snapshot and behind the changes of each transaction.
     Committed(Table),
-    /// A node as gossip sees it; one for each at every (re)connect, and one at every change.
+    /// All nodes as gossip sees them, at every (re)connect. A store that has just started knows few: whoever was up before and is
+    /// not among them has some time to be heard.
+    Members(Vec<Member>),
+    /// A node that changed.
     Member(Member),
     /// The store is away: the zone is frozen and marked stale, until every table is `Synced`, or changed, again.
     FeedLost,

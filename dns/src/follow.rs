@@ -6,6 +6,7 @@
 mod remembered;
 mod whole;
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -48,6 +49,8 @@ pub(crate) enum FollowError {
 
 pub(crate) struct Follower {
     feed: Pin<Box<dyn Stream<Item = Event> + Send>>,
+    /// The node id of this server.
+    own: String,
     builder: Builder,
     published: Arc<ArcSwap<Published>>,
     /// The names of zone files.
@@ -67,13 +70,13 @@ impl Follower {
         published: Arc<ArcSwap<Published>>,
         (fixed, remembered): (watch::Receiver<Fixed>, Vec<Member>),
     ) -> Self {
-        let remembering = Remembered::new(&remembered, &settings.server);
+        let (own, remembering) = (settings.server.clone(), Remembered::default());
         let builder = Builder::new(settings);
         // The next zone's number is greater than that of the one on disk, if there is one.
         let generation = published.load().zone.generation();
         let facts = Facts::remembering(remembered);
         let whole = Whole::default();
-        Self { feed, builder, published, fixed, facts, remembered: remembering, whole, generation, pending: None }
+        Self { feed, own, builder, published, fixed, facts, remembered: remembering, whole, generation, pending: None }
     }
 
     /// What is answered before the first zone: nothing is known of any name, and that is said.
@@ -118,21 +121,26 @@ impl Follower {
     }
 
     fn hear(&mut self, event: Event) {
-        let server = match &event {
-            Event::Member(member) => Some(member.server.clone()),
-            Event::Reset(_) | Event::Upsert { .. } | Event::Delete { .. } => None,
-            Event::Synced(_) | Event::Committed(_) | Event::FeedLost => None,
+        let told: Option<BTreeSet<_>> = match &event {
+            Event::Members(members) => Some(members.iter().map(|member| member.server.clone()).collect()),
+            _ => None,
         };
+        if let Event::Member(member) = &event {
+            self.remembered.heard(&member.server);
+        }
         self.whole.hear(&event);
         self.take(event);
-        self.remembered.hear(server.as_deref(), self.facts.freshness(), Instant::now());
+        if let Some(told) = told {
+            self.remembered.listed(&told, self.facts.members(), &self.own);
+        }
+        self.remembered.believe(self.facts.freshness(), Instant::now());
     }
 
-    /// Leaves out servers that were up before this start and are not heard.
+    /// Leaves out servers that were up before the store was followed anew and are not heard.
     fn give_up(&mut self) {
         for event in self.remembered.give_up() {
             if let Event::Member(Member { server, .. }) = &event {
-                tracing::info!(%server, "not heard since this start");
+                tracing::info!(%server, "not heard since the store is followed again");
             }
             self.take(event);
         }

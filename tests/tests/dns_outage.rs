@@ -62,6 +62,38 @@ async fn goes_on(dns: &Node, what: &str) {
     eprintln!("{what}: {asked} questions, all answered");
 }
 
+#[tokio::test]
+async fn g9_who_dies_while_the_store_is_away_is_out_once_it_is_back() {
+    let lab = Lab::new("outage");
+    let [one, mut two] = <[Node; 2]>::try_from(lab.nodes(&Authority::new("outage"), &["n1", "n2"])).expect("two nodes");
+    let [mut store, mut dns] = one.split();
+    store.start().await;
+    two.start().await;
+    fill(&store).await;
+    let insert = "INSERT INTO containers (id, project, service, server_id, instance_id, ip, started_at) \
+                  VALUES ('aaaaaaaaaaa2', 'casa', 'api', 'n2', 'b', '10.210.0.2', 1)";
+    two.api().execute(insert, &json!([])).await.expect("written");
+    dns.launch();
+    let answered = async |expected: &[&str]| {
+        let begun = Instant::now();
+        eventually(&format!("{expected:?} is answered"), BOUND, async || {
+            let answer = dns.resolve(NAME).await?;
+            let found: Vec<_> = answer.addresses.iter().map(ToString::to_string).collect();
+            if found == expected { Ok(()) } else { Err(format!("{answer:?}")) }
+        })
+        .await;
+        begun.elapsed()
+    };
+    answered(&["10.210.0.1", "10.210.0.2"]).await;
+
+    store.kill();
+    two.kill();
+    // Not waited for: it is ready when it has caught up, and whom it would ask is gone.
+    store.launch();
+    let took = answered(&["10.210.0.1"]).await;
+    eprintln!("out {took:.1?} after both were killed (promised: 12 s)");
+}
+
 /// A question for an address of `name`.
 fn question(id: u16, name: &str) -> Vec<u8> {
     let mut bytes = Vec::from(id.to_be_bytes());

@@ -1,10 +1,10 @@
-//! Servers that were up before this start, and of which nobody has spoken since.
+//! Servers that were up, and of which the store did not tell when it was followed anew.
 //!
-//! The store tells of every member when it is followed, but it cannot tell of one that ended while this host did: that one
-//! is in no gossip any more, and its rows would be answered for ever. So whoever is remembered as up has a time from the
-//! moment that everything is followed, and is silent then. It reads no clock.
+//! The store tells of every member that it knows, but it cannot tell of one that ended while it was away, or while this host was:
+//! that one is in no gossip any more, and its rows would be answered for ever. So whoever was up and is not told of has a time
+//! from the moment that everything is followed, and is silent then. It reads no clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,42 +15,32 @@ use crate::feed::{Event, Member, MemberState};
 /// How long a server may be unheard after a start, which is how long a member may be at any time.
 const GRACE: Duration = Duration::from_secs(10);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Remembered {
     unheard: BTreeMap<String, Member>,
-    /// Whether the store has told of anybody: else it may be the telling that is missing.
-    told: Told,
     due: Option<Instant>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Something,
-}
-
 impl Remembered {
-    /// Of these members all that were up but ourselves.
-    pub(super) fn new(members: &[Member], own: &str) -> Self {
-        let up = members.iter().filter(|member| member.state == MemberState::Up && member.server != own);
-        let unheard = up.map(|member| (member.server.clone(), member.clone())).collect();
-        Self { unheard, told: Told::Nothing, due: None }
+    /// The store told of these. Of all `members` that are known here, whoever is up and not among them, nor ourselves, is unheard.
+    pub(super) fn listed<'a>(&mut self, told: &BTreeSet<String>, members: impl Iterator<Item = &'a Member>, own: &str) {
+        let missing = members
+            .filter(|member| member.state == MemberState::Up && member.server != own && !told.contains(&member.server));
+        self.unheard = missing.map(|member| (member.server.clone(), member.clone())).collect();
+        self.due = None;
     }
 
-    /// Takes note of an event, of this member if it is of one, and of how far the feed can be believed after it.
-    pub(super) fn hear(&mut self, member: Option<&str>, freshness: Freshness, now: Instant) {
-        if self.unheard.is_empty() {
-            return;
-        }
-        if let Some(member) = member {
-            self.unheard.remove(member);
-            self.told = Told::Something;
-        }
+    /// This one is told of after all.
+    pub(super) fn heard(&mut self, server: &str) {
+        self.unheard.remove(server);
+    }
+
+    /// Takes note of how far the feed can be believed.
+    pub(super) fn believe(&mut self, freshness: Freshness, now: Instant) {
         match freshness {
-            Freshness::Current if self.told == Told::Something => self.due = self.due.or(Some(now + GRACE)),
-            Freshness::Current => {}
+            Freshness::Current if !self.unheard.is_empty() => self.due = self.due.or(Some(now + GRACE)),
             // While the store is away nobody can be heard.
-            Freshness::Loading | Freshness::Stale => self.due = None,
+            Freshness::Current | Freshness::Loading | Freshness::Stale => self.due = None,
         }
     }
 

@@ -45,6 +45,12 @@ impl Running {
         self.feed.send(Event::Member(member(server, state))).unwrap();
     }
 
+    /// The store is followed, and tells of these, which are up.
+    fn tell(&self, servers: &[&str]) {
+        let members = servers.iter().map(|server| member(server, MemberState::Up)).collect();
+        self.feed.send(Event::Members(members)).unwrap();
+    }
+
     /// Waits until these are answered, for 30 s of virtual time at most.
     async fn answers(&self, expected: &str) {
         let same = async {
@@ -85,7 +91,7 @@ const BOTH: &str = "10.210.0.1 10.210.0.2";
 async fn who_was_up_before_a_start_and_is_not_heard_for_ten_seconds_is_left_out() {
     let remembered = vec![member("s1", MemberState::Up), member("s2", MemberState::Up)];
     let running = Running::start(remembered);
-    running.say("s1", MemberState::Up);
+    running.tell(&["s1"]);
     running.answers(BOTH).await;
     let begun = Instant::now();
     running.answers("10.210.0.1").await;
@@ -100,7 +106,7 @@ async fn who_was_up_before_a_start_and_is_not_heard_for_ten_seconds_is_left_out(
 async fn who_is_heard_after_a_start_stays_and_so_do_all_while_nobody_tells_of_members() {
     let remembered = || vec![member("s2", MemberState::Up)];
     let (heard, untold) = (Running::start(remembered()), Running::start(remembered()));
-    heard.say("s1", MemberState::Up);
+    heard.tell(&["s1"]);
     heard.say("s2", MemberState::Up);
     for running in [&heard, &untold] {
         running.answers(BOTH).await;
@@ -117,9 +123,25 @@ async fn who_is_heard_after_a_start_stays_and_so_do_all_while_nobody_tells_of_me
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_ended_while_the_store_was_away_is_left_out_once_it_is_followed_again() {
+    let running = Running::start(Vec::new());
+    running.tell(&["s1", "s2"]);
+    running.answers(BOTH).await;
+    running.feed.send(Event::FeedLost).unwrap();
+    for table in Table::ALL {
+        running.feed.send(Event::Synced(table)).unwrap();
+    }
+    // The store has started anew, and s2 is not there to be heard.
+    running.tell(&["s1"]);
+    running.keeps(BOTH, Duration::from_secs(9)).await;
+    running.answers("10.210.0.1").await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_is_given_up_while_the_store_is_away() {
     let running = Running::start(vec![member("s2", MemberState::Up)]);
-    running.say("s1", MemberState::Up);
+    running.tell(&["s1"]);
     running.answers(BOTH).await;
     running.feed.send(Event::FeedLost).unwrap();
     while running.published.load().zone.freshness() != Freshness::Stale {

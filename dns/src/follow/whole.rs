@@ -41,7 +41,7 @@ impl Whole {
                 self.marked.insert(*table);
                 self.open.remove(table);
             }
-            Event::Member(_) | Event::FeedLost => {}
+            Event::Members(_) | Event::Member(_) | Event::FeedLost => {}
         }
     }
 
