@@ -153,6 +153,7 @@ Node i listens on the given ports + i - 1; port 0 gives each node free ones.
 Examples:
   kith dev
   kith dev --nodes 1 --dir ./data
+  kith dev --nats
   kith dev --empty --json --api 127.0.0.1:0 --dns 127.0.0.1:0 --gossip 127.0.0.1:0")]
     Dev(Dev),
     /// Found a cluster: its authority, and this server as its first
@@ -519,6 +520,9 @@ pub(crate) struct Dev {
     /// No sample services
     #[arg(long)]
     pub(crate) empty: bool,
+    /// Also three NATS servers, on 127.0.0.11 to 13, which find each other by the cluster's DNS
+    #[arg(long)]
+    pub(crate) nats: bool,
     /// Say where everything listens in one line of JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,6 +1,7 @@
 //! `kith dev`: a whole cluster on loopback in one process. Each node is what `kith agent` runs: its own database, real
 //! QUIC between the nodes, DNS fed over its own Unix socket. Certificates are made in memory and never written.
 
+mod nats;
 mod sample;
 
 use std::net::SocketAddr;
@@ -63,6 +64,10 @@ pub(crate) async fn run(args: &args::Dev, token: CancellationToken) -> Result<()
     for first in [args.api, args.dns, args.gossip] {
         nth(first, args.nodes - 1)?;
     }
+    if args.nats && args.nodes < nats::SERVERS {
+        let few = format!("--nats takes {} nodes, and there are {}", nats::SERVERS, args.nodes);
+        return Err(Failure::message(Exit::Usage, few));
+    }
     let home = Home::open(args.dir.as_deref())?;
     let authority =
         DevAuthority::new(CLUSTER).map_err(|e| Failure::new(Exit::Software, e).context("cannot make certificates"))?;
@@ -72,8 +77,11 @@ pub(crate) async fn run(args: &args::Dev, token: CancellationToken) -> Result<()
         let name: NodeId = format!("n{}", i + 1).parse().expect("a letter and a number are a node id");
         let span = tracing::info_span!("node", name = %name);
         let (node, agent) = build(args, i, name, &home, &authority, seeds).instrument(span.clone()).await?;
+        agents.push((agent, span.clone()));
+        if args.nats && i < nats::SERVERS {
+            agents.push((node.nats(i, &home).instrument(span.clone()).await?, span));
+        }
         nodes.push(node);
-        agents.push((agent, span));
     }
     let stop = token.child_token();
     let mut running = JoinSet::new();
@@ -205,8 +213,10 @@ async fn welcome(args: &args::Dev, nodes: &[Node]) -> Result<(), Failure> {
             .collect();
         return out.json(&json!({ "ready": true, "nodes": list }));
     }
-    for Node { name, api, dns, gossip, .. } in nodes {
-        out.line(format!("{name}  api {api}  dns {dns}  gossip {gossip}"))?;
+    for (Node { name, api, dns, gossip, .. }, i) in nodes.iter().zip(0..) {
+        let nats =
+            if args.nats && i < nats::SERVERS { format!("  nats {}:4222", nats::address(i)) } else { String::new() };
+        out.line(format!("{name}  api {api}  dns {dns}  gossip {gossip}{nats}"))?;
     }
     if let (Some(first), Some(last)) = (nodes.first(), nodes.last()) {
         sample::suggestions(args, &first.api, &last.dns).iter().try_for_each(|line| out.line(line))?;
@@ -233,6 +243,13 @@ async fn ready(nodes: &[Node]) -> Result<(), Failure> {
 }
 
 impl Node {
+    /// The NATS server of this node, the `i`th, which asks its DNS for the others.
+    async fn nats(&self, i: u8, home: &Home) -> Result<Agent, Failure> {
+        let dns = self.dns.parse().expect("it listens at an address");
+        let dir = home.data(&self.name)?.join("nats");
+        Agent::build(nats::parts(i, &self.name, dir, dns, self.client.clone()), None).await
+    }
+
     /// What is missing, if anything is.
     async fn is_ready(&self, members: usize) -> Result<(), String> {
         match self.client.ready().await {

@@ -1,9 +1,11 @@
 //! The daemon: its reconcilers, each with a driver of its own, and the watchdog over them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use kith_gossip_client::Client;
+use kith_gossip_proto::NodeId;
 use serde_json::json;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -78,14 +80,7 @@ impl Daemon {
         let own = Own::new(said(config), heartbeat_wake.clone());
         let heartbeat = Heartbeat::new(config.node.clone(), &config.dir, store.clone(), own.clone())
             .map_err(|error: Error| BuildError(error.into()))?;
-        let mut daemon = Daemon {
-            host,
-            loops: Vec::new(),
-            token: CancellationToken::new(),
-            beats: Vec::new(),
-            boards: Vec::new(),
-            alarmed: Wake::default(),
-        };
+        let mut daemon = Daemon::empty(host);
         daemon.add(heartbeat, heartbeat_wake);
         daemon.add(StoreHealth::new(config.node.clone(), store.clone()), Wake::default());
         let (partition_wake, sweep_wake, peers_wake) = (Wake::default(), Wake::default(), Wake::default());
@@ -125,6 +120,26 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// A daemon that keeps the row of this node's nats-server, whose runner answers there, and nothing else: for a cluster on one host,
+    /// whose nodes are no servers.
+    pub fn of_nats(node: NodeId, client: Client, host: Host, at: SocketAddr) -> Daemon {
+        let own = Own::new(Columns::new(), Wake::default());
+        let mut daemon = Daemon::empty(host);
+        daemon.add(Nats::new(node, Store::new(client), own, at), Wake::default());
+        daemon
+    }
+
+    fn empty(host: Host) -> Daemon {
+        Daemon {
+            host,
+            loops: Vec::new(),
+            token: CancellationToken::new(),
+            beats: Vec::new(),
+            boards: Vec::new(),
+            alarmed: Wake::default(),
+        }
+    }
+
     /// The peers, and where their tunnels end.
     fn tunnels(&mut self, parts: peers::Parts<'_>, wake: Wake) -> Result<(), BuildError> {
         let (store, echoes) = (parts.store.clone(), Echoes::by(&parts.interface.name()));
@@ -152,7 +167,7 @@ impl Daemon {
     }
 
     /// Where it listens: nowhere.
-    pub fn addrs(&self) -> &[std::net::SocketAddr] {
+    pub fn addrs(&self) -> &[SocketAddr] {
         &[]
     }
 

@@ -26,7 +26,7 @@ use plan::{Observed, Row, Said, Step, plan};
 /// How often it is asked while it answers: who waits for its peers waits for their rows.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How often it is asked where none has answered yet: most servers have none.
-const SELDOM: Duration = Duration::from_secs(5);
+const SELDOM: Duration = Duration::from_secs(2);
 
 /// Keeps the row.
 pub(crate) struct Nats {

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use kith_tests::fetched::nats_server;
-use kith_tests::lab::{Run, Runner, eventually};
+use kith_tests::lab::{Api, Dev, Run, Runner, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -234,4 +234,25 @@ fn inherited(line: &str) -> (bool, &str) {
     let units = took.trim_end_matches(')').trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
     assert!(!message.is_empty() && ["ns", "µs", "ms", "s"].contains(&units), "{line}");
     (mark == "[✓", name)
+}
+
+#[tokio::test]
+async fn three_servers_of_a_dev_cluster_find_each_other_by_its_dns() {
+    let Some(server) = nats_server("three_servers_of_a_dev_cluster") else { return };
+    let mut dev = Dev::nats(&server).await;
+    let begun = Instant::now();
+    for last in 11..14_u8 {
+        let at = |port: u16| Api::new(([127, 0, 0, last], port).into());
+        eventually(&format!("the server at 127.0.0.{last} is one of three"), BOUND, async || {
+            let meta = at(8222).get("/jsz").await?.json()["meta_cluster"].clone();
+            let is_whole = meta["cluster_size"] == 3 && meta["leader"].as_str().is_some_and(|name| !name.is_empty());
+            let status = at(5500).get("/status").await?.json();
+            if is_whole && status["phase"] == "running" { Ok(()) } else { Err(format!("{meta} {status}")) }
+        })
+        .await;
+    }
+    eprintln!("three servers of a dev cluster are one JetStream {:?} after it was ready", begun.elapsed());
+    let rows = dev.api().query("SELECT id, health_status FROM nats_servers ORDER BY id").await.expect("rows");
+    assert_eq!(rows.len(), 3, "{rows:?}");
+    assert_eq!(dev.stop().await.code(), Some(0), "{}", dev.log());
 }

@@ -68,7 +68,7 @@ impl Part for DaemonPart {
 
 /// Ends the process because of loops that are stuck: they hold on to threads that nothing else gets back. The service manager
 /// starts it again.
-fn leave(stuck: &[Stuck]) {
+pub(crate) fn leave(stuck: &[Stuck]) {
     for Stuck { name, silent, at } in stuck {
         tracing::error!(reconciler = name, ?silent, at, "stuck loop, ending the process");
         // The log may be what is stuck.

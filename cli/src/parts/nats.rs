@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use kith_nats::config::Ending;
 use kith_nats::discovery::BadSource;
 use kith_nats::standing::BadStanding;
 use kith_nats::{BuildError, Config, Nats};
@@ -32,7 +33,7 @@ impl Part for NatsPart {
     }
 
     fn stops_within(&self) -> Option<Duration> {
-        Some(STOP)
+        (self.config.ending == Ending::Drain).then_some(STOP)
     }
 
     fn build(&mut self) -> BoxFuture<'_, Result<Built, Failure>> {

@@ -33,6 +33,18 @@ impl Dev {
     /// # Panics
     /// If they are not within 30 s, with what was said instead.
     pub async fn start(count: usize, dir: Option<&Path>) -> Dev {
+        Dev::started(count, dir, &[]).await
+    }
+
+    /// Starts three nodes that keep nothing, with a NATS server each, by this nats-server.
+    ///
+    /// # Panics
+    /// If the nodes are not ready within 30 s.
+    pub async fn nats(server: &Path) -> Dev {
+        Dev::started(3, None, &[("NATS_SERVER_BIN", server)]).await
+    }
+
+    async fn started(count: usize, dir: Option<&Path>, nats: &[(&str, &Path)]) -> Dev {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let file = |name| fs::File::create(folder.path().join(name)).expect("the lab's folder can be written");
         let mut command = Command::new(kith());
@@ -41,6 +53,7 @@ impl Dev {
         if let Some(dir) = dir {
             command.arg("--dir").arg(dir);
         }
+        command.args(nats.first().map(|_| "--nats")).envs(nats.iter().copied());
         command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("log"));
         clear_environment(&mut command);
         let mut dev = Dev { nodes: Vec::new(), process: Process::spawn(command), folder };
