@@ -1,7 +1,7 @@
 //! Name servers that are not ours, serving names that stand in a file.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::skip::skip;
 
 /// From start to an answer.
 const STARTING: Duration = Duration::from_secs(20);
-/// Where tests have them listen: no privilege, and nobody else on such an address.
-const PORT: u16 = 5353;
+/// Ports to choose from: no privilege, and below those that the system gives to clients.
+const PORTS: std::ops::Range<u16> = 10_053..10_153;
 
 /// Whose name server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Maker {
 #[derive(Debug)]
 pub struct NameServer {
     maker: Maker,
-    address: Ipv4Addr,
+    address: SocketAddrV4,
     folder: TempDir,
     process: Option<Process>,
 }
@@ -47,13 +47,17 @@ impl NameServer {
             return None;
         }
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        Some(Self { maker, address, folder, process: None })
+        let free =
+            |port: &u16| UdpSocket::bind((address, *port)).is_ok() && TcpListener::bind((address, *port)).is_ok();
+        // Others may hold a port on all addresses.
+        let port = PORTS.into_iter().find(free).expect("one of a hundred ports is free");
+        Some(Self { maker, address: SocketAddrV4::new(address, port), folder, process: None })
     }
 
     /// Where it answers.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(self.address), PORT)
+        self.address.into()
     }
 
     /// Starts it with these records of the zone `internal`, each `NAME TYPE DATA`, names relative to the zone; in the
@@ -98,14 +102,14 @@ fn program(maker: Maker) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(usual).map(|folder| folder.join(name)).find(|file| file.exists())
 }
 
-fn knot(program: &Path, folder: &Path, address: Ipv4Addr, records: &[String]) -> Command {
-    let at = folder.display();
+fn knot(program: &Path, folder: &Path, at: SocketAddrV4, records: &[String]) -> Command {
+    let (address, port, folder_text) = (at.ip(), at.port(), folder.display());
     let zone = format!("$ORIGIN internal.\n$TTL 5\n@ SOA ns hostmaster 1 5 5 5 5\n@ NS ns\nns A {address}\n");
     fs::write(folder.join("internal.zone"), zone + &records.join("\n") + "\n").expect("room for a file");
     let text = format!(
-        "server:\n    listen: {address}@{PORT}\n    rundir: {at}\n    udp-workers: 1\n    tcp-workers: 1\n    background-workers: 1\n\
-         database:\n    storage: {at}\n\
-         zone:\n  - domain: internal\n    storage: {at}\n    file: internal.zone\n    journal-content: none\n"
+        "server:\n    listen: {address}@{port}\n    rundir: {folder_text}\n    udp-workers: 1\n    tcp-workers: 1\n    background-workers: 1\n\
+         database:\n    storage: {folder_text}\n\
+         zone:\n  - domain: internal\n    storage: {folder_text}\n    file: internal.zone\n    journal-content: none\n"
     );
     fs::write(folder.join("knot.conf"), text).expect("room for a file");
     let mut command = Command::new(program);
@@ -113,13 +117,15 @@ fn knot(program: &Path, folder: &Path, address: Ipv4Addr, records: &[String]) ->
     command
 }
 
-fn unbound(program: &Path, folder: &Path, address: Ipv4Addr, records: &[String]) -> Command {
+fn unbound(program: &Path, folder: &Path, at: SocketAddrV4, records: &[String]) -> Command {
     let mut text = format!(
-        "server:\n  interface: {address}@{PORT}\n  directory: \"{0}\"\n  pidfile: \"{0}/pid\"\n  username: \"\"\n  chroot: \"\"\n  \
+        "server:\n  interface: {1}@{2}\n  directory: \"{0}\"\n  pidfile: \"{0}/pid\"\n  username: \"\"\n  chroot: \"\"\n  \
          use-syslog: no\n  do-daemonize: no\n  num-threads: 1\n  access-control: 127.0.0.0/8 allow\n  \
          local-zone: \"internal.\" static\n  \
          local-data: 'internal. 5 SOA ns.internal. hostmaster.internal. 1 5 5 5 5'\n",
-        folder.display()
+        folder.display(),
+        at.ip(),
+        at.port()
     );
     for record in records {
         let (name, rest) = record.split_once(' ').expect("a name, a type and data");
