@@ -57,6 +57,9 @@ async fn main() -> Result<()> {
     for part in &mut parts {
         part.stop().await;
     }
+    // Its interface goes with the others'.
+    let [part, ..] = parts;
+    mesh.nodes.push(part);
     if kept { Ok(()) } else { bail!("a promise was not kept") }
 }
 

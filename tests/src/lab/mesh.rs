@@ -201,9 +201,18 @@ impl Drop for Pings {
 
 impl Drop for Mesh {
     fn drop(&mut self) {
-        for (number, node) in (1..).zip(&self.nodes) {
+        let nodes = std::mem::take(&mut self.nodes);
+        let deletion = |(number, node): (u8, &Node)| {
+            let mut deletion = node.inside("ip");
+            deletion.args(["link", "del", &Mesh::interface(number)]);
+            deletion
+        };
+        let deletions: Vec<Command> = (1..).zip(&nodes).map(deletion).collect();
+        // A daemon that still runs would make its interface anew.
+        drop(nodes);
+        for mut deletion in deletions {
             // Without its interface wireguard-go ends. One that was never made is no failure.
-            drop(node.inside("ip").args(["link", "del", &Mesh::interface(number)]).output());
+            drop(deletion.output());
         }
     }
 }
