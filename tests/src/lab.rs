@@ -3,7 +3,7 @@
 //! A [`Lab`] is a cluster of `kith agent` processes: it makes the cluster's certificate authority, writes each node's
 //! configuration, and hands out [`Node`]s that can be started, killed, stopped and asked. A [`Dev`] is one `kith dev`.
 //! [`Run`] is any other command that ends by itself. A [`Fleet`] is a cluster over [`Links`], a [`Mesh`] one with tunnels; a [`Disk`] can lose power;
-//! [`Tampering`] makes syncs fail. A [`ScriptedDocker`] runs what the test says, a [`Dockerd`] is a real one.
+//! [`Tampering`] makes syncs fail. An [`Upstream`] answers for foreign names. A [`ScriptedDocker`] runs what the test says, a [`Dockerd`] is a real one.
 //! A [`Runner`] is one `kith nats`. [`Hosts`] are whole servers, each with an /etc, a Docker and a power switch; [`Casa`] is a cluster of them.
 //!
 //! Rules of the house: every process is ended by its own id when its value is dropped; files live in a temporary folder;
@@ -31,6 +31,7 @@ mod process;
 mod resolve;
 mod runner;
 mod syscalls;
+mod upstream;
 mod wait;
 
 pub use agree::agree;
@@ -53,4 +54,5 @@ pub use process::Process;
 pub use resolve::{Answer, exchange, resolve};
 pub use runner::Runner;
 pub use syscalls::{Syncs, Tampering};
+pub use upstream::Upstream;
 pub use wait::eventually;

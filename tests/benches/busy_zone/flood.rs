@@ -2,13 +2,11 @@
 //! Own names are asked for all the while, from another source.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, anyhow};
+use kith_tests::lab::Upstream;
 use kith_tests::load::{Asker, Between, share};
 use serde_json::{Value, json};
 
@@ -22,6 +20,8 @@ pub(crate) const FLOOD: u32 = 40_000;
 const SOURCES: usize = 32;
 /// What answers are kept in, in bytes: little enough that it is full within seconds.
 const KEPT: usize = 4 << 20;
+/// Of what is answered, in seconds: nothing runs out while it is measured.
+const TTL: u16 = 3600;
 
 /// What is asked for beside own names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,58 +59,25 @@ impl Kind {
 /// Upstreams on loopback: one takes questions and says nothing, one has an address for every name. They end when dropped.
 #[derive(Debug)]
 pub(crate) struct Upstreams {
-    hole: UdpSocket,
-    answering: SocketAddr,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    hole: Upstream,
+    answering: Upstream,
 }
 
 impl Upstreams {
-    pub(crate) fn start() -> Result<Upstreams> {
-        let hole = UdpSocket::bind("127.0.0.1:0")?;
-        let socket = UdpSocket::bind("127.0.0.1:0")?;
-        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        let (answering, stop) = (socket.local_addr()?, Arc::new(AtomicBool::new(false)));
-        let stopping = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            let mut bytes = [0; 512];
-            while !stopping.load(Ordering::Relaxed) {
-                let Ok((length, from)) = socket.recv_from(&mut bytes) else { continue };
-                // Who asked and is gone is told nothing.
-                socket.send_to(&answer(&bytes[..length]), from).ok();
-            }
-        });
-        Ok(Upstreams { hole, answering, stop, thread: Some(thread) })
+    pub(crate) fn start() -> Upstreams {
+        let (hole, answering) = (Upstream::start(TTL), Upstream::start(TTL));
+        hole.fall_silent();
+        Upstreams { hole, answering }
     }
 
     /// The configuration by which they are asked.
-    pub(crate) fn settings(&self) -> Result<[String; 3]> {
-        Ok([
-            format!("dns.upstreams={}", self.hole.local_addr()?),
-            format!("dns.forward=answered.example={}", self.answering),
+    pub(crate) fn settings(&self) -> [String; 3] {
+        [
+            format!("dns.upstreams={}", self.hole.address()),
+            format!("dns.forward=answered.example={}", self.answering.address()),
             format!("dns.cache_bytes={KEPT}"),
-        ])
+        ]
     }
-}
-
-impl Drop for Upstreams {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            eprintln!("the upstream panicked");
-        }
-    }
-}
-
-/// One address, for an hour. The question's OPT is left out.
-fn answer(query: &[u8]) -> Vec<u8> {
-    let end = query.iter().skip(12).position(|byte| *byte == 0).map_or(query.len(), |at| at + 12 + 5);
-    let mut reply = query[..end.min(query.len())].to_vec();
-    if reply.len() > 12 {
-        reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
-        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 14, 16, 0, 4, 192, 0, 2, 1]);
-    }
-    reply
 }
 
 /// Where the questions come from: own names from the first.

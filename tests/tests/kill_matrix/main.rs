@@ -2,18 +2,16 @@
 //! other until all of it is gone, and come back. What was seen is printed as a table.
 
 mod dig;
-mod upstream;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use dig::Seen;
-use kith_tests::lab::{Authority, Lab, Node, eventually, resolve};
+use kith_tests::lab::{Authority, Lab, Node, Upstream, eventually, resolve};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use upstream::Upstream;
 
 /// For what must come, on a busy machine.
 const BOUND: Duration = Duration::from_secs(60);
@@ -140,10 +138,10 @@ async fn server(lab: &Lab, upstream: &Upstream) -> (Node, Matrix) {
 
 #[tokio::test]
 async fn g9_the_kill_matrix_as_dig_sees_it_each_second() {
-    let (lab, upstream) = (Lab::new("kills"), Upstream::start());
+    let (lab, upstream) = (Lab::new("kills"), Upstream::start(1));
     let (mut store, mut matrix) = server(&lab, &upstream).await;
     let (current, stale) = (Expected::Current(ADDRESS), Expected::Stale(ADDRESS));
-    let (foreign, old) = (Expected::Current(upstream::ADDRESS), Expected::Stale(upstream::ADDRESS));
+    let (foreign, old) = (Expected::Current(Upstream::ADDRESS), Expected::Stale(Upstream::ADDRESS));
     eprintln!("    s | what is away{:23}| a name of ours   | one not there | foreign, kept | foreign, fresh", "");
     let (stop, mut asking) = (CancellationToken::new(), JoinSet::new());
     asking.spawn(ask_on(matrix.dns.at.dns, stop.clone()));
