@@ -12,7 +12,7 @@ use super::{Configured, Output};
 pub(crate) struct PresenceAlone {
     #[command(flatten)]
     pub(crate) configured: Configured,
-    /// The ancestor's YAML file, whose keys are taken as those of [presence]; what they are called there is printed
+    /// The ancestor's YAML file, whose keys are taken as those of the section `presence`; what they are called there is printed
     #[arg(long, value_name = "FILE")]
     pub(crate) legacy_config: Option<PathBuf>,
     #[command(subcommand)]
