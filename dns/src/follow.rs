@@ -121,9 +121,10 @@ impl Follower {
     }
 
     fn hear(&mut self, event: Event) {
-        let told: Option<BTreeSet<_>> = match &event {
-            Event::Members(members) => Some(members.iter().map(|member| member.server.clone()).collect()),
-            _ => None,
+        let told: Option<BTreeSet<_>> = if let Event::Members(members) = &event {
+            Some(members.iter().map(|member| member.server.clone()).collect())
+        } else {
+            None
         };
         if let Event::Member(member) = &event {
             self.remembered.heard(&member.server);

@@ -162,6 +162,11 @@ async fn g9_the_kill_matrix_as_dig_sees_it_each_second() {
     matrix.sees("store, database", &stale, &foreign, &foreign).await;
 
     upstream.fall_silent();
+    eventually("what was kept runs out, and is answered as of an earlier time", BOUND, async || {
+        let seen = Seen::of(matrix.dns.at.dns, KEPT).await;
+        if old.is(&seen) { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
     matrix.sees("store, database, upstream", &stale, &old, &Expected::Failed).await;
 
     // What it kept of foreign names was in its memory.
