@@ -46,19 +46,16 @@ pub(crate) fn keep(store: &Path, standing: Standing) -> Result<(), BadStanding> 
     let is = name(standing);
     let failed = |source| BadStanding::Disk { path: path.clone(), source };
     let was = match fs::read_to_string(&path) {
-        Ok(was) => Some(was.trim().to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Ok(was) => was.trim().to_owned(),
+        // A store may come from elsewhere, filled: it tells by itself how it was last opened.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => filled_by(store).map_err(failed)?.to_owned(),
         Err(error) => return Err(failed(error)),
     };
-    match was {
-        Some(was) if was == is => return Ok(()),
-        Some(was) => {
-            let streams = streams(&store.join("jetstream")).map_err(failed)?;
-            if streams > 0 {
-                return Err(BadStanding::Moved { streams, was, is });
-            }
+    if was != is {
+        let streams = streams(&store.join("jetstream")).map_err(failed)?;
+        if streams > 0 {
+            return Err(BadStanding::Moved { streams, was, is });
         }
-        None => {}
     }
     identity::write(&path, is.as_bytes()).map_err(failed)
 }
@@ -69,6 +66,12 @@ fn name(standing: Standing) -> &'static str {
         Standing::Lone | Standing::Leaf => "alone",
         Standing::Clustered => "clustered",
     }
+}
+
+/// What filled a store that Kith has not opened: only a clustered server keeps a log of the meta group.
+fn filled_by(store: &Path) -> io::Result<&'static str> {
+    let meta = store.join("jetstream").join(SYSTEM).join("_js_/_meta_");
+    Ok(name(if meta.try_exists()? { Standing::Clustered } else { Standing::Lone }))
 }
 
 /// `jetstream/ACCOUNT/streams/STREAM`.
@@ -113,5 +116,23 @@ mod tests {
             );
         }
         keep(store.path(), Standing::Clustered).expect("nothing was changed by that");
+    }
+
+    #[test]
+    fn a_filled_store_of_unknown_past_is_opened_by_what_filled_it_alone() {
+        let store = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(identity::folder(store.path())).expect("room");
+        std::fs::create_dir_all(store.path().join("jetstream/$G/streams/orders")).expect("room");
+        let error = keep(store.path(), Standing::Clustered).expect_err("a lone server filled it");
+        assert!(matches!(&error, BadStanding::Moved { streams: 1, was, is: "clustered" } if was == "alone"), "{error}");
+        std::fs::create_dir_all(store.path().join("jetstream/$SYS/_js_/_meta_")).expect("room");
+        for other in [Standing::Lone, Standing::Leaf] {
+            let error = keep(store.path(), other).expect_err("a clustered server filled it");
+            assert!(
+                matches!(&error, BadStanding::Moved { streams: 1, was, is: "alone" } if was == "clustered"),
+                "{error}"
+            );
+        }
+        keep(store.path(), Standing::Clustered).expect("its like");
     }
 }
