@@ -229,11 +229,10 @@ async fn turn(mut lease: impl Lease, own: impl Own, grant: oneshot::Sender<()>, 
         biased;
         // Nobody waits for it any more: what was taken half way goes away by itself.
         () = grant.closed() => None,
-        revision = taken(&mut lease, &says) => Some(revision),
+        (revision, before) = taken(&mut lease, &own, &says) => Some((revision, before)),
     };
     says.send_replace(None);
-    let Some(revision) = taken else { return };
-    let before = own.process().await;
+    let Some((revision, before)) = taken else { return };
     own.step_down().await;
     if grant.send(()).is_err() {
         return give_back(&mut lease, revision).await;
@@ -244,13 +243,17 @@ async fn turn(mut lease: impl Lease, own: impl Own, grant: oneshot::Sender<()>, 
     }
 }
 
-/// Takes it when it can be had, and says what it waits for.
-async fn taken(lease: &mut impl Lease, says: &watch::Sender<Option<Arc<str>>>) -> u64 {
+/// Takes it when it can be had, and says what it waits for. The process is known before: only then is another told from
+/// it, and the lease not given back while the old one still ends.
+async fn taken(lease: &mut impl Lease, own: &impl Own, says: &watch::Sender<Option<Arc<str>>>) -> (u64, String) {
     loop {
-        let waits: String = match lease.take().await {
-            Ok(Attempt::Mine(revision)) => return revision,
-            Ok(Attempt::Held(who)) => format!("a restart waits: it is the turn of {who}"),
-            Err(error) => format!("a restart waits: {error}"),
+        let waits: String = match own.process().await {
+            None => "a restart waits: nats-server does not answer".to_owned(),
+            Some(before) => match lease.take().await {
+                Ok(Attempt::Mine(revision)) => return (revision, before),
+                Ok(Attempt::Held(who)) => format!("a restart waits: it is the turn of {who}"),
+                Err(error) => format!("a restart waits: {error}"),
+            },
         };
         says.send_if_modified(|said| {
             if said.as_deref() == Some(&waits) {
@@ -265,7 +268,7 @@ async fn taken(lease: &mut impl Lease, says: &watch::Sender<Option<Arc<str>>>) -
 }
 
 /// Renews it until the server is well again; its last revision. None if it is lost, or left to go away by itself.
-async fn kept(lease: &mut impl Lease, own: &impl Own, before: Option<String>, mut revision: u64) -> Option<u64> {
+async fn kept(lease: &mut impl Lease, own: &impl Own, before: String, mut revision: u64) -> Option<u64> {
     let end = Instant::now() + LONGEST;
     let mut renewals = tokio::time::interval_at(Instant::now() + RENEWAL, RENEWAL);
     let mut looks = tokio::time::interval(LOOKS);
@@ -282,7 +285,7 @@ async fn kept(lease: &mut impl Lease, own: &impl Own, before: Option<String>, mu
             },
             _ = looks.tick() => {
                 let process = own.process().await;
-                if process.is_some() && process != before && own.well().await {
+                if process.is_some_and(|process| process != before) && own.well().await {
                     tracing::info!("nats-server is well again after its restart");
                     return Some(revision);
                 }

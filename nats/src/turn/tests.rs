@@ -84,6 +84,8 @@ impl Lease for FakeLease {
 enum Health {
     Well,
     Unwell,
+    /// It does not even answer.
+    Silent,
 }
 
 /// Whether there is anybody else.
@@ -99,7 +101,8 @@ struct FakeOwn(Arc<Mutex<(u32, Health)>>, Bucket, &'static str);
 
 impl Own for FakeOwn {
     async fn process(&self) -> Option<String> {
-        Some(self.0.lock().expect("free").0.to_string())
+        let (number, health) = *self.0.lock().expect("free");
+        (health != Health::Silent).then(|| number.to_string())
     }
     async fn well(&self) -> bool {
         self.0.lock().expect("free").1 == Health::Well
@@ -273,4 +276,22 @@ async fn an_operators_order_waits_for_the_turn_as_well() {
     one.ends.orders.send(Order::Restart).await.expect("room");
     assert_eq!(one.told().await, restart("an operator's order"));
     assert_eq!(bucket.holder().as_deref(), Some("a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_cannot_be_told_from_the_next_gets_no_turn_until_it_answers() {
+    let bucket = Bucket::default();
+    let mut one = server("a", &bucket, Others::Some);
+    one.own.0.lock().expect("free").1 = Health::Silent;
+    one.is_to_restart().await;
+    one.is_told_nothing_for(60).await;
+    assert_eq!(one.ends.waits.borrow().as_deref(), Some("a restart waits: nats-server does not answer"));
+    assert_eq!(bucket.holder(), None);
+    one.own.0.lock().expect("free").1 = Health::Well;
+    assert_eq!(one.told().await, restart("store"));
+    one.is_told_nothing_for(40).await;
+    assert_eq!(bucket.holder().as_deref(), Some("a"), "the process that ends is well, and not another one");
+    one.restarts(Health::Well).await;
+    one.is_told_nothing_for(10).await;
+    assert_eq!(bucket.holder(), None);
 }
