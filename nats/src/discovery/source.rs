@@ -66,9 +66,12 @@ impl Sources {
         };
         let dns = SystemDns::new(servers).map_err(BadSource::Resolver)?;
         let folder = identity::folder(&config.store.dir);
+        let mut config = config.clone();
+        // Once: the limits of a control group change while it runs, and each change would be due a restart.
+        config.store.memory = config.store.memory.or_else(memory::for_streams);
         let sources = Self {
             place: place.clone(),
-            settings: Box::new(reader(config.clone(), identity.clone(), place, own)),
+            settings: Box::new(reader(config, identity.clone(), place, own)),
             binary: binary.to_owned(),
             file: folder.join("nats.conf"),
             kept: Kept::at(folder.join("peers.json")),
@@ -90,7 +93,7 @@ fn address(config: &Config) -> Option<IpAddr> {
     config.listen.ip.map(IpAddr::V4).or(config.listen.ip6.map(IpAddr::V6))
 }
 
-/// Reads the files anew each time.
+/// Reads the files anew each time, and nothing else.
 fn reader(
     config: Config,
     identity: Identity,
@@ -116,7 +119,7 @@ fn reader(
             store: Some(Store {
                 dir: config.store.dir.clone(),
                 max_file: config.store.files.map(|size| size.0),
-                max_memory: config.store.memory.or_else(memory::for_streams).map(|size| size.0),
+                max_memory: config.store.memory.map(|size| size.0),
             }),
             limits: Limits::default(),
             tls,
