@@ -143,7 +143,10 @@ impl Process {
     }
 
     fn spawned(&mut self, mut child: Child) {
-        let pid = child.id().and_then(|id| i32::try_from(id).ok()).map_or(Pid::from_raw(0), Pid::from_raw);
+        // Without an id there is nobody to be signalled: 0 would be our own group.
+        let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw) else {
+            return self.not_spawned("it has no process id".to_owned());
+        };
         let (out, err) = (child.stdout.take().map(Lines::new), child.stderr.take().map(Lines::new));
         self.last_word = LastWord::default();
         self.running = Some(Running { child, pid, out, err });

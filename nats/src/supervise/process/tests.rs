@@ -78,10 +78,18 @@ async fn one_that_cannot_be_started_is_tried_again() {
 #[tokio::test]
 async fn one_that_ignores_the_first_word_is_killed_at_its_deadline() {
     let spawner = spawner();
-    let text = "trap '' TERM; echo ready; while :; do sleep 1000; done";
-    let mut process = started(&spawner, text).await;
+    let dir = tempfile::tempdir().unwrap();
+    let ready = dir.path().join("ready");
+    let text = format!("trap '' TERM; : > {}; while :; do sleep 1000; done", ready.display());
+    let mut process = started(&spawner, &text).await;
+    let ignores = async {
+        while !ready.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(BOUND, ignores).await.unwrap();
     process.stop(SOON);
-    until(&mut process, text, |report| *report == Report::Stopped).await;
+    until(&mut process, &text, |report| *report == Report::Stopped).await;
     assert_eq!(process.last_end().unwrap().how, "SIGKILL");
     assert_eq!(process.phase(), Phase::Stopped);
 }
