@@ -1,5 +1,6 @@
 //! Who this nats-server is: made once and kept in the store's folder, so that a new machine with the old disk is the same JetStream peer.
 
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -20,7 +21,7 @@ const USER: &str = "kith";
 const LONGEST: usize = 63 - 9;
 
 /// A server's name, and how the runner signs on at it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// `server_name`: the id of its row, and its name in DNS.
     pub name: String,
@@ -28,6 +29,13 @@ pub struct Identity {
     pub user: String,
     /// Its password.
     pub password: String,
+}
+
+impl fmt::Debug for Identity {
+    /// Without the password.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Identity").field("name", &self.name).field("user", &self.user).finish_non_exhaustive()
+    }
 }
 
 /// Why there is no identity.
