@@ -178,6 +178,8 @@ pub(crate) async fn work(tools: Tools, requests: &mut Requests, token: Cancellat
     loop {
         work.fill();
         if batch.is_none() {
+            // While a batch is under way no session ends: under load this is the time between two.
+            work.tick_if_due();
             batch = work.next_batch();
         }
         let now = work.tools.clock.now();
@@ -212,10 +214,7 @@ pub(crate) async fn work(tools: Tools, requests: &mut Requests, token: Cancellat
                 work.after();
             }
             () = tokio::time::sleep_until(due.into()) => {
-                let now = work.tools.clock.now();
-                work.tools.board.tick(now);
-                work.forget(now);
-                work.after();
+                work.tick();
             }
         }
     }
@@ -248,6 +247,21 @@ impl Work {
         let filled = (!self.tools.shown.is_filled()).then_some(self.tools.filled_at);
         let retry = (!self.unstored.is_empty() && self.retry_at > now).then_some(self.retry_at);
         [Some(board), filled, retry].into_iter().flatten().min().unwrap_or(board)
+    }
+
+    /// Time went on.
+    fn tick(&mut self) {
+        let now = self.tools.clock.now();
+        self.tools.board.tick(now);
+        self.forget(now);
+        self.after();
+    }
+
+    fn tick_if_due(&mut self) {
+        let now = self.tools.clock.now();
+        if self.tools.board.next(now) <= now.mono {
+            self.tick();
+        }
     }
 
     fn take(&mut self, asked: Asked) {
@@ -342,6 +356,7 @@ impl Work {
                 }
                 if let Some((plan, answers)) = batch.plan {
                     self.tools.board.abandon(plan);
+                    self.after();
                     for answer in answers {
                         drop(answer.send(Err(WriteError::Journal(error.clone()))));
                     }
@@ -413,3 +428,6 @@ impl Work {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,8 @@ pub struct Board {
     beat_at: Duration,
     /// Users of whom it is time to tell when they were seen.
     tell: BTreeMap<UserId, u64>,
+    /// Who asked while a plan was under way, and what he knows: answered once it is not.
+    asking: BTreeMap<NodeId, Option<Version>>,
     out: Out,
 }
 
@@ -119,6 +121,7 @@ impl Board {
             events: Events::default(),
             beat_at: now.mono,
             tell: BTreeMap::new(),
+            asking: BTreeMap::new(),
             out: Out::default(),
         }
     }

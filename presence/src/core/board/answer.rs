@@ -2,7 +2,7 @@
 
 use kith_gossip_proto::NodeId;
 
-use super::{Board, To};
+use super::{Board, PEERS, To};
 use crate::core::fact::Fact;
 use crate::core::id::UserId;
 use crate::core::says::{Answer, FACTS, Says};
@@ -12,7 +12,10 @@ impl Board {
     /// A peer asks what came after `known`.
     pub(super) fn answer(&mut self, peer: &NodeId, known: Option<Version>) {
         if self.planned {
-            // The order of our changes is not known; it asks again.
+            // The order of our changes is not known yet. Where too many ask, the rest asks again.
+            if self.asking.contains_key(peer) || self.asking.len() < PEERS {
+                self.asking.insert(peer.clone(), known);
+            }
             return;
         }
         if let Some(known) = known
@@ -28,6 +31,13 @@ impl Board {
         };
         for answer in parts(&self.me, after, self.head, facts) {
             self.out.say.push((To::Node(peer.clone()), Says::Answer(answer)));
+        }
+    }
+
+    /// Answers who asked while a plan was under way.
+    pub(super) fn answer_waiting(&mut self) {
+        for (peer, known) in std::mem::take(&mut self.asking) {
+            self.answer(&peer, known);
         }
     }
 

@@ -224,12 +224,14 @@ impl Board {
             self.owner.release(&user, &session);
         }
         self.enforce(plan.facts, now);
+        self.answer_waiting();
     }
 
     /// What was planned could not be made durable, or nobody knows: it is not in force, and its numbers are not used again.
     pub fn abandon(&mut self, plan: Plan) {
         drop(plan);
         self.planned = false;
+        self.answer_waiting();
     }
 
     /// Facts of ours are in force: they are published, and kept for whoever misses them.
