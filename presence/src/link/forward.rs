@@ -62,6 +62,10 @@ struct Waiting {
     head: Option<Version>,
     /// A change was not taken: all that holds is to be sent again.
     behind: bool,
+    /// All that holds is being asked for, and is not taken yet.
+    filling: bool,
+    /// The center is there, and its bucket has the epoch for which all that holds was taken, or is to be.
+    reached: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +80,16 @@ enum Landed {
     Kept,
     /// Or nobody knows.
     Lost,
+}
+
+/// What a look at the center found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// The bucket that was met before.
+    Known,
+    /// One that is to be told all that holds.
+    Another,
 }
 
 /// Where to copy to.
@@ -144,24 +158,51 @@ impl Forwarder {
                 () = done.cancelled() => return,
                 Some((name, value, kept)) = flying.next(), if !flying.is_empty() => {
                     reached &= kept == Landed::Kept;
+                    self.waiting().reached = reached;
                     self.landed(name, value, kept);
                 }
                 () = self.notify.notified() => {}
                 _ = look.tick() => {
                     let found = self.look(&place).await;
                     reached = found.is_some();
-                    if found.is_some() && found != epoch {
-                        tracing::info!("the center has another bucket than before: it is told all that holds");
-                        self.waiting().behind = true;
-                        epoch = found;
-                    }
-                    let behind = reached && std::mem::take(&mut self.waiting().behind);
-                    if behind && let Some(facts) = self.desk.own_facts().await {
-                        self.take(&facts);
+                    let looked = match found {
+                        None => Found::Nothing,
+                        Some(_) if found == epoch => Found::Known,
+                        Some(_) => {
+                            tracing::info!("the center has another bucket than before: it is told all that holds");
+                            epoch = found;
+                            Found::Another
+                        }
+                    };
+                    if self.looked(looked) {
+                        let facts = self.desk.own_facts().await;
+                        self.fill(facts.as_deref());
                     }
                 }
             }
         }
+    }
+
+    /// The center was looked at. Says whether it is to be told all that holds.
+    fn looked(&self, found: Found) -> bool {
+        let mut waiting = self.waiting();
+        waiting.reached = found != Found::Nothing;
+        waiting.behind |= found == Found::Another;
+        waiting.filling = waiting.reached && std::mem::take(&mut waiting.behind);
+        let filling = waiting.filling;
+        drop(waiting);
+        self.kept.notify_waiters();
+        filling
+    }
+
+    /// Takes all that holds; without it, it is asked for again.
+    fn fill(&self, facts: Option<&[(UserId, Fact)]>) {
+        self.take(facts.unwrap_or_default());
+        let mut waiting = self.waiting();
+        waiting.filling = false;
+        waiting.behind |= facts.is_none();
+        drop(waiting);
+        self.kept.notify_waiters();
     }
 
     /// The epoch of the bucket, if the center is there.
@@ -227,6 +268,10 @@ impl Forwarder {
 
     fn keeps(&self, user: &UserId, head: Version) -> bool {
         let waiting = self.waiting();
+        if !waiting.reached || waiting.behind || waiting.filling {
+            // Nobody knows what it keeps.
+            return false;
+        }
         if head.seq > 0 && waiting.head.is_none_or(|known| known < head) {
             return false;
         }
@@ -286,5 +331,35 @@ async fn put(center: jetstream::Context, subject: String, fact: &Fact) -> Landed
     match timeout(REPLY, kept).await {
         Ok(Ok(_)) => Landed::Kept,
         Ok(Err(_)) | Err(_) => Landed::Lost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Sight;
+
+    #[test]
+    fn nothing_is_kept_before_all_that_holds_was_sent() {
+        let node: NodeId = "n1".parse().unwrap();
+        let sight = Sight { me: node.clone(), latest: kith_gossip_proto::Hlc::MAX, nodes: BTreeMap::new() };
+        let forwarder = Forwarder::new(node, Arc::new(Shown::new(Arc::new(sight))), Desk::new().0);
+        // As after a restart: what holds was said before, and nothing since.
+        let (ann, head) = (UserId::try_from("ann").unwrap(), Version { epoch: 7, seq: 0 });
+        assert!(!forwarder.keeps(&ann, head), "the center was never there");
+        assert!(forwarder.looked(Found::Another));
+        assert!(!forwarder.keeps(&ann, head), "what holds is asked for");
+        forwarder.fill(Some(&[(ann.clone(), Fact::Seen(1))]));
+        assert!(!forwarder.keeps(&ann, head), "what holds waits");
+        let (name, value) = forwarder.waiting().values.pop_first().unwrap();
+        forwarder.landed(name, value, Landed::Kept);
+        assert!(forwarder.keeps(&ann, head));
+        assert!(!forwarder.looked(Found::Nothing));
+        assert!(!forwarder.keeps(&ann, head), "the center is away");
+        assert!(!forwarder.looked(Found::Known));
+        assert!(forwarder.keeps(&ann, head));
+        assert!(forwarder.looked(Found::Another));
+        forwarder.fill(None);
+        assert!(!forwarder.keeps(&ann, head), "it is asked for again");
     }
 }
