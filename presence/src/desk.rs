@@ -163,8 +163,9 @@ struct Work {
     compacting: Option<BoxFuture<'static, Result<(), JournalError>>>,
 }
 
-/// Does what is asked until the token is cancelled; then what was asked before is still done.
-pub(crate) async fn work(tools: Tools, requests: &mut Requests, token: CancellationToken) {
+/// Does what is asked until the token is cancelled; then the batch under way is still done, and who else waits is told that
+/// the node is busy.
+pub(crate) async fn work(tools: Tools, mut requests: Requests, token: CancellationToken) {
     let mut work = Work {
         tools,
         queue: VecDeque::new(),

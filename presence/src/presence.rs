@@ -40,6 +40,8 @@ const SHARE: (u64, u64) = (9, 10);
 const KEYS_EVERY: Duration = Duration::from_secs(5);
 /// How long answers may go on after the node was told to stop.
 const GRACE: Duration = Duration::from_millis(1_250);
+/// How long the last batch, and what is said last, may take then: a nats-server answers within 2 s or not at all.
+const END: Duration = Duration::from_secs(4);
 
 /// A node whose sockets are bound.
 pub struct Presence {
@@ -159,8 +161,16 @@ impl Presence {
             Some(ended) = tasks.join_next() => result = ended.map_err(RunError::from).and_then(|ended| ended),
         }
         stopping.cancel();
-        while let Some(ended) = tasks.join_next().await {
-            result = result.and(ended.map_err(RunError::from).and_then(|ended| ended));
+        let rest = async {
+            while let Some(ended) = tasks.join_next().await {
+                let ended = ended.map_err(RunError::from).and_then(|ended| ended);
+                result = std::mem::replace(&mut result, Ok(())).and(ended);
+            }
+        };
+        // What is dropped then is what a kill would have dropped.
+        if tokio::time::timeout(END, rest).await.is_err() {
+            tracing::warn!(left = tasks.len(), "tasks did not end at shutdown");
+            tasks.shutdown().await;
         }
         server.connections.close();
         if tokio::time::timeout(GRACE, server.connections.wait()).await.is_err() {
@@ -186,7 +196,7 @@ struct Node {
 
 impl Node {
     /// Reads what is known, and then does what is asked.
-    async fn run(self, link: Option<Link>, mut requests: Requests) -> Result<(), RunError> {
+    async fn run(self, link: Option<Link>, requests: Requests) -> Result<(), RunError> {
         let (say, said) = mpsc::channel(SAID);
         let (hear, heard) = mpsc::channel(SAID);
         let opened = match &link {
@@ -237,7 +247,7 @@ impl Node {
             ended.inspect_err(|_| unlinked.cancel())
         };
         let worked = async {
-            work(tools, &mut requests, stopping).await;
+            work(tools, requests, stopping).await;
             done.cancel();
         };
         let (linked, ()) = tokio::join!(linked, worked);

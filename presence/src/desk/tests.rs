@@ -62,9 +62,9 @@ fn working() -> Working {
         tally: Arc::default(),
         filled_at: Duration::ZERO,
     };
-    let (desk, mut requests) = Desk::new();
+    let (desk, requests) = Desk::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(async move { work(tools, &mut requests, CancellationToken::new()).await });
+    tasks.spawn(work(tools, requests, CancellationToken::new()));
     Working { desk, hear, said, tasks }
 }
 
