@@ -196,7 +196,8 @@ pub(crate) async fn delete(
         return Err(ApiError::from(WriteError::Refused(Refusal::Changed)));
     }
     app.end_elsewhere(&user, session.as_ref()).await;
-    app.written(Write { user, if_match, what: What::End { session } }, &query).await
+    // The tag was checked: what ended elsewhere has changed it, and is not undone.
+    app.written(Write { user, if_match: None, what: What::End { session } }, &query).await
 }
 
 #[derive(Deserialize)]
