@@ -111,7 +111,7 @@ impl Link {
         loop {
             match self.try_open().await {
                 Ok(opened) => return opened,
-                Err(error) => tracing::warn!(url = self.server.url, %error, "presence is not linked yet"),
+                Err(error) => tracing::warn!(url = %key::shown(&self.server.url), %error, "presence is not linked yet"),
             }
             tokio::time::sleep(retry.delay()).await;
         }

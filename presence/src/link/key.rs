@@ -81,6 +81,17 @@ fn text(encoded: &str) -> Option<String> {
     String::from_utf8(BASE64URL_NOPAD.decode(encoded.as_bytes()).ok()?).ok()
 }
 
+/// A nats-server's URL, or several, for people: without who connects, and by which password.
+pub(super) fn shown(url: &str) -> String {
+    let one = |url: &str| {
+        let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+        // A password may have an @ of its own.
+        let at = rest.rsplit_once('@').map_or(rest, |(_, at)| at);
+        if scheme.is_empty() { at.to_owned() } else { format!("{scheme}://{at}") }
+    };
+    url.split(',').map(one).collect::<Vec<_>>().join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +111,18 @@ mod tests {
         );
         for bad in ["", "epoch", "s.YW5u.fra-1", "x.YW5u.fra-1.x", "x.YW5u.FRA", "x.*.fra-1", "y.YW5u.fra-1"] {
             assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_without_who_connects() {
+        for (url, told) in [
+            ("nats://ann:p@ss@nats.kith:4222", "nats://nats.kith:4222"),
+            ("ann:pass@10.0.0.1:4222", "10.0.0.1:4222"),
+            ("tls://nats.kith", "tls://nats.kith"),
+            ("token@a:1,nats://b:2", "a:1,nats://b:2"),
+        ] {
+            assert_eq!(shown(url), told);
         }
     }
 }
