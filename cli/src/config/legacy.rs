@@ -76,10 +76,19 @@ fn keys(text: &str) -> Result<Vec<(String, String)>, Failure> {
 
 fn keep(secret: &str, dir: &Path) -> Result<PathBuf, Failure> {
     let path = dir.join("presence.secret");
-    let written = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
-    written
-        .and_then(|mut file| file.write_all(secret.as_bytes()))
-        .map_err(|e| Failure::new(Exit::Io, e).context(path.display().to_string()))?;
+    let failed = |e: std::io::Error| Failure::new(Exit::Io, e).context(path.display().to_string());
+    match std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path) {
+        Ok(mut file) => file.write_all(secret.as_bytes()).map_err(failed)?,
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            if std::fs::read(&path).map_err(failed)? != secret.as_bytes() {
+                let told = format!("{} is there, with another secret than auth.jwt_secret", path.display());
+                return Err(
+                    Failure::message(Exit::Config, told).hint("keep the one that holds, and take the other away")
+                );
+            }
+        }
+        Err(e) => return Err(failed(e)),
+    }
     Ok(path)
 }
 
@@ -113,6 +122,18 @@ auth:
         assert_eq!(std::fs::read_to_string(secret).unwrap(), "0123456789abcdef0123456789abcdef");
         assert_eq!(legacy.told.len(), 8, "{:#?}", legacy.told);
         assert_eq!(legacy.told[1], "service.port is [presence] listen = [\"0.0.0.0:8081\"]");
+    }
+
+    #[test]
+    fn a_secret_that_is_there_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        read(FILE, dir.path()).unwrap();
+        read(FILE, dir.path()).unwrap();
+        let secret = dir.path().join("presence.secret");
+        std::fs::write(&secret, "another").unwrap();
+        let report = read(FILE, dir.path()).unwrap_err().report().unwrap();
+        assert!(report.contains("presence.secret is there, with another secret"), "{report}");
+        assert_eq!(std::fs::read_to_string(secret).unwrap(), "another");
     }
 
     #[test]
