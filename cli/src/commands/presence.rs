@@ -9,6 +9,7 @@ use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Map, Value, json};
 
 use super::table;
+use super::value::printable;
 use crate::args::{At, Get, Output, PresenceAction, Set, Who};
 use crate::exit::{Exit, Failure};
 use crate::out::Out;
@@ -136,7 +137,8 @@ fn print(users: &Map<String, Value>, output: &Output) -> Result<(), Failure> {
 }
 
 fn row(record: &Value) -> [String; 5] {
-    let text = |name: &str| record.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
+    // What a user says of himself must not drive another's terminal.
+    let text = |name: &str| printable(record.get(name).and_then(Value::as_str).unwrap_or("-"));
     let stale = if record.get("stale") == Some(&Value::Bool(true)) { " (stale)" } else { "" };
     [text("user_id"), format!("{}{stale}", text("status")), text("message"), text("node_id"), text("last_seen")]
 }
@@ -155,5 +157,16 @@ fn token(args: &Set) -> Result<Option<String>, Failure> {
             Ok(Some(signed.map_err(|e| Failure::new(Exit::Software, e))?))
         }
         (None, None) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_user_says_does_not_drive_the_terminal() {
+        let shown = row(&json!({"user_id": "a\u{7}", "status": "away", "message": "\u{1b}[2J\n"}));
+        assert_eq!(shown, ["a\\u{7}", "away", "\\u{1b}[2J\\n", "-", "-"]);
     }
 }
