@@ -228,7 +228,7 @@ pub(crate) async fn work(tools: Tools, mut requests: Requests, token: Cancellati
 /// How many facts may follow from a write.
 fn most_facts(write: &Write) -> usize {
     match write.what {
-        What::End { session: None } => SESSIONS + 2,
+        What::End { session: None } => 2 * SESSIONS + 2,
         What::End { session: Some(_) } | What::Put { .. } => 3,
     }
 }

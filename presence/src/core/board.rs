@@ -5,6 +5,7 @@
 //! After each, [`Board::drain`] says what is to be published, stored and shown.
 
 mod answer;
+mod doubt;
 mod watch;
 mod write;
 
@@ -18,7 +19,7 @@ use kith_gossip_proto::{HybridClock, NodeId};
 use super::Now;
 use super::events::{Event, Events};
 use super::fact::{Fact, Life};
-use super::id::UserId;
+use super::id::{SessionName, UserId};
 use super::owner::Owner;
 use super::peer::{Changes, Peer, Steps};
 use super::says::Says;
@@ -58,6 +59,8 @@ pub struct Board {
     tell: BTreeMap<UserId, u64>,
     /// Who asked while a plan was under way, and what he knows: answered once it is not.
     asking: BTreeMap<NodeId, Option<Version>>,
+    /// Sessions of which the log may say something else.
+    doubted: BTreeSet<(UserId, SessionName)>,
     out: Out,
 }
 
@@ -122,6 +125,7 @@ impl Board {
             beat_at: now.mono,
             tell: BTreeMap::new(),
             asking: BTreeMap::new(),
+            doubted: BTreeSet::new(),
             out: Out::default(),
         }
     }

@@ -68,8 +68,8 @@ pub struct Plan {
     pub facts: Vec<(UserId, Fact)>,
     /// For each write, whether it is done.
     pub results: Vec<Result<(), Refusal>>,
-    held: Vec<(UserId, SessionName, Ttl)>,
-    released: Vec<(UserId, SessionName)>,
+    pub(super) held: Vec<(UserId, SessionName, Ttl)>,
+    pub(super) released: Vec<(UserId, SessionName)>,
 }
 
 impl Plan {
@@ -116,14 +116,17 @@ impl Board {
                     return Err(Refusal::Sessions);
                 }
                 let mut facts = self.entered(user, &session, *status, *ttl, now);
-                facts.extend(choice.and_then(|choice| self.said(user, &session, choice, now)));
+                let said = choice.and_then(|choice| self.said(user, &session, choice, now));
+                let doubted = said.is_none() && self.is_doubted(user, &session);
+                facts.extend(if doubted { Some(self.restated(user, &session)) } else { said });
                 plan.facts.extend(facts.into_iter().map(|fact| (user.clone(), fact)));
                 plan.held.push((user.clone(), session, *ttl));
             }
             What::End { session: Some(session) } => self.plan_end(user, vec![session.clone()], plan, now),
             What::End { session: None } => {
-                let all = self.owner.of(user).map(|(session, _)| session.clone()).collect();
-                self.plan_end(user, all, plan, now);
+                let held = self.owner.of(user).map(|(session, _)| session);
+                let all: BTreeSet<_> = held.chain(self.doubted_of(user)).cloned().collect();
+                self.plan_end(user, all.into_iter().collect(), plan, now);
             }
         }
         Ok(())
@@ -146,7 +149,7 @@ impl Board {
         let held = self.owner.held(user, session);
         let told = held.is_some_and(|held| now.wall_ms < held.told_ms.saturating_add(TELL_SEEN_MS));
         let mut facts = Vec::new();
-        if held.is_none() || known.is_none_or(|known| known.life != life) {
+        if held.is_none() || self.is_doubted(user, session) || known.is_none_or(|known| known.life != life) {
             let version = self.number();
             let session_fact = Session { version, life, changed_ms: now.wall_ms };
             facts.push(Fact::Session(session.clone(), session_fact));
@@ -193,7 +196,10 @@ impl Board {
 
     /// What is said of sessions that end.
     pub(super) fn ended(&mut self, user: &UserId, sessions: &[SessionName], now: Now) -> Vec<Fact> {
-        let held: Vec<_> = sessions.iter().filter(|session| self.owner.held(user, session).is_some()).collect();
+        let held: Vec<_> = sessions
+            .iter()
+            .filter(|session| self.owner.held(user, session).is_some() || self.is_doubted(user, session))
+            .collect();
         let mut facts = Vec::new();
         for session in &held {
             let version = self.number();
@@ -208,6 +214,9 @@ impl Board {
             let version = self.number();
             let over = Explicit { version, state: State::Expired, changed_ms: now.wall_ms, ..explicit };
             facts.push(Fact::Explicit(over));
+        } else if let Some(session) = held.iter().find(|session| self.is_doubted(user, session)) {
+            let restated = self.restated(user, session);
+            facts.push(restated);
         }
         facts
     }
@@ -215,6 +224,12 @@ impl Board {
     /// What was planned is durable, and in force.
     pub fn commit(&mut self, plan: Plan, now: Now) {
         self.planned = false;
+        if !self.doubted.is_empty() {
+            let held = plan.held.iter().map(|(user, session, _)| (user.clone(), session.clone()));
+            for pair in held.chain(plan.released.iter().cloned()) {
+                self.doubted.remove(&pair);
+            }
+        }
         for (user, session, ttl) in plan.held {
             let told = self.owner.held(&user, &session).map(|held| held.told_ms);
             let tells = plan.facts.iter().any(|(u, fact)| *u == user && matches!(fact, Fact::Seen(_)));
@@ -229,7 +244,7 @@ impl Board {
 
     /// What was planned could not be made durable, or nobody knows: it is not in force, and its numbers are not used again.
     pub fn abandon(&mut self, plan: Plan) {
-        drop(plan);
+        self.doubt(plan);
         self.planned = false;
         self.answer_waiting();
     }
