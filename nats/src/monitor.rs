@@ -132,7 +132,7 @@ impl Monitor {
         Monitor { client: client.expect("nothing in it depends on the host"), at }
     }
 
-    /// Whether it lives: whether it is well of itself, whatever it knows of others.
+    /// Whether it lives: whether it is well of itself, whatever it knows of others, and so also while nobody leads.
     pub(crate) async fn live(&self) -> Result<(), MonitorError> {
         self.health("/healthz?js-server-only=true").await
     }

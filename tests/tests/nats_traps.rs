@@ -56,6 +56,14 @@ async fn no_leader_for(server: &NatsServer, span: Duration) {
     .await;
 }
 
+/// What Kith asks whether a server lives is not what it takes to serve streams: else all servers of a region would be out
+/// of DNS while none leads, and could not find each other to have one lead.
+async fn lives_without_a_leader(server: &NatsServer) {
+    assert_eq!(server.monitor("/healthz?js-server-only=true").await["status"], "ok");
+    assert_ne!(server.monitor("/healthz").await["status"], "ok");
+    leader(server).await.expect_err("nobody leads");
+}
+
 fn gateways(gatewayz: &Value) -> Vec<String> {
     gatewayz["outbound_gateways"].as_object().map(|all| all.keys().cloned().collect()).unwrap_or_default()
 }
@@ -160,6 +168,9 @@ async fn jetstream_first_forms_when_all_that_are_listed_have_come_and_does_not_l
     let folder = tempfile::tempdir().expect("a folder");
     let (mut servers, routes) = three(&binary, folder.path(), &[("iad", &[nats_address(7)])]);
     no_leader_for(&servers[0], NOTHING).await;
+    for server in &servers {
+        lives_without_a_leader(server).await;
+    }
     for server in &mut servers {
         server.kill();
     }
@@ -184,7 +195,11 @@ async fn a_dead_address_harms_no_group_that_has_formed() {
     for server in &mut servers {
         server.kill();
     }
-    for (number, server) in servers.iter_mut().enumerate() {
+    let first = text(0, &servers[0]);
+    servers[0].start(&first);
+    no_leader_for(&servers[0], NOTHING).await;
+    lives_without_a_leader(&servers[0]).await;
+    for (number, server) in servers.iter_mut().enumerate().skip(1) {
         server.start(&text(number, server));
     }
     eventually("it leads again", BOUND, async || leader(&servers[0]).await).await;
