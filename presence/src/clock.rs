@@ -1,8 +1,11 @@
 //! The clocks of this host: the one place where they are read.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::core::Now;
+
+/// What the monotonic clock shows at the start: what was said before it is older than what is stale.
+const BEFORE: Duration = Duration::from_secs(60);
 
 /// Reads the clocks.
 #[derive(Debug, Clone, Copy)]
@@ -18,12 +21,12 @@ impl Clock {
 
     /// The time.
     pub(crate) fn now(&self) -> Now {
-        Now { mono: self.started.elapsed(), wall_ms: wall_ms() }
+        Now { mono: BEFORE + self.started.elapsed(), wall_ms: wall_ms() }
     }
 
     /// The instant at a monotonic time.
-    pub(crate) fn instant(&self, mono: std::time::Duration) -> Instant {
-        self.started + mono
+    pub(crate) fn instant(&self, mono: Duration) -> Instant {
+        self.started + mono.saturating_sub(BEFORE)
     }
 }
 

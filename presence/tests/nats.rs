@@ -242,3 +242,31 @@ async fn the_operations_are_a_micro_service_too() {
     let code = denied.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error-Code"));
     assert_eq!(code.map(async_nats::HeaderValue::as_str), Some("401"));
 }
+
+#[tokio::test]
+async fn a_node_that_hears_nobody_begins_with_what_the_center_keeps() {
+    let test = "a_node_that_hears_nobody_begins_with_what_the_center_keeps";
+    let Some(mut cluster) = Cluster::start(test).await else { return };
+    let center = |user: &str| format!("/api/v2/presence/{user}?durability=center");
+    for (user, body) in [("ann", r#"{"status":"busy","message":"a","ttl":600}"#), ("bob", r#"{"status":"online"}"#)] {
+        let addr = cluster.addr(1);
+        until(&format!("{user} is kept by the center"), async || {
+            ask(addr, "PUT", &center(user), Some(&token(user, Writes::Own)), body).await.status == 200
+        })
+        .await;
+    }
+    let gone = ask(cluster.addr(1), "DELETE", &center("bob"), Some(&token("bob", Writes::Own)), "").await;
+    assert_eq!((gone.status, &gone.json()["durability"]), (200, &"center".into()), "{gone:?}");
+    // Both leaves are gone, and the center's node begins anew.
+    for leaf in [1, 2] {
+        cluster.nodes[leaf].take().unwrap().kill();
+        cluster.servers[leaf].kill();
+    }
+    cluster.nodes[0].take().unwrap().kill();
+    cluster.begin(0).await;
+    let answer = ask(cluster.addr(0), "GET", "/api/v2/presence?users=ann,bob", None, "").await;
+    let json = answer.json();
+    let (ann, bob) = (&json["data"]["ann"], &json["data"]["bob"]);
+    assert_eq!((&ann["status"], &ann["message"], &ann["stale"]), (&"busy".into(), &"a".into(), &true.into()));
+    assert_eq!((&bob["status"], bob["last_seen"].is_string()), (&"offline".into(), true), "seen, and gone");
+}

@@ -24,6 +24,8 @@ pub(super) async fn read(center: &jetstream::Context, me: &NodeId) -> Result<BTr
     let consumer = stream
         .create_consumer(pull::OrderedConfig {
             deliver_policy: DeliverPolicy::LastPerSubject,
+            // Without a filter the server makes no such consumer.
+            filter_subject: format!("$KV.{}.>", key::BUCKET),
             ..pull::OrderedConfig::default()
         })
         .await
