@@ -161,23 +161,28 @@ impl Presence {
             Some(ended) = tasks.join_next() => result = ended.map_err(RunError::from).and_then(|ended| ended),
         }
         stopping.cancel();
-        let rest = async {
-            while let Some(ended) = tasks.join_next().await {
-                let ended = ended.map_err(RunError::from).and_then(|ended| ended);
-                result = std::mem::replace(&mut result, Ok(())).and(ended);
-            }
-        };
-        // What is dropped then is what a kill would have dropped.
-        if tokio::time::timeout(END, rest).await.is_err() {
-            tracing::warn!(left = tasks.len(), "tasks did not end at shutdown");
-            tasks.shutdown().await;
-        }
-        server.connections.close();
-        if tokio::time::timeout(GRACE, server.connections.wait()).await.is_err() {
-            tracing::warn!(left = server.connections.len(), "connections did not end at shutdown");
-        }
-        result
+        result.and(ended(tasks, &server.connections).await)
     }
+}
+
+/// Waits until all that was told to stop has, but for what does not in time: it is dropped, as a kill would have dropped it.
+async fn ended(mut tasks: JoinSet<Result<(), RunError>>, connections: &TaskTracker) -> Result<(), RunError> {
+    let mut result = Ok(());
+    let rest = async {
+        while let Some(ended) = tasks.join_next().await {
+            let ended = ended.map_err(RunError::from).and_then(|ended| ended);
+            result = std::mem::replace(&mut result, Ok(())).and(ended);
+        }
+    };
+    if tokio::time::timeout(END, rest).await.is_err() {
+        tracing::warn!(left = tasks.len(), "tasks did not end at shutdown");
+        tasks.shutdown().await;
+    }
+    connections.close();
+    if tokio::time::timeout(GRACE, connections.wait()).await.is_err() {
+        tracing::warn!(left = connections.len(), "connections did not end at shutdown");
+    }
+    result
 }
 
 impl std::fmt::Debug for Presence {

@@ -143,6 +143,12 @@ async fn a_region_that_joins_is_known_to_all_without_a_signal() {
         let mut server = NatsServer::new(&binary, folder.path(), number);
         let own = server.address();
         server.start(&clustered(region, own, region, &[own], &[("ams", &home)]));
+        // Of two that come in the same moment one may never hear of the other.
+        eventually("it is known", BOUND, async || {
+            let known = gateways(&servers[0].monitor("/gatewayz").await);
+            if known.iter().any(|name| name == region) { Ok(()) } else { Err(format!("{known:?}")) }
+        })
+        .await;
         joined.push(server);
     }
     for server in &servers {
