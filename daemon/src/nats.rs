@@ -3,10 +3,14 @@
 //!
 //! A runner that says nothing has ended, and its nats-server with it: the row says unhealthy, and goes when nobody has answered for a
 //! while. One that answers under another name has another store: the row of the former name goes at once.
+//!
+//! Where two hosts have a copy of one store, both runners have one name, and there is one row for two: the later takes it, as the machine
+//! does to which a disk was moved, and the earlier leaves it to that one and says so, rather than that each takes it from the other for ever.
 
 mod ask;
 mod plan;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -39,18 +43,56 @@ pub(crate) struct Nats {
     /// Why, for people.
     reason: Option<String>,
     said: Option<Row>,
+    /// The name under which we had a row last.
+    had: Option<String>,
+    /// The server that has taken it.
+    taken: Option<String>,
 }
 
 impl Nats {
     /// The row of this node's nats-server, whose runner answers there.
     pub(crate) fn new(node: NodeId, store: Store, own: Own, at: SocketAddr) -> Nats {
-        Nats { node, store, own, runner: Runner::at(at), silent: None, reason: None, said: None }
+        Nats {
+            node,
+            store,
+            own,
+            runner: Runner::at(at),
+            silent: None,
+            reason: None,
+            said: None,
+            had: None,
+            taken: None,
+        }
     }
 
     async fn rows(&self) -> Result<Vec<(String, Row)>, Error> {
         let sql = format!("SELECT {} FROM nats_servers WHERE server_id = ?", Row::COLUMNS.join(", "));
         let rows = self.store.rows(Statement::new(sql).with([self.node.as_str()])).await?;
         Ok(rows.into_iter().filter_map(Row::of).collect())
+    }
+
+    /// The server that has taken the row of this name from us.
+    async fn taker(&self, id: &str) -> Result<Option<String>, Error> {
+        if self.had.as_deref() != Some(id) {
+            return Ok(None);
+        }
+        let sql = "SELECT server_id FROM nats_servers WHERE id = ? AND server_id <> ?";
+        let rows = self.store.rows(Statement::new(sql).with([id, self.node.as_str()])).await?;
+        let text = |value| if let Value::Text(text) = value { text } else { "\u{fffd}".to_owned() };
+        Ok(rows.into_iter().flatten().next().map(text))
+    }
+}
+
+impl Nats {
+    /// Says whose the row is, when that changes.
+    fn tell(&self, id: &str, taken: Option<&str>) {
+        match (&self.taken, taken) {
+            (before, Some(by)) if before.as_deref() != Some(by) => {
+                tracing::error!(id, by, "row of nats-server is another server's: two hosts have a copy of one store");
+            }
+            (Some(_), None) => tracing::info!(id, "row of nats-server is ours again"),
+            (Some(_) | None, _) => {}
+        }
     }
 }
 
@@ -71,7 +113,17 @@ impl Reconciler for Nats {
                 Said::Nothing { since }
             }
         };
-        Ok(Observed { said, rows: self.rows().await?.into_iter().collect() })
+        let rows: BTreeMap<String, Row> = self.rows().await?.into_iter().collect();
+        let mut taken = None;
+        if let Said::Row(id, _) = &said {
+            if rows.contains_key(id) {
+                self.had = Some(id.clone());
+            }
+            taken = self.taker(id).await?;
+            self.tell(id, taken.as_deref());
+        }
+        self.taken.clone_from(&taken);
+        Ok(Observed { said, rows, taken })
     }
 
     fn plan(&self, observed: &Observed, now: Now) -> Vec<Step> {
@@ -93,7 +145,7 @@ impl Reconciler for Nats {
 
     fn detail(&self, now: Now) -> serde_json::Value {
         let silent = self.silent.map(|since| now.at.saturating_duration_since(since).as_secs());
-        json!({ "runner": self.runner.place().to_string(), "silent_s": silent, "reason": self.reason })
+        json!({ "runner": self.runner.place().to_string(), "silent_s": silent, "reason": self.reason, "row_taken_by": self.taken })
     }
 }
 

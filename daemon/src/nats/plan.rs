@@ -23,6 +23,8 @@ pub(crate) struct Observed {
     pub(super) said: Said,
     /// The rows of this server, by name.
     pub(super) rows: BTreeMap<String, Row>,
+    /// The server that has taken the row of the name that the runner says, where we had it.
+    pub(super) taken: Option<String>,
 }
 
 /// What the runner says.
@@ -118,7 +120,7 @@ pub(super) fn plan(observed: &Observed, now: Now) -> Vec<Step> {
     match &observed.said {
         Said::Row(id, row) => {
             let others = rows.keys().filter(|other| *other != id).map(|other| Step::Delete { id: other.clone() });
-            let differs = rows.get(id) != Some(row);
+            let differs = observed.taken.is_none() && rows.get(id) != Some(row);
             others.chain(differs.then(|| Step::Write { id: id.clone(), row: row.clone() })).collect()
         }
         Said::Nothing { since } => match now.at.saturating_duration_since(*since) {
@@ -171,7 +173,10 @@ mod tests {
         let nothing = Said::Nothing { since: now - Duration::from_secs(silent) };
         let said = said.map_or(nothing, |(id, row)| Said::Row(id.to_owned(), row));
         let rows = rows.iter().map(|(id, row)| ((*id).to_owned(), row.clone())).collect();
-        let steps = plan(&Observed { said, rows }, Now { at: now, wall_ms: 0 });
+        lines(&plan(&Observed { said, rows, taken: None }, Now { at: now, wall_ms: 0 }))
+    }
+
+    fn lines(steps: &[Step]) -> String {
         steps.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
@@ -188,6 +193,16 @@ mod tests {
         delete n1-a
         write n1-b: nats center "fra" at 10.210.1.1, ports 4222 6222 7222 7422, healthy, started 1000
         "#);
+    }
+
+    #[test]
+    fn a_row_that_another_host_has_taken_is_left_to_it() {
+        let now = Now { at: Instant::now(), wall_ms: 0 };
+        let said = Said::Row("n1".to_owned(), row("healthy"));
+        let mut observed = Observed { said, rows: BTreeMap::new(), taken: Some("ams-1".to_owned()) };
+        assert_eq!(lines(&plan(&observed, now)), "");
+        observed.taken = None;
+        assert!(lines(&plan(&observed, now)).starts_with("write n1: "), "the other is gone");
     }
 
     #[test]
