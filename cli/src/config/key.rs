@@ -19,6 +19,8 @@ pub(crate) struct Key {
 pub(crate) enum Kind {
     /// One text; in the file a number may stand for it.
     Text,
+    /// One text that may hold secrets: it is never shown.
+    Secret,
     /// A list of texts; outside the file, separated by commas.
     Texts,
     /// true or false.
@@ -33,7 +35,7 @@ impl Kind {
     /// What to write, for a message.
     pub(crate) fn wanted(self) -> &'static str {
         match self {
-            Kind::Text => "a text in quotes",
+            Kind::Text | Kind::Secret => "a text in quotes",
             Kind::Texts => "a list of texts: [\"…\", \"…\"]",
             Kind::Switch => "true or false",
             Kind::Processes => "a table for each process: [[nats.process]], name = \"…\", command = [\"…\"]",
@@ -115,7 +117,7 @@ pub(crate) const KEYS: [Key; 92] = [
     key("nats", "store_dir", Kind::Text),
     key("nats", "max_file_store", Kind::Text),
     key("nats", "max_mem_store", Kind::Text),
-    key("nats", "append_config", Kind::Text),
+    key("nats", "append_config", Kind::Secret),
     key("nats", "tls_ca", Kind::Text),
     key("nats", "tls_cert", Kind::Text),
     key("nats", "tls_key", Kind::Text),

@@ -139,7 +139,7 @@ impl RawConfig {
     fn set_text(&mut self, key: &'static Key, value: &str, origin: Origin) {
         let piece = |text: &str| (text.trim().to_owned(), origin.clone());
         let pieces = match key.kind {
-            Kind::Text | Kind::Switch | Kind::Processes => vec![piece(value)],
+            Kind::Text | Kind::Secret | Kind::Switch | Kind::Processes => vec![piece(value)],
             Kind::Texts | Kind::Files => value.split(',').filter(|text| !text.trim().is_empty()).map(piece).collect(),
         };
         self.set(key, Setting { origin, pieces });
@@ -181,7 +181,7 @@ fn forwards(file: &File, domains: &DeTable<'_>, problems: &mut Problems) -> Opti
 fn pieces(file: &File, kind: Kind, value: &Spanned<DeValue<'_>>) -> Option<Vec<(String, Origin)>> {
     let origin = file.at(value.span().start);
     let text = match (kind, value.get_ref()) {
-        (Kind::Text, DeValue::String(text)) => text.to_string(),
+        (Kind::Text | Kind::Secret, DeValue::String(text)) => text.to_string(),
         (Kind::Text, DeValue::Integer(number)) => number.to_string(),
         (Kind::Switch, DeValue::Boolean(truth)) => truth.to_string(),
         (Kind::Texts, DeValue::Array(array)) => {

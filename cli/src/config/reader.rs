@@ -7,6 +7,9 @@ use super::key::{Key, Kind};
 use super::problem::{Origin, Problems};
 use super::raw::RawConfig;
 
+/// What stands for a value that may hold secrets.
+const NOT_SHOWN: &str = "(set, not shown)";
+
 /// One effective value, as `config show` prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Shown {
@@ -106,8 +109,13 @@ impl<'a> Reader<'a> {
     }
 
     fn wrong(&mut self, key: &Key, origin: &Origin, text: &str, error: &dyn Display) {
-        let shown: String = text.chars().take(80).collect();
-        self.problems.add(origin, format!("{}: `{shown}`: {error}", key.path()), None);
+        let shown = match key.kind {
+            Kind::Secret => NOT_SHOWN.to_owned(),
+            Kind::Text | Kind::Texts | Kind::Switch | Kind::Processes | Kind::Files => {
+                format!("`{}`", text.chars().take(80).collect::<String>())
+            }
+        };
+        self.problems.add(origin, format!("{}: {shown}: {error}", key.path()), None);
     }
 
     fn show(&mut self, key: &'static Key, texts: Vec<String>, origin: Origin) {
@@ -122,7 +130,8 @@ fn known((section, name): (&str, &str)) -> &'static Key {
 
 /// The effective configuration as TOML, each value with where it came from.
 ///
-/// Nothing in it is secret: keys and tokens are in files of their own, of which only the paths stand here.
+/// Nothing in it is secret: keys and tokens are in files of their own, of which only the paths stand here, and of a value that may hold
+/// one it is only said that it is set.
 pub(crate) fn render(shown: &[Shown]) -> String {
     let mut text = String::new();
     for section in Key::sections() {
@@ -156,10 +165,11 @@ fn line(shown: &Shown) -> String {
             };
             format!("{name} = [{}]", shown.texts.iter().map(table).collect::<Vec<_>>().join(", "))
         }
+        (Kind::Secret, Some(_)) => format!("# {name} = {NOT_SHOWN}"),
         (Kind::Switch, Some(_)) => format!("{name} = {}", shown.texts[0]),
         (Kind::Text, Some(text)) => format!("{name} = {text}"),
         // Not set and without a default: a comment, so that what is printed is itself a valid file.
-        (Kind::Text | Kind::Switch, None) => format!("# {name} ="),
+        (Kind::Text | Kind::Secret | Kind::Switch, None) => format!("# {name} ="),
     }
 }
 
@@ -172,6 +182,7 @@ pub(crate) fn render_json(shown: &[Shown]) -> serde_json::Value {
             Kind::Files => texts.iter().map(|file| serde_json::json!({ "file": file })).collect(),
             Kind::Switch => serde_json::json!(texts.first().map(|t| t == "true")),
             Kind::Text => serde_json::json!(texts.first()),
+            Kind::Secret => serde_json::json!(texts.first().map(|_| NOT_SHOWN)),
         };
         let section = sections.entry(key.section).or_insert_with(|| serde_json::json!({}));
         section[key.name] = serde_json::json!({ "value": value, "from": origin.to_string() });

@@ -306,6 +306,22 @@ fn a_nats_server_is_told_by_the_file_and_by_what_its_ancestor_heard() {
 }
 
 #[test]
+fn raw_configuration_of_nats_server_may_hold_secrets_and_is_not_shown() {
+    let secret = "cGFzc3dvcmQ6IHMzY3IzdAo=";
+    let set = [("NATS_APPEND_CONFIG", secret)];
+    let config = build("", &set, &[], Purpose::Nats).unwrap();
+    assert_eq!(config.nats.runner.append.as_deref(), Some("password: s3cr3t\n"));
+    let shown = config.show();
+    assert!(shown.contains("# append_config = (set, not shown)"), "{shown}");
+    let json = config.show_json();
+    assert_eq!(json["nats"]["append_config"]["value"], "(set, not shown)");
+    let wrong = build("", &[("NATS_APPEND_CONFIG", "s3cr3t?")], &[], Purpose::Nats).unwrap_err();
+    for said in [shown, json.to_string(), wrong] {
+        assert!(!said.contains(secret) && !said.contains("s3cr3t"), "{said}");
+    }
+}
+
+#[test]
 fn processes_beside_nats_server_come_back_as_they_are_shown() {
     let file = "[[nats.process]]\nname = \"exporter\"\ncommand = [\"/bin/x\", \"-a b\"]\n[[nats.process]]\nname = \"y\"\ncommand = [\"y\"]";
     let shown = build(file, &[], &[], Purpose::Nats).unwrap();
