@@ -1,6 +1,6 @@
 //! What has to be done about a configuration that is not the one that runs. Pure.
 //!
-//! Each line of the table was tried on nats-server 2.15; tests hold the ones that surprise (`tests/tests/nats_reload.rs`).
+//! Each line of the table was tried on nats-server 2.15; tests hold the ones that surprise (`tests/tests/nats_traps.rs`).
 
 use std::fmt;
 
