@@ -49,6 +49,10 @@ use stop::Signals;
 /// What may still hold a thread when all parts are stopped is not waited for longer than this.
 const LEAVE: Duration = Duration::from_millis(100);
 
+/// Threads of a runner of nats-server alone, or of a question to it: it waits for the most part, and what each thread of a host of many
+/// cores holds is memory that its nats-server could have. With two of them one that is busy keeps nobody from answering about health.
+const NATS_THREADS: usize = 2;
+
 fn main() -> ExitCode {
     match start(Cli::parse()) {
         Ok(()) => Exit::Ok.into(),
@@ -68,10 +72,16 @@ fn start(cli: Cli) -> Result<(), Failure> {
         privilege::keep_low_ports()?;
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Command::Dns(alone) = &cli.command
-        && let Some(threads) = alone.plain.threads
-    {
-        builder.worker_threads(threads.get());
+    match &cli.command {
+        Command::Dns(alone) => {
+            if let Some(threads) = alone.plain.threads {
+                builder.worker_threads(threads.get());
+            }
+        }
+        Command::Nats(_) => {
+            builder.worker_threads(NATS_THREADS);
+        }
+        _ => {}
     }
     let runtime = builder
         .enable_all()
