@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::group::Group;
 use crate::identity;
-use crate::turn::{Access, Order};
+use crate::turn::{Access, Order, Reason};
 
 /// The socket, in the runner's own folder.
 const SOCKET: &str = "control.sock";
@@ -78,7 +78,7 @@ pub(crate) async fn serve(listener: UnixListener, control: Control, token: Cance
 
 async fn restart(State(control): State<Control>, Query(asked): Query<Restart>) -> (StatusCode, String) {
     let (order, says) = match asked.lease {
-        Leased::Yes => (Order::Restart, "it restarts when it is its turn"),
+        Leased::Yes => (Order::Restart(Reason::Operator), "it restarts when it is its turn"),
         Leased::No => (Order::RestartWithoutLease, "it restarts at once"),
     };
     match control.orders.try_send(order) {

@@ -171,7 +171,11 @@ impl Told {
             return None;
         }
         self.restart = restart;
-        news.due.takes(Class::Restart).then(|| Change::Restart { what: self.restart.to_string() })
+        Some(if news.due.takes(Class::Restart) {
+            Change::Restart { what: self.restart.to_string() }
+        } else {
+            Change::TakenBack
+        })
     }
 }
 

@@ -35,6 +35,8 @@ pub enum Change {
         /// What has changed, for people.
         what: String,
     },
+    /// What [`Change::Restart`] was told for is as the process has it again: where that restart has not begun, it is not needed.
+    TakenBack,
 }
 
 /// What became of a reload.

@@ -142,7 +142,7 @@ impl<F: Follow> Server<F> {
     async fn change(&mut self, course: &mut Course, change: Change) {
         match change {
             Change::Start if course.waiting => self.spawn(course).await,
-            Change::Start => {}
+            Change::Start | Change::TakenBack => {}
             Change::Reload { what } => {
                 tracing::info!(what, class = "reload", "configuration changed");
                 self.process.reload();

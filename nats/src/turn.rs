@@ -7,9 +7,13 @@
 //!               Restart is due                 lease taken           the runner restarts it
 //!  Idle ───────────────────────────► Wanting ───────────────► Mine ─────────────────────────► well ──► Idle
 //!    ▲                                  │ held by another, no leader,    │ renewed every 30 s through another server;
-//!    │                                  └ no bucket: waits, and says so  │ a server that does not get well keeps it
-//!    └──── the process was started again in the meantime, by whomever ◄──┘ for ten minutes: the roll stops there
+//!    │                                  │ no bucket: waits, and says so  │ a server that does not get well keeps it
+//!    ├── what it was due for is taken back                               │ for ten minutes: the roll stops there
+//!    └──── the process was started again in the meantime, by whomever ◄──┘
 //! ```
+//! Whether it is ours is known until its time is over, counted from before the last renewal that was answered; of one that was not
+//! answered nobody knows whether it was heard, so that afterwards the bucket is asked whose it is.
+//!
 //! It stands between the runner and whoever follows DNS, and lets all but restarts pass.
 
 use std::future::Future;
@@ -36,7 +40,7 @@ pub use own::OwnServer;
 /// How long a lease holds without being renewed. A restart takes about a minute; a holder that is gone blocks nobody for
 /// longer than two.
 pub const TTL: Duration = Duration::from_secs(120);
-/// How often it is renewed: three renewals can fail.
+/// How often it is renewed; one that fails is tried again every [`TRIES`].
 const RENEWAL: Duration = Duration::from_secs(30);
 /// How often it is tried to be had. Servers of a roll come one after the other, so nobody is in a hurry.
 const TRIES: Duration = Duration::from_secs(2);
@@ -44,7 +48,7 @@ const TRIES: Duration = Duration::from_secs(2);
 const LOOKS: Duration = Duration::from_secs(1);
 /// How long a server that does not get well keeps the others from restarting, so that somebody can look at it.
 const LONGEST: Duration = Duration::from_secs(600);
-/// Orders of an operator that wait.
+/// Orders that wait.
 const ORDERS: usize = 4;
 
 /// What became of an attempt.
@@ -72,7 +76,7 @@ pub enum LeaseError {
 
 /// Who gives leases. Tests have one of their own.
 pub trait Lease: Send + 'static {
-    /// Takes it if it is free.
+    /// Takes it if it is free, or ours already.
     fn take(&mut self) -> impl Future<Output = Result<Attempt, LeaseError>> + Send;
     /// Has it go on; its next revision.
     fn renew(&mut self, revision: u64) -> impl Future<Output = Result<u64, LeaseError>> + Send;
@@ -90,13 +94,22 @@ pub trait Own: Send + Sync + 'static {
     fn step_down(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// What an operator orders.
+/// A restart that is due whatever the configuration says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// A restart when it is this server's turn.
-    Restart,
-    /// A restart at once, whatever the others do.
+    /// When it is this server's turn.
+    Restart(Reason),
+    /// At once, whatever the others do: an operator's.
     RestartWithoutLease,
+}
+
+/// Why it is ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// An operator says so.
+    Operator,
+    /// nats-server has given up writing, and its disk has room again.
+    Store,
 }
 
 /// Takes turns.
@@ -122,14 +135,23 @@ pub trait Keeper: Send + 'static {
 /// The phases in which the runner can be told something; what comes after is the task's alone.
 enum Phase {
     Idle,
-    Wanting { what: String, granted: oneshot::Receiver<()> },
+    Wanting { wish: Wish, granted: oneshot::Receiver<()> },
+}
+
+/// What a restart is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wish {
+    /// A configuration, which may be taken back: in words.
+    Change(String),
+    /// An order, which is not.
+    Order(Reason),
 }
 
 /// The other ends of a [`Turn`].
 pub struct Ends {
     /// What it waits for, in one line; none when it does not.
     pub waits: watch::Receiver<Option<Arc<str>>>,
-    /// An operator's.
+    /// An operator's, and the runner's own.
     pub orders: mpsc::Sender<Order>,
 }
 
@@ -149,21 +171,22 @@ impl<F: Follow, K: Keeper> Turn<F, K> {
             tokio::select! {
                 change = self.inner.changed() => match change {
                     Change::Restart { what } => {
-                        if let Some(change) = self.want(what) {
+                        if let Some(change) = self.want(Wish::Change(what)) {
                             return change;
                         }
                     }
+                    Change::TakenBack => self.forget(),
                     other @ (Change::Start | Change::Reload { .. }) => return other,
                 },
-                what = granted(&mut self.phase) => {
+                wish = granted(&mut self.phase) => {
                     self.phase = Phase::Idle;
-                    if let Some(what) = what {
-                        return Change::Restart { what };
+                    if let Some(wish) = wish {
+                        return wish.into_change();
                     }
                 }
                 Some(order) = self.orders.recv() => match order {
-                    Order::Restart => {
-                        if let Some(change) = self.want("an operator's order".to_owned()) {
+                    Order::Restart(reason) => {
+                        if let Some(change) = self.want(Wish::Order(reason)) {
                             return change;
                         }
                     }
@@ -172,36 +195,58 @@ impl<F: Follow, K: Keeper> Turn<F, K> {
                         return Change::Restart { what: "an operator's order, without a lease".to_owned() };
                     }
                 },
-                Some(ended) = self.tasks.join_next() => {
-                    if let Err(error) = ended {
-                        tracing::error!(%error, "a turn failed");
-                    }
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Err(error) if !error.is_cancelled() => tracing::error!(%error, "a turn failed"),
+                    // One that another took the place of was cancelled by us.
+                    Ok(()) | Err(_) => {}
                 }
             }
         }
     }
 
     /// Begins to wait for the turn; a restart at once if there is nobody to wait for.
-    fn want(&mut self, what: String) -> Option<Change> {
-        if let Phase::Wanting { what: before, .. } = &mut self.phase {
-            *before = what;
+    fn want(&mut self, wish: Wish) -> Option<Change> {
+        if let Phase::Wanting { wish: before, .. } = &mut self.phase {
+            // A restart that was ordered is due whatever becomes of the configuration.
+            if let Wish::Change(_) = before {
+                *before = wish;
+            }
             return None;
         }
-        let Some((lease, own)) = self.keeper.turn() else { return Some(Change::Restart { what }) };
+        let Some((lease, own)) = self.keeper.turn() else { return Some(wish.into_change()) };
         let (grant, granted) = oneshot::channel();
         // One that is still looking after the last restart is done with: this turn begins where it ended.
         self.tasks.abort_all();
         self.tasks.spawn(turn(lease, own, grant, self.says.clone()).in_current_span());
-        self.phase = Phase::Wanting { what, granted };
+        self.phase = Phase::Wanting { wish, granted };
         None
+    }
+
+    /// Waits no longer, if it was for a configuration.
+    fn forget(&mut self) {
+        if let Phase::Wanting { wish: Wish::Change(what), .. } = &self.phase {
+            tracing::info!(what, "the change that a restart was due for is taken back");
+            self.phase = Phase::Idle;
+        }
+    }
+}
+
+impl Wish {
+    fn into_change(self) -> Change {
+        let what = match self {
+            Wish::Change(what) => what,
+            Wish::Order(Reason::Operator) => "an operator's order".to_owned(),
+            Wish::Order(Reason::Store) => "nats-server cannot write its streams until it is started again".to_owned(),
+        };
+        Change::Restart { what }
     }
 }
 
 /// Waits for the grant. None: the task ended without one.
-async fn granted(phase: &mut Phase) -> Option<String> {
+async fn granted(phase: &mut Phase) -> Option<Wish> {
     match phase {
         Phase::Idle => std::future::pending().await,
-        Phase::Wanting { what, granted } => granted.await.ok().map(|()| std::mem::take(what)),
+        Phase::Wanting { wish, granted } => granted.await.ok().map(|()| wish.clone()),
     }
 }
 
@@ -222,6 +267,20 @@ impl<F: Follow, K: Keeper> Follow for Turn<F, K> {
     }
 }
 
+/// A lease that is ours.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    revision: u64,
+    /// Until when at least. Counted from before it was asked for: its time begins when the bucket hears of it.
+    until: Instant,
+}
+
+impl Held {
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+}
+
 /// One turn, from the wish to the end.
 async fn turn(mut lease: impl Lease, own: impl Own, grant: oneshot::Sender<()>, says: watch::Sender<Option<Arc<str>>>) {
     let mut grant = grant;
@@ -229,28 +288,40 @@ async fn turn(mut lease: impl Lease, own: impl Own, grant: oneshot::Sender<()>, 
         biased;
         // Nobody waits for it any more: what was taken half way goes away by itself.
         () = grant.closed() => None,
-        (revision, before) = taken(&mut lease, &own, &says) => Some((revision, before)),
+        taken = ready(&mut lease, &own, &says) => Some(taken),
     };
     says.send_replace(None);
-    let Some((revision, before)) = taken else { return };
-    own.step_down().await;
+    let Some((held, before)) = taken else { return };
     if grant.send(()).is_err() {
-        return give_back(&mut lease, revision).await;
+        return give_back(&mut lease, held).await;
     }
     tracing::info!("it is this server's turn to restart");
-    if let Some(revision) = kept(&mut lease, &own, before, revision).await {
-        give_back(&mut lease, revision).await;
+    if let Some(held) = kept(&mut lease, &own, before, held).await {
+        give_back(&mut lease, held).await;
+    }
+}
+
+/// Has the turn, and the server ready for its end.
+async fn ready(lease: &mut impl Lease, own: &impl Own, says: &watch::Sender<Option<Arc<str>>>) -> (Held, String) {
+    loop {
+        let (held, before) = taken(lease, own, says).await;
+        own.step_down().await;
+        // Where that took longer than a lease holds, the turn may be another's by now.
+        if !held.is_over() {
+            return (held, before);
+        }
     }
 }
 
 /// Takes it when it can be had, and says what it waits for. The process is known before: only then is another told from
 /// it, and the lease not given back while the old one still ends.
-async fn taken(lease: &mut impl Lease, own: &impl Own, says: &watch::Sender<Option<Arc<str>>>) -> (u64, String) {
+async fn taken(lease: &mut impl Lease, own: &impl Own, says: &watch::Sender<Option<Arc<str>>>) -> (Held, String) {
     loop {
+        let until = Instant::now() + TTL;
         let waits: String = match own.process().await {
             None => "a restart waits: nats-server does not answer".to_owned(),
             Some(before) => match lease.take().await {
-                Ok(Attempt::Mine(revision)) => return (revision, before),
+                Ok(Attempt::Mine(revision)) => return (Held { revision, until }, before),
                 Ok(Attempt::Held(who)) => format!("a restart waits: it is the turn of {who}"),
                 Err(error) => format!("a restart waits: {error}"),
             },
@@ -267,29 +338,36 @@ async fn taken(lease: &mut impl Lease, own: &impl Own, says: &watch::Sender<Opti
     }
 }
 
-/// Renews it until the server is well again; its last revision. None if it is lost, or left to go away by itself.
-async fn kept(lease: &mut impl Lease, own: &impl Own, before: String, mut revision: u64) -> Option<u64> {
+/// Renews it until the server is well again. None if it is over, lost, or left to go away by itself.
+async fn kept(lease: &mut impl Lease, own: &impl Own, before: String, mut held: Held) -> Option<Held> {
     let end = Instant::now() + LONGEST;
     let mut renewals = tokio::time::interval_at(Instant::now() + RENEWAL, RENEWAL);
     let mut looks = tokio::time::interval(LOOKS);
     loop {
         // Both are ticks: one that is dropped comes again.
         tokio::select! {
-            _ = renewals.tick() => match lease.renew(revision).await {
-                Ok(next) => revision = next,
+            _ = renewals.tick() => match renewed(lease, held).await {
+                Ok(next) => held = next,
                 Err(LeaseError::Lost) => {
                     tracing::warn!("the lease of a restart went to somebody else before the server was well");
                     return None;
                 }
-                Err(error) => tracing::warn!(%error, "the lease of a restart is not renewed, and is tried again"),
+                Err(error) => {
+                    tracing::warn!(%error, "the lease of a restart is not renewed, and is tried again");
+                    renewals.reset_after(TRIES);
+                }
             },
             _ = looks.tick() => {
                 let process = own.process().await;
                 if process.is_some_and(|process| process != before) && own.well().await {
                     tracing::info!("nats-server is well again after its restart");
-                    return Some(revision);
+                    return Some(held);
                 }
             }
+        }
+        if held.is_over() {
+            tracing::warn!("the lease of a restart is over before the server was well: it could not be renewed");
+            return None;
         }
         if Instant::now() >= end {
             tracing::error!(
@@ -300,8 +378,22 @@ async fn kept(lease: &mut impl Lease, own: &impl Own, before: String, mut revisi
     }
 }
 
-async fn give_back(lease: &mut impl Lease, revision: u64) {
-    if let Err(error) = lease.release(revision).await {
+/// Has it go on. A renewal that was heard, and whose answer was lost, has given it another revision than the one we know: it is
+/// still ours if the bucket says so.
+async fn renewed(lease: &mut impl Lease, held: Held) -> Result<Held, LeaseError> {
+    let until = Instant::now() + TTL;
+    let revision = match lease.renew(held.revision).await {
+        Err(LeaseError::Lost) => match lease.take().await? {
+            Attempt::Mine(revision) => revision,
+            Attempt::Held(_) => return Err(LeaseError::Lost),
+        },
+        answered => answered?,
+    };
+    Ok(Held { revision, until })
+}
+
+async fn give_back(lease: &mut impl Lease, held: Held) {
+    if let Err(error) = lease.release(held.revision).await {
         tracing::warn!(%error, "the lease of a restart is not given back, and ends by itself");
     }
 }

@@ -353,6 +353,22 @@ async fn what_takes_a_restart_is_not_in_the_file_that_is_reloaded() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_takes_a_restart_and_is_taken_back_is_told_once() {
+    let bench = Bench::with_peers();
+    let (mut discovery, _task) = bench.start();
+    discovery.started().await;
+    let with = |append: Option<&str>| {
+        let append = append.map(str::to_owned);
+        *bench.settings.lock().expect("free") = Ok(Settings { append, ..settings() });
+    };
+    with(Some("max_subscriptions: 5"));
+    assert_eq!(discovery.told().await, Change::Restart { what: "restart: appended configuration".to_owned() });
+    with(None);
+    assert_eq!(discovery.told().await, Change::TakenBack);
+    tokio::time::timeout(Duration::from_secs(60), discovery.changed()).await.expect_err("it is told once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_start_while_dns_is_away_is_with_the_last_peers() {
     let bench = Bench::with_peers();
     let (mut discovery, task) = bench.start();

@@ -1,13 +1,15 @@
 use std::future::pending;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
+use tracing_subscriber::fmt::MakeWriter;
 
-use super::{Attempt, Keeper, LONGEST, Lease, LeaseError, Order, Own, RENEWAL, TTL, Turn};
+use super::{Attempt, Keeper, LONGEST, Lease, LeaseError, Order, Own, RENEWAL, Reason, TTL, Turn};
 use crate::follow::{Change, Follow, FollowError, Prepared, Reloaded};
 
 /// A bucket that several servers share: who holds the key, at which revision, until when.
@@ -19,6 +21,10 @@ struct Kept {
     holder: Option<(String, Instant)>,
     revision: u64,
     broken: bool,
+    /// How many answers to renewals are lost on their way back.
+    lost: u32,
+    /// Whom it does not hear.
+    cut_off: Option<&'static str>,
     log: Vec<String>,
 }
 
@@ -42,29 +48,47 @@ impl Bucket {
     }
 }
 
+fn no_answer() -> LeaseError {
+    LeaseError::Unavailable("no answer".to_owned())
+}
+
+impl Kept {
+    fn hears(&self, who: &str) -> Result<(), LeaseError> {
+        if self.broken {
+            return Err(LeaseError::Unavailable("no meta leader".to_owned()));
+        }
+        if self.cut_off == Some(who) { Err(no_answer()) } else { Ok(()) }
+    }
+}
+
 impl Lease for FakeLease {
     async fn take(&mut self) -> Result<Attempt, LeaseError> {
         self.1.with(|kept| {
-            if kept.broken {
-                return Err(LeaseError::Unavailable("no meta leader".to_owned()));
-            }
-            if let Some((who, _)) = &kept.holder {
-                return Ok(Attempt::Held(who.clone()));
-            }
+            kept.hears(&self.0)?;
+            let again = match &kept.holder {
+                Some((who, _)) if *who != self.0 => return Ok(Attempt::Held(who.clone())),
+                Some(_) => " again",
+                None => "",
+            };
             kept.holder = Some((self.0.clone(), Instant::now() + TTL));
             kept.revision += 1;
-            kept.log.push(format!("{} takes", self.0));
+            kept.log.push(format!("{} takes{again}", self.0));
             Ok(Attempt::Mine(kept.revision))
         })
     }
 
     async fn renew(&mut self, revision: u64) -> Result<u64, LeaseError> {
         self.1.with(|kept| {
+            kept.hears(&self.0)?;
             if kept.holder.as_ref().is_none_or(|(who, _)| *who != self.0) || kept.revision != revision {
                 return Err(LeaseError::Lost);
             }
             kept.holder = Some((self.0.clone(), Instant::now() + TTL));
             kept.revision += 1;
+            if kept.lost > 0 {
+                kept.lost -= 1;
+                return Err(no_answer());
+            }
             Ok(kept.revision)
         })
     }
@@ -95,9 +119,9 @@ enum Others {
     None,
 }
 
-/// A server: the number of its process, and how that is.
+/// A server: the number of its process, and how that is; its name, and how many seconds it takes to step down.
 #[derive(Clone)]
-struct FakeOwn(Arc<Mutex<(u32, Health)>>, Bucket, &'static str);
+struct FakeOwn(Arc<Mutex<(u32, Health)>>, Bucket, &'static str, Arc<AtomicU64>);
 
 impl Own for FakeOwn {
     async fn process(&self) -> Option<String> {
@@ -108,6 +132,7 @@ impl Own for FakeOwn {
         self.0.lock().expect("free").1 == Health::Well
     }
     async fn step_down(&self) {
+        sleep(Duration::from_secs(self.3.load(Ordering::Relaxed))).await;
         self.1.with(|kept| kept.log.push(format!("{} steps down", self.2)));
     }
 }
@@ -150,7 +175,7 @@ struct Server {
 }
 
 fn server(name: &'static str, bucket: &Bucket, others: Others) -> Server {
-    let own = FakeOwn(Arc::new(Mutex::new((1, Health::Well))), bucket.clone(), name);
+    let own = FakeOwn(Arc::new(Mutex::new((1, Health::Well))), bucket.clone(), name, Arc::default());
     let (script, changes) = mpsc::channel(8);
     let (turn, ends) = Turn::new(Script(changes), FakeKeeper(name, bucket.clone(), own.clone(), others));
     Server { turn, ends, script, own }
@@ -273,7 +298,7 @@ async fn a_holder_that_is_gone_blocks_nobody_for_longer_than_its_lease() {
 async fn an_operators_order_waits_for_the_turn_as_well() {
     let bucket = Bucket::default();
     let mut one = server("a", &bucket, Others::Some);
-    one.ends.orders.send(Order::Restart).await.expect("room");
+    one.ends.orders.send(Order::Restart(Reason::Operator)).await.expect("room");
     assert_eq!(one.told().await, restart("an operator's order"));
     assert_eq!(bucket.holder().as_deref(), Some("a"));
 }
@@ -294,4 +319,123 @@ async fn a_process_that_cannot_be_told_from_the_next_gets_no_turn_until_it_answe
     one.restarts(Health::Well).await;
     one.is_told_nothing_for(10).await;
     assert_eq!(bucket.holder(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_whose_answer_is_lost_does_not_end_the_turn() {
+    let bucket = Bucket::default();
+    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
+    one.is_to_restart().await;
+    one.told().await;
+    one.restarts(Health::Unwell).await;
+    two.is_to_restart().await;
+    bucket.with(|kept| kept.lost = 2);
+    two.is_told_nothing_for(300).await;
+    assert_eq!(bucket.holder().as_deref(), Some("a"));
+    one.own.0.lock().expect("free").1 = Health::Well;
+    assert_eq!(two.told().await, restart("store"));
+    assert!(
+        bucket.log().ends_with("a takes again, a takes again, a gives back, b takes, b steps down"),
+        "{}",
+        bucket.log()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_cannot_be_renewed_is_over_with_its_lease_and_not_taken_for_ours_beyond() {
+    let bucket = Bucket::default();
+    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
+    one.is_to_restart().await;
+    one.told().await;
+    one.restarts(Health::Unwell).await;
+    two.is_to_restart().await;
+    bucket.with(|kept| kept.cut_off = Some("a"));
+    two.is_told_nothing_for(TTL.as_secs() - 2).await;
+    assert_eq!(two.told().await, restart("store"));
+    bucket.with(|kept| kept.cut_off = None);
+    one.own.0.lock().expect("free").1 = Health::Well;
+    two.is_told_nothing_for(60).await;
+    assert_eq!(bucket.holder().as_deref(), Some("b"));
+    assert_eq!(bucket.log(), "a takes, a steps down, b takes, b steps down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_comes_when_its_lease_is_over_is_taken_anew() {
+    let bucket = Bucket::default();
+    let mut one = server("a", &bucket, Others::Some);
+    one.own.3.store(TTL.as_secs() + 1, Ordering::Relaxed);
+    one.is_to_restart().await;
+    one.is_told_nothing_for(TTL.as_secs()).await;
+    one.own.3.store(0, Ordering::Relaxed);
+    assert_eq!(one.told().await, restart("store"));
+    assert_eq!(bucket.log(), "a takes, a steps down, a takes, a steps down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_taken_back_has_nobody_restart_and_an_order_stays() {
+    let bucket = Bucket::default();
+    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
+    one.is_to_restart().await;
+    one.told().await;
+    two.is_to_restart().await;
+    two.is_told_nothing_for(5).await;
+    two.script.send(Change::TakenBack).await.expect("room");
+    two.is_told_nothing_for(5).await;
+    assert_eq!(two.ends.waits.borrow().as_deref(), None);
+    one.restarts(Health::Well).await;
+    one.is_told_nothing_for(5).await;
+    two.is_told_nothing_for(300).await;
+    assert_eq!(bucket.log(), "a takes, a steps down, a gives back");
+
+    bucket.with(|kept| kept.broken = true);
+    two.is_to_restart().await;
+    two.ends.orders.send(Order::Restart(Reason::Operator)).await.expect("room");
+    two.is_told_nothing_for(5).await;
+    two.script.send(Change::TakenBack).await.expect("room");
+    two.is_told_nothing_for(5).await;
+    bucket.with(|kept| kept.broken = false);
+    assert_eq!(two.told().await, restart("an operator's order"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_another_takes_the_place_of_is_no_error() {
+    let log = Log::default();
+    let _guard = tracing::subscriber::set_default(
+        tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(log.clone()).finish(),
+    );
+    let bucket = Bucket::default();
+    let mut one = server("a", &bucket, Others::Some);
+    for _ in 0..2 {
+        one.is_to_restart().await;
+        assert_eq!(one.told().await, restart("store"));
+        one.restarts(Health::Unwell).await;
+    }
+    one.is_told_nothing_for(10).await;
+    assert_eq!(log.text(), "");
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().expect("free")).into_owned()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("free").write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Log;
+    fn make_writer(&self) -> Log {
+        self.clone()
+    }
 }
