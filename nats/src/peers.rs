@@ -2,7 +2,7 @@
 //! for a while. So no answer that is late, cut or wrong for a moment takes a server out of a cluster that works.
 //!
 //! ```text
-//!            in an answer                    absent from 3 answers, over 30 s
+//!            in an answer                    absent from 3 answers, over 90 s
 //! unknown ───────────────► held, no misses ◄──────────► held, misses ───────► unknown
 //!                                         in an answer
 //! ```
@@ -28,8 +28,9 @@ pub use keep::{Kept, NotKept};
 
 /// Answers that must lack a peer before it goes. One can be cut, two can come from one name server that lags.
 const MISSES: u32 = 3;
-/// How long they must lack it: a server that restarts, with its store, is not gone.
-const HOLD: Duration = Duration::from_secs(30);
+/// How long they must lack it: a server that restarts in its turn is out of DNS from the moment in which its clients are sent
+/// away until it answers again, about a minute, and is not gone.
+const HOLD: Duration = Duration::from_secs(90);
 /// Most regions. Each is a question in every pass.
 pub const REGIONS: usize = 64;
 

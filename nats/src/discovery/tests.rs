@@ -283,7 +283,7 @@ async fn a_server_that_is_gone_for_good_leaves_the_routes_after_the_hold_down_an
     bench.dns.addresses("center.process", &["10.0.0.1", "10.0.0.2", "10.1.0.1"]);
     let gone = tokio::time::Instant::now();
     discovery.until(|news| news.reload == 1).await;
-    assert!(gone.elapsed() >= Duration::from_secs(25), "after {:?}", gone.elapsed());
+    assert!(gone.elapsed() >= Duration::from_secs(85), "after {:?}", gone.elapsed());
     assert!(!bench.text().contains("10.0.0.3"));
 }
 
