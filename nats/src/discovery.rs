@@ -44,9 +44,9 @@ const ASKS: usize = 4;
 pub struct Sources {
     /// Where the server stands.
     pub place: Place,
-    /// Reads what does not come from DNS, files of accounts and certificates with it. Called in each pass; when it fails,
-    /// what it gave before stays.
-    pub settings: Box<dyn FnMut() -> Result<Settings, String> + Send>,
+    /// Reads what does not come from DNS, files of accounts and certificates with it. Called in each pass, on a thread that it may
+    /// hold; when it fails, what it gave before stays.
+    pub settings: Read,
     /// The nats-server that checks a file (`-t`) before it is used.
     pub binary: PathBuf,
     /// The file that nats-server reads.
@@ -54,6 +54,9 @@ pub struct Sources {
     /// The last good peers.
     pub kept: Kept,
 }
+
+/// Reads settings, or says why it cannot.
+pub type Read = Arc<dyn Fn() -> Result<Settings, String> + Send + Sync>;
 
 /// What is known, for whoever shows it.
 #[derive(Clone, Debug, PartialEq)]

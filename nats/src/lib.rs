@@ -53,6 +53,7 @@ mod monitor;
 mod server;
 mod supervise;
 
+mod blocking;
 mod chain;
 mod retry;
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::fs::{rename, try_exists};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -114,13 +115,13 @@ impl<C: Check> Desk<C> {
         self.say();
     }
 
-    pub(super) fn answer(&mut self, ask: Ask) {
+    pub(super) async fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::Start(answer) => {
                 // Who asked may be gone: then it asks again before it starts a process.
-                drop(answer.send(self.start()));
+                drop(answer.send(self.start().await));
             }
-            Ask::Reloaded(number, outcome) => self.reloaded(number, outcome),
+            Ask::Reloaded(number, outcome) => self.reloaded(number, outcome).await,
         }
         self.say();
     }
@@ -137,8 +138,11 @@ impl<C: Check> Desk<C> {
             return;
         }
         let aside = self.beside("new");
-        let tried = self.try_as(&mix, &aside).await;
-        match tried.and_then(|()| std::fs::rename(&aside, &self.file).map_err(|error| self.disk(&error))) {
+        let tried = match self.try_as(&mix, &aside).await {
+            Ok(()) => rename(&aside, &self.file).await.map_err(|error| self.disk(&error)),
+            refused => refused,
+        };
+        match tried {
             Ok(()) => {
                 self.sent = Some(mix);
                 self.says.send_modify(|news| news.reload += 1);
@@ -149,14 +153,14 @@ impl<C: Check> Desk<C> {
 
     /// The file for a process that starts. What is wanted goes before what an earlier life left; that is used only when
     /// something was refused, so that a mistake in a file does not keep a server down.
-    fn start(&mut self) -> Result<Prepared, FollowError> {
+    async fn start(&mut self) -> Result<Prepared, FollowError> {
         let running = match (&self.wanted, &self.refused) {
             (Some(wanted), _) => {
-                let written = replace(&self.file, wanted.text().as_bytes());
+                let written = replace(&self.file, wanted.text().into_bytes()).await;
                 written.map_err(|source| FollowError::Write { path: self.file.clone(), source })?;
                 Running::This(wanted.clone())
             }
-            (None, Some(_)) if self.file.exists() => Running::Earlier,
+            (None, Some(_)) if try_exists(&self.file).await.unwrap_or(false) => Running::Earlier,
             (None, Some(refused)) => return Err(FollowError::Refused(refused.reason.to_string())),
             (None, None) => {
                 return Ok(Prepared::Waiting(match self.says.borrow().ready {
@@ -169,7 +173,7 @@ impl<C: Check> Desk<C> {
         Ok(Prepared::File(self.file.clone()))
     }
 
-    fn reloaded(&mut self, number: u64, outcome: Result<(), String>) {
+    async fn reloaded(&mut self, number: u64, outcome: Result<(), String>) {
         // An older one is of no interest: what the file has since is under way.
         if number != self.says.borrow().reload {
             return;
@@ -179,7 +183,7 @@ impl<C: Check> Desk<C> {
             Ok(()) => (self.running, self.declined) = (Running::This(sent), None),
             Err(reason) => {
                 if let Running::This(running) = &self.running
-                    && let Err(error) = replace(&self.file, running.text().as_bytes())
+                    && let Err(error) = replace(&self.file, running.text().into_bytes()).await
                 {
                     tracing::warn!(reason = self.disk(&error), "the configuration cannot be put back");
                 }
@@ -189,7 +193,7 @@ impl<C: Check> Desk<C> {
     }
 
     async fn try_as(&self, document: &Document, path: &Path) -> Result<(), String> {
-        replace(path, document.text().as_bytes()).map_err(|error| self.disk(&error))?;
+        replace(path, document.text().into_bytes()).await.map_err(|error| self.disk(&error))?;
         self.check.check(path).await
     }
 

@@ -1,6 +1,7 @@
 //! The loop itself: one task owns peers, documents and the file.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -9,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::check::Check;
 use super::desk::Desk;
 use super::observe::{Observed, observe};
-use super::{Ask, News, Sources};
+use super::{Ask, News, Read, Sources};
+use crate::blocking::blocking;
 use crate::peers::{Kept, Peers};
-use crate::render::{Document, Settings};
+use crate::render::Document;
 use crate::resolve::Dns;
 use crate::shape::{Place, Shape, Standing, Unknown};
 
@@ -25,7 +27,7 @@ const SETTLES: Duration = Duration::from_secs(3);
 
 pub(super) struct Loop<D, C> {
     place: Place,
-    settings: Box<dyn FnMut() -> Result<Settings, String> + Send>,
+    settings: Read,
     dns: D,
     kept: Kept,
     peers: Peers,
@@ -56,19 +58,15 @@ impl<D: Dns, C: Check> Loop<D, C> {
         says: watch::Sender<News>,
         asked: mpsc::Receiver<Ask>,
     ) -> Self {
-        let Sources { place, settings, file, mut kept, .. } = sources;
-        let peers = kept.read().unwrap_or_else(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the last peers are not known");
-            Peers::default()
-        });
-        let fresh = place.standing == Standing::Clustered && peers == Peers::default();
-        let first = if fresh { First::Unheard } else { First::Over };
+        let Sources { place, settings, file, kept, .. } = sources;
+        let (peers, first) = (Peers::default(), First::Unheard);
         Self { place, settings, dns, kept, peers, first, desk: Desk::new(file, check, says), asked }
     }
 
     /// Until the token is cancelled or the runner is gone.
     pub(super) async fn run(mut self, token: CancellationToken) {
         // What was known is enough to start with, whatever DNS says and however long it takes.
+        self.remember().await;
         self.want().await;
         let mut rest = Duration::ZERO;
         while let Some(observed) = self.observed(rest, &token).await {
@@ -77,7 +75,18 @@ impl<D: Dns, C: Check> Loop<D, C> {
             self.desk.heard(observed.trouble.as_deref());
             observed.into_peers(&mut self.peers, self.place.region.as_ref(), now());
             self.want().await;
-            self.keep();
+            self.keep().await;
+        }
+    }
+
+    /// Knows what an earlier life has kept.
+    async fn remember(&mut self) {
+        self.peers = self.kept.read().await.unwrap_or_else(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the last peers are not known");
+            Peers::default()
+        });
+        if self.place.standing != Standing::Clustered || self.peers != Peers::default() {
+            self.first = First::Over;
         }
     }
 
@@ -97,7 +106,7 @@ impl<D: Dns, C: Check> Loop<D, C> {
                 ask = self.asked.recv() => ask?,
                 observed = &mut look => return Some(observed),
             };
-            self.desk.answer(ask);
+            self.desk.answer(ask).await;
         }
     }
 
@@ -107,7 +116,8 @@ impl<D: Dns, C: Check> Loop<D, C> {
             Ok(shape) => shape,
             Err(unknown) => return self.desk.wait(unknown),
         };
-        match (self.settings)() {
+        let settings = Arc::clone(&self.settings);
+        match blocking(move || settings()).await {
             Ok(settings) => {
                 let clients = shape.clients(self.place.address, self.place.ports.client);
                 let named = shape.named(self.place.address);
@@ -134,11 +144,11 @@ impl<D: Dns, C: Check> Loop<D, C> {
     }
 
     /// Once there was a list to start with: peers on disk say that this is not the first start.
-    fn keep(&mut self) {
+    async fn keep(&mut self) {
         if !matches!(self.first, First::Over) {
             return;
         }
-        if let Err(error) = self.kept.write(&self.peers) {
+        if let Err(error) = self.kept.write(&self.peers).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "the peers are not kept on disk");
         }
     }

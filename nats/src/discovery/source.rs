@@ -4,6 +4,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use siphasher::sip::SipHasher;
 
@@ -17,7 +18,7 @@ use crate::render::{Credentials, LAME_DUCK, LeafCredentials, Limits, Settings, S
 use crate::resolve::{self, BadResolver, SystemDns};
 use crate::shape::{Listening, Place, Standing};
 
-/// Largest file of accounts or of a certificate that is read.
+/// Largest file of accounts or of a certificate that is taken. One above it is refused, since half of it would be another.
 const LARGEST: u64 = 1024 * 1024;
 
 /// Why the configuration cannot be followed.
@@ -67,11 +68,12 @@ impl Sources {
         let dns = SystemDns::new(servers).map_err(BadSource::Resolver)?;
         let folder = identity::folder(&config.store.dir);
         let mut config = config.clone();
-        // Once: the limits of a control group change while it runs, and each change would be due a restart.
+        // Once for the life of the runner: the limits of a control group change while it runs, and each change would have nats-server
+        // restarted for a default that nobody has set.
         config.store.memory = config.store.memory.or_else(memory::for_streams);
         let sources = Self {
             place: place.clone(),
-            settings: Box::new(reader(config, identity.clone(), place, own)),
+            settings: Arc::new(reader(config, identity.clone(), place, own)),
             binary: binary.to_owned(),
             file: folder.join("nats.conf"),
             kept: Kept::at(folder.join("peers.json")),
@@ -99,7 +101,7 @@ fn reader(
     identity: Identity,
     place: Place,
     name: Label,
-) -> impl FnMut() -> Result<Settings, String> + Send {
+) -> impl Fn() -> Result<Settings, String> + Send + Sync {
     move || {
         let tls = match &config.tls {
             None => None,
@@ -137,7 +139,10 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(LARGEST).read_to_end(&mut bytes).map_err(failed)?;
+    let read = file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if read as u64 > LARGEST {
+        return Err(format!("{}: more than {LARGEST} bytes", path.display()));
+    }
     Ok(bytes)
 }
 

@@ -127,7 +127,7 @@ impl Bench {
         let of = Arc::clone(&self.settings);
         let sources = Sources {
             place: settings().place,
-            settings: Box::new(move || of.lock().expect("no test panics with it").clone()),
+            settings: Arc::new(move || of.lock().expect("no test panics with it").clone()),
             binary: PathBuf::new(),
             file: self.file(),
             kept: Kept::at(self.folder.path().join("peers.json")),

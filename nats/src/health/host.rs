@@ -8,6 +8,7 @@ use nix::sys::statvfs::statvfs;
 use tokio::fs;
 
 use super::check::Found;
+use crate::blocking::blocking;
 
 /// Load for each processor above which something is wrong, over one, five and fifteen minutes. Inherited: a peak may be high, what lasts may not.
 const LOAD: [f64; 3] = [10.0, 4.0, 2.0];
@@ -57,8 +58,7 @@ fn judge_pressure(text: &str, resource: &str) -> Found {
 pub(super) async fn disk(folder: &Path) -> Found {
     // A network disk that is gone holds the thread that asks.
     let owned = folder.to_owned();
-    let asked = tokio::task::spawn_blocking(move || statvfs(&owned)).await.map_err(|error| error.to_string())?;
-    let found = asked.map_err(|error| format!("{}: {error}", folder.display()))?;
+    let found = blocking(move || statvfs(&owned)).await.map_err(|error| format!("{}: {error}", folder.display()))?;
     let block = found.fragment_size();
     judge_disk(found.blocks_available() * block, found.blocks() * block, folder)
 }

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{Held, Peers, Ports, REGIONS};
+use crate::blocking::blocking;
 use crate::name::Label;
 use crate::resolve::MOST;
 
@@ -50,11 +52,16 @@ impl Kept {
     }
 
     /// What it holds; nobody, if there is no file.
-    pub fn read(&mut self) -> Result<Peers, NotKept> {
-        let mut bytes = Vec::new();
-        match fs::File::open(&self.path) {
-            Ok(file) => file.take(LARGEST).read_to_end(&mut bytes).map_err(|error| self.disk(error))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Peers::default()),
+    pub async fn read(&mut self) -> Result<Peers, NotKept> {
+        let path = self.path.clone();
+        let read = blocking(move || {
+            let mut bytes = Vec::new();
+            fs::File::open(&path)?.take(LARGEST).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        });
+        let bytes = match read.await {
+            Ok(bytes) => bytes,
+            Err(error) if io::Error::kind(&error) == io::ErrorKind::NotFound => return Ok(Peers::default()),
             Err(error) => return Err(self.disk(error)),
         };
         let saved: Saved =
@@ -64,13 +71,13 @@ impl Kept {
     }
 
     /// Writes `peers`, if the file holds others: aside, then renamed, so that it is whole whatever happens.
-    pub fn write(&mut self, peers: &Peers) -> Result<(), NotKept> {
+    pub async fn write(&mut self, peers: &Peers) -> Result<(), NotKept> {
         let bytes =
             serde_json::to_vec(&Saved::from(peers)).map_err(io::Error::other).map_err(|error| self.disk(error))?;
         if self.written.as_ref() == Some(&bytes) {
             return Ok(());
         }
-        replace(&self.path, &bytes).map_err(|error| self.disk(error))?;
+        replace(&self.path, bytes.clone()).await.map_err(|error| self.disk(error))?;
         self.written = Some(bytes);
         Ok(())
     }
@@ -81,14 +88,17 @@ impl Kept {
 }
 
 /// Writes a file that only its owner reads aside, has it on disk, and puts it in the place of another.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-    file.write_all(bytes)?;
-    file.sync_data()?;
-    fs::rename(&aside, path)
+pub(crate) async fn replace(path: &Path, bytes: Vec<u8>) -> io::Result<()> {
+    let path = path.to_owned();
+    blocking(move || {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".new");
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+        file.write_all(&bytes)?;
+        file.sync_data()?;
+        fs::rename(&aside, &path)
+    })
+    .await
 }
 
 impl From<&Peers> for Saved {

@@ -158,24 +158,24 @@ fn some_peers() -> Peers {
     peers
 }
 
-#[test]
-fn what_was_kept_is_what_is_read() {
+#[tokio::test]
+async fn what_was_kept_is_what_is_read() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("peers.json");
     let mut kept = Kept::at(path.clone());
-    assert_eq!(kept.read().expect("no file"), Peers::default());
-    kept.write(&some_peers()).expect("room");
-    assert_eq!(Kept::at(path.clone()).read().expect("a file"), some_peers());
+    assert_eq!(kept.read().await.expect("no file"), Peers::default());
+    kept.write(&some_peers()).await.expect("room");
+    assert_eq!(Kept::at(path.clone()).read().await.expect("a file"), some_peers());
     insta::assert_snapshot!(std::fs::read_to_string(&path).expect("a file"), @r#"{"center":["10.0.0.1","10.0.0.2"],"regions":{"ams":["10.0.0.1"]},"routes":{"all":16222,"of":{"10.0.0.2":6222}},"gateways":{"all":null,"of":{}},"leaves":{"all":null,"of":{}}}"#);
 }
 
-#[test]
-fn a_damaged_file_is_said_and_a_name_in_it_that_is_none_is_left_out() {
+#[tokio::test]
+async fn a_damaged_file_is_said_and_a_name_in_it_that_is_none_is_left_out() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("peers.json");
     std::fs::write(&path, "{").expect("room");
-    assert!(matches!(Kept::at(path.clone()).read(), Err(NotKept::Damaged(..))));
+    assert!(matches!(Kept::at(path.clone()).read().await, Err(NotKept::Damaged(..))));
     let odd = r#"{"center":[],"regions":{"a b":["10.0.0.1"]},"routes":{"all":null,"of":{}},"gateways":{"all":null,"of":{}},"leaves":{"all":null,"of":{}}}"#;
     std::fs::write(&path, odd).expect("room");
-    assert_eq!(Kept::at(path).read().expect("a file"), Peers::default());
+    assert_eq!(Kept::at(path).read().await.expect("a file"), Peers::default());
 }

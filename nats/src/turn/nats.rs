@@ -79,7 +79,7 @@ impl Access {
         match &self.user {
             User::Anybody => {}
             User::File(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+                let text = tokio::fs::read_to_string(path).await.map_err(|error| failed(&error))?;
                 options = options.credentials(&text).map_err(|error| failed(&error))?;
             }
             User::Password(of) => options = options.user_and_password(of.user.clone(), of.password.clone()),
