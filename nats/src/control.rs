@@ -54,8 +54,7 @@ struct Restart {
     lease: Leased,
 }
 
-/// Binds it. What an earlier runner left there is taken away: of two runners of one store the second is refused before, at
-/// the address of its health.
+/// Binds it. What an earlier runner left there is taken away: of two runners of one store the second is refused before, by its lock.
 pub(crate) fn bind(store: &Path) -> io::Result<UnixListener> {
     let path = socket(store);
     match std::fs::remove_file(&path) {

@@ -72,6 +72,11 @@ pub fn folder(store: &Path) -> PathBuf {
     store.join(FOLDER)
 }
 
+/// Makes it, for its owner alone, if it is not there.
+pub(crate) fn make_folder(store: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder(store))
+}
+
 impl Identity {
     /// Reads the identity in this store's folder, or makes one for `node`.
     pub fn keep(store: &Path, node: &NodeId) -> Result<Identity, IdentityError> {
@@ -81,11 +86,11 @@ impl Identity {
             let path = path.to_owned();
             move |source| IdentityError::Folder { path, source }
         };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed(store))?;
+        make_folder(store).map_err(failed(store))?;
         match fs::read(&path) {
             Ok(bytes) => {
                 // A disk that became read-only or full is found here, in one line, rather than by nats-server in many.
-                probe(&folder).map_err(failed(store))?;
+                probe(&folder, 4096).map_err(failed(store))?;
                 serde_json::from_slice(&bytes).map_err(|source| IdentityError::Damaged { path, source })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -112,10 +117,10 @@ impl Identity {
     }
 }
 
-/// Writes a block into the folder and takes it away again.
-fn probe(folder: &Path) -> io::Result<()> {
+/// Writes so many bytes into the folder and takes them away again.
+fn probe(folder: &Path, bytes: usize) -> io::Result<()> {
     let path = folder.join("probe");
-    let written = write(&path, &[0; 4096]);
+    let written = write(&path, &vec![0; bytes]);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => written.and(Err(error)),
         Ok(()) | Err(_) => written,

@@ -5,7 +5,7 @@
 //!         resolve: asks   keep: last good   pure      pure: text            pure                supervise: the child
 //! ```
 //!
-//! [`config`] is what the runner is told, [`identity`] what it is once and for all, [`memory`] what it may use, [`binary`] what it runs.
+//! [`config`] is what the runner is told, [`lock`] what keeps a second one away, [`identity`] what it is once and for all, [`memory`] what it may use, [`binary`] what it runs.
 //! [`nats`] is the runner, and [`status`] what it shows. [`follow`] is the seam: to its left is what nats-server is to be configured with
 //! ([`discovery`], which joins [`resolve`], [`peers`], [`shape`], [`render`] and [`change`]; [`turn`] lets it restart when no other
 //! server does), to its right the process:
@@ -15,6 +15,7 @@
 pub mod binary;
 pub mod config;
 pub mod identity;
+pub mod lock;
 pub mod memory;
 pub mod name;
 

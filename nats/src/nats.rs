@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use kith_gossip_proto::NodeId;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinSet};
@@ -12,12 +13,14 @@ use tracing::Instrument;
 
 use crate::beside;
 use crate::binary::{Binary, BinaryError};
+use crate::blocking::blocking;
 use crate::board::Board;
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::discovery::{BadSource, Sources, discover};
 use crate::health::{self, Asked};
 use crate::identity::{Identity, IdentityError};
+use crate::lock::{Lock, NotOurs};
 use crate::monitor::Monitor;
 use crate::name::{BadName, Label};
 use crate::resolve::SystemDns;
@@ -26,7 +29,7 @@ use crate::server::Server;
 use crate::shown;
 use crate::standing::{self, BadStanding};
 use crate::status::StatusHandle;
-use crate::supervise::{Process, Spawner};
+use crate::supervise::{Process, Spawner, leftover};
 use crate::turn::{Access, Turn};
 
 /// What nats-server is called in logs.
@@ -36,6 +39,7 @@ const NAME: &str = "nats-server";
 pub struct Nats {
     config: Config,
     binary: Binary,
+    lock: Lock,
     board: Board,
     name: Label,
     system: Access,
@@ -52,6 +56,9 @@ pub enum BuildError {
     /// There is no nats-server that can be run.
     #[error(transparent)]
     Binary(BinaryError),
+    /// Its store is not its own.
+    #[error(transparent)]
+    Store(NotOurs),
     /// It cannot be told which server it is.
     #[error(transparent)]
     Identity(IdentityError),
@@ -99,22 +106,27 @@ pub enum RunError {
 }
 
 impl Nats {
-    /// Finds nats-server, reads or makes its identity, and binds.
+    /// Finds nats-server, takes the store for itself, reads or makes its identity, and binds.
     pub async fn build(config: Config) -> Result<Nats, BuildError> {
         let binary = Binary::find(config.binary.as_deref()).await.map_err(BuildError::Binary)?;
-        let identity = Identity::keep(&config.store.dir, &config.node).map_err(BuildError::Identity)?;
+        let (dir, node) = (config.store.dir.clone(), config.node.clone());
+        let (lock, identity) = blocking(move || opened(&dir, &node)).await?;
+        leftover::end(lock.mark()).await;
         let (sources, dns) = Sources::of(&config, &identity, &binary.path).map_err(BuildError::Source)?;
         let name = identity.name.parse().map_err(BuildError::Name)?;
-        standing::keep(&config.store.dir, sources.place.standing).map_err(BuildError::Standing)?;
+        let (dir, standing) = (config.store.dir.clone(), sources.place.standing);
+        blocking(move || standing::keep(&dir, standing)).await.map_err(BuildError::Standing)?;
         let failed = |source| BuildError::Listen { at: config.health, source };
         let listener = TcpListener::bind(config.health).await.map_err(failed)?;
         let addrs = [listener.local_addr().map_err(failed)?];
         let board = Board::new(&config, &identity, binary.version.to_string());
         let system = roll::system(&config, &identity, &sources.place);
-        let store = &config.store.dir;
-        let orders =
-            control::bind(store).map_err(|source| BuildError::Control { at: control::socket(store), source })?;
-        Ok(Nats { config, binary, board, name, system, orders, sources, dns, listener, addrs })
+        let dir = config.store.dir.clone();
+        let orders = blocking(move || {
+            control::bind(&dir).map_err(|source| BuildError::Control { at: control::socket(&dir), source })
+        });
+        let orders = orders.await?;
+        Ok(Nats { config, binary, lock, board, name, system, orders, sources, dns, listener, addrs })
     }
 
     /// Where it answers about its health.
@@ -134,7 +146,7 @@ impl Nats {
 
     /// Runs until the token is cancelled and nats-server has ended.
     pub async fn run(self, token: CancellationToken) -> Result<(), RunError> {
-        let spawner = Spawner::start(Handle::current()).map_err(RunError::Thread)?;
+        let spawner = Spawner::start(Handle::current(), self.lock.mark()).map_err(RunError::Thread)?;
         let monitor = Monitor::new(self.config.monitor);
         let asked = Asked::new(&self.config, self.board.handle(), monitor.clone());
         // What is told to end may take a while: health is answered, and DNS followed, for as long as nats-server runs.
@@ -174,8 +186,17 @@ impl Nats {
         gone.cancel();
         while outer.join_next().await.is_some() {}
         drop(spawner);
+        // What has left the group of its process by then, as a daemon does.
+        leftover::end(self.lock.mark()).await;
         result
     }
+}
+
+/// A store that is ours, and who we are by it.
+fn opened(store: &Path, node: &NodeId) -> Result<(Lock, Identity), BuildError> {
+    let lock = Lock::take(store).map_err(BuildError::Store)?;
+    let identity = Identity::keep(store, node).map_err(BuildError::Identity)?;
+    Ok((lock, identity))
 }
 
 /// The end of a task that nobody had told to end.

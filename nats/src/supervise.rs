@@ -1,7 +1,9 @@
 //! Processes that are kept running: a pure [`machine`] that says what to do, and one thin [`process`] that does it.
 //!
-//! [`spawner`] starts them so that none outlives the runner, [`lines`] reads what they write, [`said`] what nats-server means by it.
+//! [`spawner`] starts them so that none outlives the runner, [`leftover`] ends what outlived one that was killed, [`lines`] reads what
+//! they write, [`said`] what nats-server means by it.
 
+pub(crate) mod leftover;
 pub(crate) mod lines;
 pub(crate) mod machine;
 pub(crate) mod process;

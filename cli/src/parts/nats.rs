@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kith_nats::config::Ending;
 use kith_nats::discovery::BadSource;
+use kith_nats::lock::NotOurs;
 use kith_nats::standing::BadStanding;
 use kith_nats::{BuildError, Config, Nats};
 
@@ -62,7 +63,11 @@ fn failure(error: BuildError) -> Failure {
             Failure::new(Exit::Config, error).hint(hint)
         }
         BuildError::Name(_) | BuildError::Standing(BadStanding::Disk { .. }) => Failure::new(Exit::Io, error),
-        BuildError::Identity(_) | BuildError::Control { .. } => {
+        BuildError::Store(NotOurs::Taken { .. }) => {
+            let hint = "stop that one, or have this one use a folder of its own: nats.store_dir";
+            Failure::new(Exit::Unavailable, error).hint(hint)
+        }
+        BuildError::Store(NotOurs::Folder { .. }) | BuildError::Identity(_) | BuildError::Control { .. } => {
             Failure::new(Exit::Io, error).hint("nats.store_dir names a folder that this process may write")
         }
         BuildError::Source(BadSource::Resolver(_)) => Failure::new(Exit::Unavailable, error)

@@ -17,6 +17,8 @@ use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::leftover::VARIABLE;
+
 /// Requests that wait. Each supervisor has at most one and there are a few of them, so a full queue is refused.
 const REQUESTS: usize = 64;
 
@@ -37,14 +39,15 @@ pub(crate) struct Spawner {
 pub(crate) struct Spawn(SyncSender<Request>);
 
 impl Spawner {
-    /// Starts the thread.
-    pub(crate) fn start(runtime: Handle) -> io::Result<Spawner> {
+    /// Starts the thread. All that it starts carry this mark.
+    pub(crate) fn start(runtime: Handle, mark: &str) -> io::Result<Spawner> {
+        let mark = mark.to_owned();
         let (requests, asked) = sync_channel(REQUESTS);
         let thread = Builder::new().name("nats-spawner".to_owned()).spawn(move || {
             let _entered = runtime.enter();
             while let Ok(Request::Start { mut command, answer }) = asked.recv() {
                 // A child that nobody waits for any more is killed as it is dropped.
-                drop(answer.send(start(&mut command)));
+                drop(answer.send(start(command.env(VARIABLE, &mark))));
             }
         })?;
         Ok(Spawner { requests, thread: Some(thread) })

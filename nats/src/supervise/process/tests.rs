@@ -37,7 +37,7 @@ async fn started(spawner: &Spawner, text: &str) -> Process {
 }
 
 fn spawner() -> Spawner {
-    Spawner::start(Handle::current()).unwrap()
+    Spawner::start(Handle::current(), "mark").unwrap()
 }
 
 #[tokio::test]
