@@ -28,7 +28,7 @@ pub(crate) async fn keep(extra: Extra, mut process: Process, board: Board, token
                         return;
                     }
                 }
-                Event::Reload(_) => {}
+                Event::Reload(_) | Event::Namesake => {}
             },
             () = token.cancelled(), if !told => {
                 told = true;

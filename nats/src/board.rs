@@ -34,6 +34,7 @@ impl Board {
             started_at: 0,
             phase: Phase::Starting,
             reason: None,
+            namesake: false,
             following: Following::default(),
             version,
             pid: None,

@@ -32,6 +32,7 @@ use self::check::{Check, Outcome, all};
 use crate::config::{Config, Role, Servers};
 use crate::monitor::Monitor;
 use crate::status::{Health, Phase, Status, StatusHandle};
+use crate::trouble::NAMESAKE;
 
 /// What answers are made of.
 #[derive(Debug)]
@@ -61,11 +62,13 @@ impl Asked {
 
     fn server(&self) -> Vec<Check<'_>> {
         let status = self.status.get();
-        let (own, named) = (status.id, status.following.named);
+        let (own, named, namesake) = (status.id, status.following.named, status.namesake);
         vec![
             Check::new("live", server::live(&self.monitor)),
             Check::new("ready", server::ready(&self.monitor)),
-            Check::new("name", async move { server::name(&self.monitor, &own).await }),
+            Check::new("name", async move {
+                if namesake { Err(NAMESAKE.to_owned()) } else { server::name(&self.monitor, &own).await }
+            }),
             Check::new("peers", async move { peers::peers(&self.monitor, &named).await }),
             Check::new("meta", server::meta(&self.monitor, self.role, self.servers)),
         ]

@@ -118,7 +118,7 @@ impl Identity {
 }
 
 /// Writes so many bytes into the folder and takes them away again.
-fn probe(folder: &Path, bytes: usize) -> io::Result<()> {
+pub(crate) fn probe(folder: &Path, bytes: usize) -> io::Result<()> {
     let path = folder.join("probe");
     let written = write(&path, &vec![0; bytes]);
     match fs::remove_file(&path) {

@@ -53,6 +53,7 @@ mod health;
 mod monitor;
 mod server;
 mod supervise;
+mod trouble;
 
 mod blocking;
 mod chain;

@@ -161,6 +161,8 @@ impl Nats {
             binary: self.binary,
             monitor,
             follow: turn,
+            orders: ends.orders.clone(),
+            store: self.config.store.dir.clone(),
             board: self.board,
             ending: self.config.ending,
         };

@@ -1,20 +1,25 @@
 //! nats-server, kept running by what [`Follow`] says of its configuration.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::binary::Binary;
+use crate::blocking::blocking;
 use crate::board::Board;
 use crate::chain::Chain;
 use crate::config::Ending;
 use crate::follow::{Change, Follow, Prepared, Reloaded};
+use crate::identity;
 use crate::monitor::{Monitor, MonitorError};
 use crate::status::Phase;
 use crate::supervise::{self, Event, Process, Report, Signal, Stop};
+use crate::trouble::{Met, NAMESAKE, Trouble};
+use crate::turn::{Order, Reason};
 
 /// How often it is asked whether it lives until it does: a start takes some tenths of a second.
 const SOON: Duration = Duration::from_millis(100);
@@ -29,6 +34,10 @@ const RELOAD: Duration = Duration::from_secs(10);
 const END: Duration = Duration::from_secs(45);
 /// How long it may take where nobody depends on it.
 const END_SOON: Duration = Duration::from_secs(1);
+/// Bytes that the disk takes before a server that has given up writing is started again.
+const ROOM: usize = 1 << 20;
+/// How long that may take.
+const PROBE: Duration = Duration::from_secs(5);
 /// How long it may take to say whether it has clients.
 const CLIENTS: Duration = Duration::from_secs(1);
 /// The account by which the runner is a client itself.
@@ -40,6 +49,10 @@ pub(crate) struct Server<F> {
     pub(crate) binary: Binary,
     pub(crate) monitor: Monitor,
     pub(crate) follow: F,
+    /// Where a restart is ordered that waits for its turn.
+    pub(crate) orders: mpsc::Sender<Order>,
+    /// Where streams are kept.
+    pub(crate) store: PathBuf,
     pub(crate) board: Board,
     pub(crate) ending: Ending,
 }
@@ -53,12 +66,19 @@ struct Course {
     /// Until when a reload is to be answered.
     reload: Option<Instant>,
     ask: Interval,
+    trouble: Trouble,
+}
+
+impl Course {
+    fn new(now: Instant) -> Course {
+        Course { waiting: false, answered: now, reload: None, ask: every(SOON), trouble: Trouble::none(now) }
+    }
 }
 
 impl<F: Follow> Server<F> {
     /// Runs it until the token is cancelled and it has ended.
     pub(crate) async fn run(mut self, token: CancellationToken) {
-        let mut course = Course { waiting: false, answered: Instant::now(), reload: None, ask: every(SOON) };
+        let mut course = Course::new(Instant::now());
         self.process.start();
         let mut told = false;
         loop {
@@ -74,6 +94,7 @@ impl<F: Follow> Server<F> {
                         }
                     }
                     Event::Reload(outcome) => self.reloaded(&mut course, outcome.map_or_else(Reloaded::Refused, |()| Reloaded::Taken)).await,
+                    Event::Namesake => self.namesake(&mut course),
                 },
                 change = self.follow.changed() => self.change(&mut course, change).await,
                 () = token.cancelled(), if !told => {
@@ -100,10 +121,15 @@ impl<F: Follow> Server<F> {
     }
 
     fn report(&self, course: &mut Course, report: &Report) {
+        if matches!(report, Report::Running | Report::Failed { .. } | Report::Restarting) {
+            // Another process reads the file as it is: nobody says any more what became of a reload.
+            course.reload = None;
+        }
         match report {
             Report::Running => {
                 course.answered = Instant::now();
                 course.ask = every(SOON);
+                course.trouble.started();
                 tracing::info!(pid = self.process.pid(), "nats-server started");
                 self.board.started(self.process.pid());
             }
@@ -143,6 +169,8 @@ impl<F: Follow> Server<F> {
         match change {
             Change::Start if course.waiting => self.spawn(course).await,
             Change::Start | Change::TakenBack => {}
+            // One that runs no more, or is about to end, has the file from its next start.
+            Change::Reload { .. } if !matches!(self.process.phase(), supervise::Phase::Running(_)) => {}
             Change::Reload { what } => {
                 tracing::info!(what, class = "reload", "configuration changed");
                 self.process.reload();
@@ -181,7 +209,10 @@ impl<F: Follow> Server<F> {
                     course.ask = every(PERIOD);
                     course.ask.reset();
                 }
-                self.board.phase(Phase::Running, None);
+                self.look(course).await;
+                let now = Instant::now();
+                self.board.write(|status| status.namesake = course.trouble.has_namesake(now));
+                self.board.phase(Phase::Running, course.trouble.reason(now));
             }
             Err(error @ (MonitorError::Unwell(_) | MonitorError::Foreign { .. } | MonitorError::Long(_))) => {
                 course.answered = Instant::now();
@@ -197,6 +228,40 @@ impl<F: Follow> Server<F> {
                 tracing::error!(silent = ?course.answered.elapsed(), "nats-server hangs");
                 self.process.hung();
             }
+        }
+    }
+
+    /// Looks whether it has given up writing streams, and has it restarted in its turn once that may help.
+    async fn look(&self, course: &mut Course) {
+        let Course { trouble, .. } = course;
+        if !trouble.is_due(Instant::now()) {
+            return;
+        }
+        match self.monitor.ready().await {
+            Ok(()) => trouble.said(None, Instant::now()),
+            Err(MonitorError::Unwell(why)) => trouble.said(Some(&why), Instant::now()),
+            // It answered a moment ago; the next look tells more.
+            Err(MonitorError::Silent { .. } | MonitorError::Foreign { .. } | MonitorError::Long(_)) => return,
+        }
+        if !trouble.takes_a_restart(Instant::now()) {
+            return;
+        }
+        let folder = identity::folder(&self.store);
+        match timeout(PROBE, blocking(move || identity::probe(&folder, ROOM))).await {
+            Ok(Err(_)) => {}
+            Ok(Ok(())) => {
+                if self.orders.try_send(Order::Restart(Reason::Store)).is_ok() {
+                    trouble.restarts(Instant::now());
+                }
+            }
+            // A disk that holds whoever asks it is asked as rarely as one that no restart has mended.
+            Err(_) => trouble.restarts(Instant::now()),
+        }
+    }
+
+    fn namesake(&self, course: &mut Course) {
+        if course.trouble.met_namesake(Instant::now()) == Met::First {
+            tracing::error!("{NAMESAKE}");
         }
     }
 

@@ -31,6 +31,9 @@ pub struct Status {
     pub phase: Phase,
     /// What it waits for, or what is wrong.
     pub reason: Option<String>,
+    /// Whether another server of its name is in the cluster.
+    #[serde(default)]
+    pub namesake: bool,
     /// What becomes of its configuration.
     #[serde(default)]
     pub following: Following,

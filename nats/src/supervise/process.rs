@@ -31,6 +31,8 @@ pub(crate) enum Event {
     Report(Report),
     /// It said what became of a reload.
     Reload(Result<(), String>),
+    /// It said that it has met another of its name.
+    Namesake,
 }
 
 /// How a process ended.
@@ -219,6 +221,9 @@ impl Process {
         self.last_word.hear(weight, text);
         if let Some(outcome) = said::reload(&line.text) {
             self.events.push_back(Event::Reload(outcome));
+        }
+        if said::is_of_a_namesake(&line.text) {
+            self.events.push_back(Event::Namesake);
         }
     }
 

@@ -3,6 +3,11 @@
 /// What it says of the runner's own password.
 const PLAIN: &str = "Plaintext passwords detected, use nkeys or bcrypt";
 
+/// What it says, each second, of another server of its name that it has met. The runner says it once.
+const NAMESAKE: &str = "Remote server has a duplicate name: ";
+/// How it tells, beside the answer, that it was asked how it is and is not well. Whoever asked has the answer.
+const ASKED: &str = "Healthcheck failed: ";
+
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Weight {
@@ -33,6 +38,7 @@ fn parse(line: &str) -> Option<(Weight, &str)> {
         "INF" if text.starts_with([' ', '-']) || text.is_empty() => Weight::Detail,
         // The runner's own, in a file that nobody else can read.
         "WRN" if text == PLAIN => Weight::Detail,
+        "WRN" | "ERR" if text.starts_with(ASKED) || text.contains(NAMESAKE) => Weight::Detail,
         "INF" => Weight::Fact,
         "WRN" | "ERR" => Weight::Warning,
         "FTL" => Weight::Fatal,
@@ -49,6 +55,11 @@ pub(crate) fn reload(line: &str) -> Option<Result<(), String>> {
         return Some(Ok(()));
     }
     text.strip_prefix("Failed to reload server configuration: ").map(|why| Err(why.to_owned()))
+}
+
+/// Whether it says that there is another server of its name.
+pub(crate) fn is_of_a_namesake(line: &str) -> bool {
+    parse(line).is_some_and(|(_, text)| text.contains(NAMESAKE))
 }
 
 #[cfg(test)]
@@ -75,5 +86,16 @@ mod tests {
         let refused = said("[ERR] Failed to reload server configuration: no reload of a gateway");
         assert_eq!(refused, Some(Err("no reload of a gateway".to_owned())));
         assert_eq!(said("[INF] Server is ready"), None);
+    }
+
+    #[test]
+    fn another_server_of_its_name_is_told_apart() {
+        let met = "[1] 2026/11/27 20:49:15.975576 [ERR] 127.0.0.1:45386 - rid:63 - Remote server has a duplicate name: \"s0\"";
+        assert!(is_of_a_namesake(met));
+        assert_eq!(read(met).0, Weight::Detail, "it says so each second");
+        assert!(!is_of_a_namesake(
+            "[1] 2026/11/27 20:49:15.9 [INF] rid:28 - Router connection closed: Duplicate Route"
+        ));
+        assert_eq!(read("[1] 2026/11/27 20:48:42.4 [WRN] Healthcheck failed: \"no leader\"").0, Weight::Detail);
     }
 }

@@ -77,7 +77,7 @@ impl Runner {
     #[must_use]
     pub fn script(folder: &Path, text: &str) -> PathBuf {
         let path = folder.join("nats-server");
-        let version = "case \"$*\" in --version) echo nats-server: v2.15.1; exit;; *-t*) exit;; esac";
+        let version = "case \"$*\" in --version) echo nats-server: v2.15.1; exit;; '-t '*) exit;; esac";
         fs::write(&path, format!("#!/bin/sh\n{version}\n{text}\n")).expect("the lab's folder can be written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
         path

@@ -22,7 +22,7 @@ async fn until(process: &mut Process, text: &str, fits: impl Fn(&Report) -> bool
             match process.next().await {
                 Event::Spawn => process.spawn(script(text)).await,
                 Event::Report(report) if fits(&report) => return report,
-                Event::Report(_) | Event::Reload(_) => {}
+                Event::Report(_) | Event::Reload(_) | Event::Namesake => {}
             }
         }
     };
