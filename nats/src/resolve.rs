@@ -70,7 +70,9 @@ pub struct Service {
 /// Who answers. Tests have one of their own.
 pub trait Dns: Send + Sync {
     /// Looks whether other servers are to be asked. Called before each pass.
-    fn refresh(&mut self) {}
+    fn refresh(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
     /// A and AAAA together. Failed if one of the two failed: half a set would look like a smaller one.
     fn addresses(&self, name: &str) -> impl Future<Output = Answer<IpAddr>> + Send;
     /// SRV.

@@ -92,7 +92,7 @@ impl<D: Dns, C: Check> Loop<D, C> {
 
     /// The next look at DNS, after a rest; the runner is answered meanwhile. None at the end.
     async fn observed(&mut self, rest: Duration, token: &CancellationToken) -> Option<Observed> {
-        self.dns.refresh();
+        self.dns.refresh().await;
         let known = self.peers.regions.iter().cloned().collect();
         // Dropped half way, it is asked again in the next pass: nothing was changed yet.
         let mut look = pin!(async {

@@ -79,12 +79,12 @@ impl SystemDns {
 }
 
 impl Dns for SystemDns {
-    fn refresh(&mut self) {
+    async fn refresh(&mut self) {
         if self.servers != Servers::System {
             return;
         }
         // A file that is gone or half written for a moment is no reason to stop asking as before.
-        let Ok(text) = std::fs::read(RESOLV_CONF) else { return };
+        let Ok(text) = tokio::fs::read(RESOLV_CONF).await else { return };
         if text != self.text
             && let Ok(resolver) = resolver(&self.servers, &text)
         {
