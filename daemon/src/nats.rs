@@ -135,6 +135,9 @@ impl Reconciler for Nats {
 
     async fn apply(&mut self, step: Step, _now: Now) -> Result<(), Error> {
         self.store.write(&[statement(&self.node, &step)]).await?;
+        if let Step::Write { id, .. } = &step {
+            self.had = Some(id.clone());
+        }
         tracing::info!(%step, "row of nats-server");
         Ok(())
     }

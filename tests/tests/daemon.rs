@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kith_tests::lab::{Authority, Lab, Node, Run, eventually};
+use kith_tests::lab::{Authority, Lab, Node, Run, Runner, eventually};
 use serde_json::{Value, json};
 
 /// For a busy machine; what is promised is said where it is measured.
@@ -155,4 +155,41 @@ async fn what_ran_on_a_removed_server_is_swept_but_not_while_half_are_missing() 
     })
     .await;
     assert_eq!(row(one, "gone").await.map(|row| row.len()), Ok(6), "the tombstone stays");
+}
+
+#[tokio::test]
+async fn a_row_of_a_nats_server_that_another_host_has_taken_is_left_to_it_and_said() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let mut runner = Runner::new(1, &Runner::script(folder.path(), "exec sleep 1000"));
+    runner.launch();
+    let lab = Lab::new("casa");
+    let mut nodes = lab.nodes(&Authority::new("casa"), &["one"]);
+    let one = &mut nodes[0];
+    one.set("daemon.enabled=true");
+    one.set(format!("nats.health={}:5500", runner.address));
+    one.start().await;
+    let holder = async |what: &str, is: &str| {
+        eventually(what, BOUND, async || {
+            let rows = one.api().query("SELECT server_id FROM nats_servers").await?;
+            if rows == [json!(is)] || rows == [json!([is])] { Ok(()) } else { Err(format!("{rows:?}")) }
+        })
+        .await;
+    };
+    holder("the row is there", "one").await;
+    write(one, "UPDATE nats_servers SET server_id = 'two'").await;
+    eventually("it is said who has taken it", BOUND, async || {
+        let status = one.api().get("/v1/status").await?.json();
+        let nats = &status["parts"]["daemon"]["reconcilers"]["nats"]["detail"];
+        if nats["row_taken_by"] == "two" { Ok(()) } else { Err(nats.to_string()) }
+    })
+    .await;
+    // The runner is asked every second: what the daemon does next it does in the passes after.
+    let said = Instant::now();
+    eventually("some passes are over", BOUND, async || {
+        holder("the row stays the other's", "two").await;
+        if said.elapsed() > Duration::from_secs(3) { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    write(one, "DELETE FROM nats_servers").await;
+    holder("it is ours again when the other has left it", "one").await;
 }
