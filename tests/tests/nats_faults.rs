@@ -222,12 +222,16 @@ async fn a_store_on_a_full_or_read_only_disk_is_one_line_and_the_server_starts_o
     assert_eq!(again["id"], id, "its name is its disk's");
 }
 
-/// Writes a message into the stream, and has it acknowledged.
-async fn write(runner: &Runner) -> Result<(), String> {
+/// Writes a message into a stream of so many replicas, and has it acknowledged.
+async fn write(runner: &Runner, replicas: usize) -> Result<(), String> {
     let client = async_nats::connect(format!("nats://{}:4222", runner.address)).await.map_err(|e| e.to_string())?;
     let context = jetstream::new(client);
-    let config =
-        stream::Config { name: "kept".to_owned(), subjects: vec!["kept.>".to_owned()], ..stream::Config::default() };
+    let config = stream::Config {
+        name: "kept".to_owned(),
+        subjects: vec!["kept.>".to_owned()],
+        num_replicas: replicas,
+        ..stream::Config::default()
+    };
     context.get_or_create_stream(config).await.map_err(|e| e.to_string())?;
     let sent = context.publish("kept.x", vec![b'x'; 10_000].into()).await.map_err(|e| e.to_string())?;
     sent.await.map(drop).map_err(|e| e.to_string())
@@ -241,17 +245,69 @@ async fn a_stream_that_a_full_disk_has_stopped_is_written_again_when_there_is_ro
     runner.set(&format!("nats.store_dir={}", disk.path().join("store").display()));
     runner.set("nats.max_file_store=100MB");
     runner.start().await;
-    write(&runner).await.expect("there is room");
+    write(&runner, 1).await.expect("there is room");
     disk.fill();
-    write(&runner).await.expect_err("there is none");
+    write(&runner, 1).await.expect_err("there is none");
     let status = said(&runner, "it is said", LONG, |status| status["reason"].is_string()).await;
     assert_eq!((&status["phase"], &status["health"]), (&json!("running"), &json!("healthy")), "{status}");
     assert!(status["reason"].as_str().is_some_and(|why| why.contains("has given up writing streams")), "{status}");
     assert_eq!(status["restarts"], 0, "while the disk is full nothing would be gained: {status}");
     disk.unfill();
     said(&runner, "it is started again", LONG, |status| status["restarts"] == 1 && status["phase"] == "running").await;
-    eventually("the stream is written again", BOUND, async || write(&runner).await).await;
+    eventually("the stream is written again", BOUND, async || write(&runner, 1).await).await;
     said(&runner, "nothing is wrong any more", LONG, |status| status["reason"].is_null()).await;
+}
+
+/// Whether JetStream of this server is there, and has a leader.
+async fn leads(runner: &Runner) -> Result<(), String> {
+    let jsz = runner.monitor().get("/jsz").await?.json();
+    let leader = jsz["meta_cluster"]["leader"].as_str().is_some_and(|name| !name.is_empty());
+    if leader && jsz["disabled"] != true { Ok(()) } else { Err(jsz.to_string()) }
+}
+
+#[tokio::test]
+async fn a_member_whose_jetstream_a_full_disk_has_ended_is_restarted_in_its_turn() {
+    let test = "a_member_whose_jetstream_a_full_disk_has_ended";
+    let Some(server) = nats_server(test) else { return };
+    let Some(mut dns) = NameServer::new(test, Maker::Knot, nats_address(7)) else { return };
+    let Some(disk) = Disk::make(test, 64) else { return };
+    let mut runners = [1, 2, 3].map(|number| Runner::new(number, &server));
+    let mut names = vec!["regions.nats TXT \"ams\"".to_owned()];
+    for runner in &mut runners {
+        names.extend(["center.process.nats", "ams.nats"].map(|name| format!("{name} A {}", runner.address)));
+        for set in ["nats.servers=3", "node.region=ams", "nats.max_file_store=100MB"] {
+            runner.set(set);
+        }
+        runner.set(&format!("nats.resolvers={}", dns.address()));
+    }
+    runners[2].set(&format!("nats.store_dir={}", disk.path().join("store").display()));
+    dns.serve(&names).await;
+    runners.iter_mut().for_each(Runner::launch);
+    for runner in &runners {
+        eventually("the group has a leader", LONG, async || leads(runner).await).await;
+    }
+    eventually("there is a stream", BOUND, async || write(&runners[0], 3).await).await;
+
+    disk.fill();
+    let third = &runners[2];
+    eventually("JetStream of the third gives up", LONG, async || {
+        let written = write(&runners[0], 3).await;
+        let jsz = third.monitor().get("/jsz").await?.json();
+        if jsz["disabled"] == true { Ok(()) } else { Err(format!("{written:?} {jsz}")) }
+    })
+    .await;
+    let status = said(third, "it is said", LONG, |status| status["reason"].is_string()).await;
+    assert!(status["reason"].as_str().is_some_and(|why| why.contains("JetStream not enabled")), "{status}");
+    assert_eq!((&status["health"], &status["restarts"]), (&json!("healthy"), &json!(0)), "{status}");
+
+    disk.unfill();
+    said(third, "it is started again", LONG, |status| status["restarts"] == 1 && status["phase"] == "running").await;
+    assert!(third.log().contains("it is this server's turn to restart"), "{}", third.log());
+    eventually("it belongs to the group again", LONG, async || leads(third).await).await;
+    for other in &runners[..2] {
+        let status = other.status().await.expect("it answers");
+        assert_eq!(status["restarts"], 0, "{status}");
+    }
 }
 
 #[tokio::test]
