@@ -1,7 +1,6 @@
 //! The sessions that this node holds, and when each ends: by our own monotonic clock, and by nothing else.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Now;
@@ -10,14 +9,16 @@ use super::status::Ttl;
 
 /// How often it is told, and stored, when a user was last heard of.
 pub const TELL_SEEN_MS: u64 = 60_000;
+/// Entries that are looked at in one go: a hundred thousand may come up together, of sessions that heartbeats extended.
+const LOOKED: usize = 2_000;
 
 /// The sessions of this node.
 #[derive(Debug, Default)]
 pub struct Owner {
     held: BTreeMap<(UserId, SessionName), Held>,
-    /// One entry for each session, at a deadline that was its own once. A heartbeat moves the deadline and not the entry:
-    /// an entry that comes up too early goes back to where its session ends by then. So heartbeats cost nothing here.
-    deadlines: BinaryHeap<Reverse<(Duration, UserId, SessionName)>>,
+    /// Exactly one entry for each session, at its [`Held::entry`]. A heartbeat moves the deadline and not the entry: an entry
+    /// that comes up too early moves to where its session ends by then. So heartbeats cost nothing here.
+    deadlines: BTreeSet<(Duration, UserId, SessionName)>,
 }
 
 /// A session that is held.
@@ -31,6 +32,8 @@ pub struct Held {
     pub seen_ms: u64,
     /// When that was last told.
     pub told_ms: u64,
+    /// When it is looked at next: no later than it ends.
+    entry: Duration,
 }
 
 /// What a heartbeat found.
@@ -50,12 +53,19 @@ impl Owner {
     pub fn hold(&mut self, user: &UserId, session: &SessionName, ttl: Ttl, now: Now, told_ms: Option<u64>) {
         let deadline = now.mono + ttl.span();
         let key = (user.clone(), session.clone());
-        let held = Held { deadline, ttl, seen_ms: now.wall_ms, told_ms: told_ms.unwrap_or(now.wall_ms) };
-        let before = self.held.insert(key, held);
-        // The entry of a session that was held comes up at its former deadline at the latest; only a shorter ttl needs one
-        // that is earlier. The later of two is dropped when it comes up.
-        if before.is_none_or(|before| before.deadline > deadline) {
-            self.deadlines.push(Reverse((deadline, user.clone(), session.clone())));
+        let before = self.held.get(&key).map(|held| held.entry);
+        let entry = before.map_or(deadline, |before| before.min(deadline));
+        if before != Some(entry) {
+            self.forget_entry(before, &key);
+            self.deadlines.insert((entry, user.clone(), session.clone()));
+        }
+        let told_ms = told_ms.unwrap_or(now.wall_ms);
+        self.held.insert(key, Held { deadline, ttl, seen_ms: now.wall_ms, told_ms, entry });
+    }
+
+    fn forget_entry(&mut self, entry: Option<Duration>, (user, session): &(UserId, SessionName)) {
+        if let Some(at) = entry {
+            self.deadlines.remove(&(at, user.clone(), session.clone()));
         }
     }
 
@@ -73,7 +83,10 @@ impl Owner {
 
     /// A session is over.
     pub fn release(&mut self, user: &UserId, session: &SessionName) -> Option<Held> {
-        self.held.remove(&(user.clone(), session.clone()))
+        let key = (user.clone(), session.clone());
+        let held = self.held.remove(&key)?;
+        self.forget_entry(Some(held.entry), &key);
+        Some(held)
     }
 
     /// A session that is held.
@@ -90,19 +103,23 @@ impl Owner {
 
     /// At most `limit` sessions whose time is over, the one that ended first first. They are held until released.
     pub fn due(&mut self, now: Now, limit: usize) -> Vec<(UserId, SessionName)> {
+        let up = self.deadlines.iter().take_while(|(at, ..)| *at <= now.mono);
+        let up: Vec<_> = up.take(LOOKED).cloned().collect();
         let mut due = Vec::new();
-        while due.len() < limit {
-            let Some(Reverse((at, ..))) = self.deadlines.peek() else { break };
-            if *at > now.mono {
+        for (at, user, session) in up {
+            if due.len() == limit {
                 break;
             }
-            let Some(Reverse((_, user, session))) = self.deadlines.pop() else { break };
-            match self.held.get(&(user.clone(), session.clone())) {
+            let key = (user, session);
+            match self.held.get_mut(&key) {
                 Some(held) if held.deadline > now.mono => {
-                    self.deadlines.push(Reverse((held.deadline, user, session)));
+                    held.entry = held.deadline;
+                    let entry = held.entry;
+                    self.forget_entry(Some(at), &key);
+                    self.deadlines.insert((entry, key.0, key.1));
                 }
-                Some(_) => due.push((user, session)),
-                None => {}
+                Some(_) => due.push(key),
+                None => self.forget_entry(Some(at), &key),
             }
         }
         due
@@ -110,7 +127,7 @@ impl Owner {
 
     /// When to look again. It may turn out that nothing is over by then.
     pub fn next(&self) -> Option<Duration> {
-        self.deadlines.peek().map(|Reverse((at, ..))| *at)
+        self.deadlines.first().map(|(at, ..)| *at)
     }
 
     /// How many sessions are held.
@@ -159,6 +176,21 @@ mod tests {
         assert_eq!(owner.due(at(6), 10).len(), 1);
         owner.release(&ann, &session);
         assert_eq!(owner.due(at(100_000), 10), []);
+    }
+
+    #[test]
+    fn a_session_has_one_entry_however_its_ttl_changes_and_none_once_it_is_over() {
+        let (mut owner, ann, session) = (Owner::default(), user("ann"), SessionName::default());
+        for secs in 0..10_000 {
+            let ttl = if secs % 2 == 0 { 86_400 } else { 5 };
+            owner.hold(&ann, &session, Ttl::try_from(ttl).unwrap(), at(secs), None);
+            assert_eq!(owner.due(at(secs), 10), []);
+            assert_eq!(owner.deadlines.len(), 1);
+            if secs % 3 == 0 {
+                owner.release(&ann, &session);
+                assert_eq!(owner.deadlines.len(), 0);
+            }
+        }
     }
 
     #[test]
