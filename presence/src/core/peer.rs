@@ -6,6 +6,9 @@
 //!              an answer, whole                                        ▲    │ a gap: ask, set aside
 //!                                                                      └────┘ an answer after what we knew
 //! ```
+//! Who was stale or silent and is heard again may have said anything meanwhile: until that is known, what it said before is
+//! shown as it was, and who went is not shown as here for a moment.
+//!
 //! Changes of one node are applied strictly in order, so what is known of it is one version, and what is over need not be
 //! remembered: nothing older comes after.
 
@@ -34,6 +37,8 @@ pub struct Peer {
     heard_at: Duration,
     /// How that was last taken into account.
     pub(crate) heard: Heard,
+    /// It was not heard for a while, and what it said meanwhile is not known.
+    missed: bool,
     asked_at: Option<Duration>,
     aside: Vec<Changes>,
     /// Parts of an answer that is not complete.
@@ -60,7 +65,7 @@ pub struct Steps {
 impl Peer {
     /// A node that was first heard, or heard of, at `heard_at`.
     pub fn new(heard_at: Duration, heard: Heard) -> Self {
-        Self { head: None, heard_at, heard, asked_at: None, aside: Vec::new(), parts: Vec::new() }
+        Self { head: None, heard_at, heard, missed: false, asked_at: None, aside: Vec::new(), parts: Vec::new() }
     }
 
     /// Whether what it says is followed.
@@ -73,9 +78,11 @@ impl Peer {
         self.heard_at = self.heard_at.max(at);
     }
 
-    /// How well it is heard.
-    pub fn heard_by(&self, now: Duration) -> Heard {
-        Heard::since(now.saturating_sub(self.heard_at))
+    /// How well it is heard: no better than before as long as it is not known what was missed.
+    pub fn heard_by(&mut self, now: Duration) -> Heard {
+        let heard = Heard::since(now.saturating_sub(self.heard_at));
+        self.missed |= heard != Heard::Live;
+        if self.missed { heard.max(self.heard) } else { heard }
     }
 
     /// Whether it is away for so long that what it said is forgotten.
@@ -86,7 +93,9 @@ impl Peer {
     /// It says that its last change is `head`. True: it is to be asked. Also if we know more of it than it does, which it
     /// learns by that.
     pub fn differs(&mut self, head: Version, now: Duration) -> bool {
-        self.head != Some(head) && self.may_ask(now)
+        let known = self.head == Some(head);
+        self.missed &= !known;
+        !known && self.may_ask(now)
     }
 
     fn may_ask(&mut self, now: Duration) -> bool {
@@ -105,6 +114,7 @@ impl Peer {
             // What is known in part is repeated in part, which changes nothing.
             Some(known) if changes.prev <= known && changes.head.epoch == known.epoch => {
                 self.head = Some(changes.head);
+                self.missed = false;
                 let mut steps = Steps { whole: None, changes: changes.facts };
                 self.catch_up(&mut steps);
                 (steps, false)
@@ -151,6 +161,7 @@ impl Peer {
             None => Steps { whole: Some(facts), changes: Vec::new() },
         };
         self.head = Some(head);
+        self.missed = false;
         self.catch_up(&mut steps);
         steps
     }

@@ -10,8 +10,12 @@ fn ann() -> UserId {
 
 /// What a node shows of `ann`: `o`nline, `b`usy, `-` offline; in capitals while stale.
 fn shown(cluster: &Cluster, node: usize) -> char {
+    shown_of(cluster, node, &ann())
+}
+
+fn shown_of(cluster: &Cluster, node: usize, id: &UserId) -> char {
     let board = cluster.nodes[node].board.as_ref().unwrap();
-    let Some(user) = board.user(&ann()) else { return '-' };
+    let Some(user) = board.user(id) else { return '-' };
     let shown = user.effective(board.sight());
     let letter = match shown.status {
         Status::Offline => '-',
@@ -82,6 +86,40 @@ fn a_node_that_is_back_after_thirty_seconds_brings_its_users_back() {
     cluster.start(0);
     let (own, other) = seconds(&mut cluster, 10);
     assert!(own == "o".repeat(10) && other[2..] == "o".repeat(8), "{own} {other}");
+}
+
+/// A node is away for so long; of its two users one goes meanwhile. What the other side shows of them from its return on,
+/// every 5 ms, without repeats.
+fn back_after(secs: usize) -> (String, String) {
+    let mut cluster = online(Skew::Small);
+    let bob = UserId::try_from("bob").unwrap();
+    cluster.write(0, 0, &put(&bob, Status::Online, TTL_MS / 1_000));
+    cluster.run(1_000);
+    cluster.cut(&[0]);
+    // Bob sends no heartbeats.
+    seconds(&mut cluster, secs);
+    let (mut ann_seen, mut bob_seen) = (String::new(), String::new());
+    cluster.heal();
+    for step in 0..1_600 {
+        cluster.run(5);
+        if step % 200 == 0 {
+            let now = cluster.time(0);
+            cluster.nodes[0].board.as_mut().unwrap().heartbeat(&ann(), &SessionName::default(), now);
+        }
+        for (seen, id) in [(&mut ann_seen, ann()), (&mut bob_seen, bob.clone())] {
+            let letter = shown_of(&cluster, 1, &id);
+            if !seen.ends_with(letter) {
+                seen.push(letter);
+            }
+        }
+    }
+    (ann_seen, bob_seen)
+}
+
+#[test]
+fn who_went_while_his_node_was_away_is_not_here_for_a_moment_when_it_is_back() {
+    assert_eq!(back_after(20), ("Oo".into(), "O-".into()));
+    assert_eq!(back_after(45), ("-o".into(), "-".into()));
 }
 
 #[test]
