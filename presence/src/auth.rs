@@ -7,14 +7,13 @@ mod keys;
 mod provider;
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use jsonwebtoken::{EncodingKey, Header, Validation, decode, decode_header, encode};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use keys::Key;
+use keys::{Key, Stamp};
 pub use keys::{KeyError, KeySource};
 
 /// Far more than a token with claims of a login needs. What is longer is not parsed.
@@ -96,7 +95,8 @@ impl Scope {
 pub(crate) struct Auth {
     config: AuthConfig,
     keys: ArcSwap<Vec<Key>>,
-    read: ArcSwap<Vec<Option<SystemTime>>>,
+    /// How the files were when they were read.
+    read: ArcSwap<Vec<Option<Stamp>>>,
 }
 
 impl Auth {
@@ -110,13 +110,15 @@ impl Auth {
 
     fn read(&self) -> Result<(), KeyError> {
         let changed: Vec<_> = self.config.keys.iter().map(KeySource::changed).collect();
-        let keys: Result<Vec<_>, _> = self.config.keys.iter().map(KeySource::read).collect();
+        let keys: Vec<_> = self.config.keys.iter().map(KeySource::read).collect::<Result<_, _>>()?;
+        self.keys.store(Arc::new(keys.into_iter().flatten().collect()));
+        // Only now: a file that was caught half-written is read again.
         self.read.store(Arc::new(changed));
-        self.keys.store(Arc::new(keys?.into_iter().flatten().collect()));
         Ok(())
     }
 
-    /// Reads the keys again if a file was changed. What cannot be read leaves the keys as they are.
+    /// Reads the keys again if a file was changed. What cannot be read leaves the keys as they are, and is read again the next
+    /// time. Waits for the disk.
     pub(crate) fn refresh(&self) -> Result<(), KeyError> {
         let changed: Vec<_> = self.config.keys.iter().map(KeySource::changed).collect();
         if **self.read.load() == changed { Ok(()) } else { self.read() }

@@ -284,15 +284,26 @@ impl Others for Nobody {
 
 /// Reads keys again when their files change.
 async fn refresh(auth: Arc<Auth>, stopping: CancellationToken) -> Result<(), RunError> {
+    let mut told = None;
     loop {
         // Both may be dropped.
         tokio::select! {
             () = stopping.cancelled() => return Ok(()),
             () = tokio::time::sleep(KEYS_EVERY) => {}
         }
-        if let Err(error) = auth.refresh() {
-            tracing::warn!(error = &error as &dyn std::error::Error, "keys are not read again; those from before hold");
+        let read = Arc::clone(&auth);
+        // A disk may hang: nobody waits for it but this task.
+        let read = tokio::select! {
+            () = stopping.cancelled() => return Ok(()),
+            read = tokio::task::spawn_blocking(move || read.refresh()) => read?,
+        };
+        let error = read.as_ref().err().map(ToString::to_string);
+        if error != told
+            && let Err(error) = &read
+        {
+            tracing::warn!(error = error as &dyn std::error::Error, "keys are not read again; those from before hold");
         }
+        told = error;
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::pem::PemObject;
@@ -44,6 +44,9 @@ pub enum KeyError {
     Short(PathBuf, usize),
 }
 
+/// What tells that a file was changed: when, and how long it is.
+pub(super) type Stamp = (SystemTime, u64);
+
 /// One key.
 pub(super) struct Key {
     pub(super) algorithm: Algorithm,
@@ -59,8 +62,9 @@ impl KeySource {
         }
     }
 
-    pub(super) fn changed(&self) -> Option<SystemTime> {
-        fs::metadata(self.path()).and_then(|metadata| metadata.modified()).ok()
+    pub(super) fn changed(&self) -> Option<Stamp> {
+        let metadata = fs::metadata(self.path()).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
     }
 
     pub(super) fn read(&self) -> Result<Vec<Key>, KeyError> {
@@ -99,14 +103,24 @@ impl KeySource {
     }
 }
 
-/// Keys of other kinds are left out: a set may serve others too. A symmetric key in a set is not taken, as sets are public.
+/// Keys of other kinds are left out, and those that are for something else (RFC 7517 §4.2-4.4): a set may serve others too.
+/// A symmetric key in a set is not taken, as sets are public.
 fn of_jwk(jwk: &Jwk) -> Option<Key> {
-    let algorithm = match &jwk.algorithm {
-        AlgorithmParameters::RSA(_) => Algorithm::RS256,
-        AlgorithmParameters::OctetKeyPair(_) => Algorithm::EdDSA,
+    let (algorithm, named) = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => (Algorithm::RS256, KeyAlgorithm::RS256),
+        AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
+            (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
+        }
         _ => return None,
     };
-    Some(Key { algorithm, kid: jwk.common.key_id.clone(), key: DecodingKey::from_jwk(jwk).ok()? })
+    let meant = &jwk.common;
+    let signs = meant.public_key_use.as_ref().is_none_or(|meant| *meant == PublicKeyUse::Signature);
+    let verifies = meant.key_operations.as_ref().is_none_or(|may| may.contains(&KeyOperations::Verify));
+    let fits = meant.key_algorithm.is_none_or(|meant| meant == named);
+    if !(signs && verifies && fits) {
+        return None;
+    }
+    Some(Key { algorithm, kid: meant.key_id.clone(), key: DecodingKey::from_jwk(jwk).ok()? })
 }
 
 fn public_key(pem: &[u8]) -> Option<Vec<u8>> {

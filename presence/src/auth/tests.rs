@@ -148,6 +148,62 @@ fn each_kind_of_key_checks_its_own_kind_of_signature() {
 }
 
 #[test]
+fn a_key_of_a_set_checks_only_what_it_is_meant_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let bearer = format!("Bearer {}", RSA_TOKEN.trim());
+    // A second key, for another token, so that the set is never empty.
+    let other = json!({"kty": "OKP", "crv": "Ed25519", "kid": "other", "x": BASE64URL_NOPAD.encode(&[7; 32])});
+    for (name, value, good) in [
+        ("use", json!("sig"), true),
+        ("use", json!("enc"), false),
+        ("use", json!("anything"), false),
+        ("use", Value::Null, true),
+        ("alg", json!("RS256"), true),
+        ("alg", json!("RS512"), false),
+        ("alg", json!("PS256"), false),
+        ("alg", json!("RSA-OAEP"), false),
+        ("alg", json!("HS256"), false),
+        ("alg", json!("new"), false),
+        ("key_ops", json!(["verify"]), true),
+        ("key_ops", json!(["encrypt", "wrapKey"]), false),
+    ] {
+        let mut set: Value = serde_json::from_str(JWKS).unwrap();
+        let key = set["keys"][0].as_object_mut().unwrap();
+        match &value {
+            Value::Null => drop(key.remove(name)),
+            value => drop(key.insert(name.to_owned(), value.clone())),
+        }
+        set["keys"].as_array_mut().unwrap().push(other.clone());
+        let keys = vec![KeySource::Jwks(file(dir.path(), "jwks", set.to_string().as_bytes()))];
+        let auth = Auth::new(AuthConfig { keys, issuer: None, audience: None }).unwrap();
+        assert_eq!(auth.check(Some(&bearer)).is_ok(), good, "{name} {value}");
+    }
+}
+
+#[test]
+fn a_file_that_was_caught_half_written_is_read_again_though_its_time_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(dir.path(), "jwks", JWKS.as_bytes());
+    let auth = Auth::new(AuthConfig { keys: vec![KeySource::Jwks(path.clone())], ..AuthConfig::default() }).unwrap();
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(10);
+    let write = |content: &str| {
+        fs::write(&path, content).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+    };
+    let another =
+        json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": BASE64URL_NOPAD.encode(&[7; 32])}]}).to_string();
+    let bearer = format!("Bearer {}", RSA_TOKEN.trim());
+    // As long as the whole, and no JSON yet.
+    write(&" ".repeat(another.len()));
+    assert!(auth.refresh().is_err());
+    assert!(auth.check(Some(&bearer)).is_ok(), "as before");
+    write(&another);
+    assert!(auth.refresh().is_ok());
+    assert!(auth.check(Some(&bearer)).is_err(), "the key is another");
+    assert!(auth.refresh().is_ok());
+}
+
+#[test]
 fn keys_are_read_again_when_a_file_changes_and_kept_when_it_is_broken() {
     let dir = tempfile::tempdir().unwrap();
     let path = file(dir.path(), "secret", SECRET);
