@@ -253,8 +253,8 @@ impl Work {
     /// Time went on.
     fn tick(&mut self) {
         let now = self.tools.clock.now();
-        self.tools.board.tick(now);
         self.forget(now);
+        self.tools.board.tick(now);
         self.after();
     }
 

@@ -55,13 +55,42 @@ fn of_too_many_users_those_seen_longest_ago_are_forgotten_and_nobody_who_is_here
             board.commit(plan, at(n));
         }
     }
-    board.bound(200);
-    assert_eq!(board.counts().users, 100);
-    board.bound(50);
-    assert_eq!(board.counts().users, 50);
-    assert!((0..50).all(|n| board.user(&name(n)).is_none()) && (50..100).all(|n| board.user(&name(n)).is_some()));
-    board.bound(5);
-    assert_eq!(board.counts().users, 20, "who is here stays");
+    let bound = |board: &mut Board, most| {
+        board.bound(most);
+        board.tick(at(200));
+        board.counts().users
+    };
+    assert_eq!(bound(&mut board, 200), 100);
+    // A twentieth more than must, so that it is seldom looked at all of them.
+    assert_eq!(bound(&mut board, 50), 48);
+    assert!((0..52).all(|n| board.user(&name(n)).is_none()) && (52..100).all(|n| board.user(&name(n)).is_some()));
+    assert_eq!(bound(&mut board, 5), 20, "who is here stays");
+}
+
+#[test]
+fn however_fast_users_come_and_go_their_number_is_bounded() {
+    const MOST: usize = 20_000;
+    let mut board = Board::new("n0".parse().unwrap(), 1, at(0));
+    let (mut longest, mut most) = (Duration::ZERO, 0);
+    for turn in 0..1_000 {
+        let users: Vec<_> = (0..100).map(|at| UserId::try_from(format!("{turn}-{at}")).unwrap()).collect();
+        let puts: Vec<_> = users.iter().map(put).collect();
+        let end = |user: &UserId| Write { user: user.clone(), if_match: None, what: What::End { session: None } };
+        let ends: Vec<_> = users.iter().map(end).collect();
+        for writes in [puts, ends] {
+            let plan = board.plan(&writes, at(turn));
+            board.commit(plan, at(turn));
+        }
+        let begun = Instant::now();
+        board.bound(MOST);
+        board.tick(at(turn));
+        longest = longest.max(begun.elapsed());
+        board.drain();
+        most = most.max(board.counts().users);
+    }
+    assert!(most < MOST + MOST / 10, "{most}");
+    // A debug build, on a machine that does other things.
+    assert!(longest < Duration::from_millis(100), "{longest:?}");
 }
 
 #[test]

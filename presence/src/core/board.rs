@@ -6,6 +6,7 @@
 
 mod answer;
 mod doubt;
+mod forget;
 mod watch;
 mod write;
 
@@ -30,8 +31,6 @@ use super::version::Version;
 
 pub use write::{Plan, Refusal, SESSIONS, What, Write};
 
-/// Users that are forgotten in one go.
-const FORGOTTEN: usize = 10_000;
 /// Other nodes that are followed. One more is not heard at all.
 const PEERS: usize = 1_024;
 
@@ -53,6 +52,7 @@ pub struct Board {
     clock: HybridClock,
     sight: Arc<Sight>,
     sweeps: VecDeque<watch::Sweep>,
+    forgetting: Option<forget::Forget>,
     events: Events,
     beat_at: Duration,
     /// Users of whom it is time to tell when they were seen.
@@ -121,6 +121,7 @@ impl Board {
             clock: HybridClock::default(),
             sight: Arc::new(sight),
             sweeps: VecDeque::new(),
+            forgetting: None,
             events: Events::default(),
             beat_at: now.mono,
             tell: BTreeMap::new(),
@@ -325,32 +326,6 @@ impl Board {
         let gone = self.users.iter().filter(|(_, user)| !user.is_known_by(&self.me));
         let seen = gone.map(|(id, user)| (id.clone(), Fact::Seen(user.seen_ms())));
         self.own_facts().into_iter().chain(seen).collect()
-    }
-
-    /// Forgets some users of whom nothing is known but that they were seen before `ms`.
-    pub fn forget_seen_before(&mut self, ms: u64) {
-        let old = self.users.iter().filter(|(_, user)| user.is_gone() && user.seen_ms() < ms);
-        let old: Vec<UserId> = old.map(|(id, _)| id.clone()).take(FORGOTTEN).collect();
-        for id in old {
-            self.users.remove(&id);
-            self.out.dirty.insert(id);
-        }
-    }
-
-    /// Forgets some of those who are gone, who were seen the longest ago first, if there are more than `most` users.
-    pub fn bound(&mut self, most: usize) {
-        let over = self.users.len().saturating_sub(most);
-        if over == 0 {
-            return;
-        }
-        let mut seen: Vec<u64> = self.users.values().filter(|user| user.is_gone()).map(|user| user.seen_ms()).collect();
-        if seen.is_empty() {
-            return;
-        }
-        let at = over.min(seen.len()) - 1;
-        let (_, last, _) = seen.select_nth_unstable(at);
-        let last = *last;
-        self.forget_seen_before(last.saturating_add(1));
     }
 
     /// All that this node says that is in force.

@@ -35,6 +35,7 @@ impl Board {
         self.look(now);
         self.sweep(now);
         self.expire(now);
+        self.forget();
         let Self { events, users, sight, out, .. } = self;
         let seen = |id: &UserId| -> Visible {
             users.get(id).map_or_else(|| super::User::default().visible(sight), |user| user.visible(sight))
@@ -49,7 +50,7 @@ impl Board {
 
     /// When something is due next.
     pub fn next(&self, now: Now) -> Duration {
-        if !self.sweeps.is_empty() {
+        if !self.sweeps.is_empty() || self.is_forgetting() {
             return now.mono;
         }
         let tell = (!self.tell.is_empty() && !self.planned).then_some(now.mono);
