@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -31,8 +31,10 @@ const BATCH: usize = 240;
 /// Facts that are in force and wait for the journal. With more the oldest are dropped: after a restart such a session
 /// would live for another ttl.
 const UNSTORED: usize = 200_000;
-/// The journal is compacted when it holds so many facts more than what it says.
+/// The journal is compacted when it holds twice what it says, and at least so many facts more.
 const COMPACT_AFTER: usize = 200_000;
+/// When that failed it is tried again after this.
+const COMPACT_AGAIN: Duration = Duration::from_secs(60);
 /// When somebody was last seen is kept for 90 days, and looked at now and then.
 const SEEN_MS: u64 = 90 * 86_400_000;
 const FORGET_EVERY: Duration = Duration::from_secs(60);
@@ -83,6 +85,8 @@ pub(crate) struct Tools {
     pub(crate) journal: Arc<dyn Journal>,
     /// How many facts the journal holds.
     pub(crate) kept: usize,
+    /// How many of them still say something.
+    pub(crate) said: usize,
     /// To other nodes.
     pub(crate) say: mpsc::Sender<(To, Says)>,
     /// From them.
@@ -101,6 +105,10 @@ pub(crate) struct Tally {
     pub(crate) events: AtomicU64,
     pub(crate) unsaid: AtomicU64,
     pub(crate) failed: AtomicU64,
+    /// What is there, as it was last looked at: before the desk works, nothing is.
+    pub(crate) sessions: AtomicUsize,
+    pub(crate) peers: AtomicUsize,
+    pub(crate) head: AtomicU64,
 }
 
 impl Desk {
@@ -160,7 +168,17 @@ struct Work {
     /// Who was not seen for long is looked for then.
     forget_at: Duration,
     /// The journal is being compacted.
-    compacting: Option<BoxFuture<'static, Result<(), JournalError>>>,
+    compacting: Option<Compacting>,
+    compact_at: Duration,
+}
+
+/// A journal that is being compacted.
+struct Compacting {
+    /// How many facts it is compacted to.
+    to: usize,
+    /// How many it held of what they stand for.
+    from: usize,
+    done: BoxFuture<'static, Result<(), JournalError>>,
 }
 
 /// Does what is asked until the token is cancelled; then the batch under way is still done, and who else waits is told that
@@ -173,6 +191,7 @@ pub(crate) async fn work(tools: Tools, mut requests: Requests, token: Cancellati
         retry_at: Duration::ZERO,
         forget_at: Duration::ZERO,
         compacting: None,
+        compact_at: Duration::ZERO,
     };
     let mut batch: Option<Batch> = None;
     work.after();
@@ -192,11 +211,8 @@ pub(crate) async fn work(tools: Tools, mut requests: Requests, token: Cancellati
                 let finished = batch.take().expect("it was there");
                 work.finish(finished, done);
             }
-            compacted = async { work.compacting.as_mut().expect("guarded").as_mut().await }, if work.compacting.is_some() => {
-                work.compacting = None;
-                if let Err(error) = compacted {
-                    tracing::warn!(%error, "the log is not compacted");
-                }
+            compacted = async { work.compacting.as_mut().expect("guarded").done.as_mut().await }, if work.compacting.is_some() => {
+                work.compacted(compacted);
             }
             () = token.cancelled() => break,
             asked = requests.0.recv() => match asked {
@@ -403,6 +419,7 @@ impl Work {
                 self.tools.tally.unsaid.fetch_add(1, Ordering::Relaxed);
             }
         }
+        self.count();
         self.compact();
     }
 
@@ -412,20 +429,42 @@ impl Work {
             self.forget_at = now.mono + FORGET_EVERY;
             let believed = self.tools.board.sight().latest.ms().min(now.wall_ms);
             self.tools.board.forget_seen_before(believed.saturating_sub(SEEN_MS));
-            self.tools.board.bound(USERS);
         }
+        self.tools.board.bound(USERS);
+    }
+
+    fn count(&self) {
+        let (counts, tally) = (self.tools.board.counts(), &self.tools.tally);
+        tally.sessions.store(counts.sessions, Ordering::Relaxed);
+        tally.peers.store(counts.peers, Ordering::Relaxed);
+        tally.head.store(counts.head.seq, Ordering::Relaxed);
     }
 
     /// Has the journal forget what no longer counts.
     fn compact(&mut self) {
-        let counts = self.tools.board.counts();
-        if self.compacting.is_none()
-            && self.tools.kept > COMPACT_AFTER + 3 * counts.sessions
-            && self.unstored.is_empty()
-        {
-            let facts = self.tools.board.kept_facts();
-            self.tools.kept = facts.len();
-            self.compacting = Some(self.tools.journal.compact(facts));
+        let grown = self.tools.kept.saturating_sub(self.tools.said);
+        if grown <= COMPACT_AFTER.max(self.tools.said) || self.compacting.is_some() || !self.unstored.is_empty() {
+            return;
+        }
+        let now = self.tools.clock.now().mono;
+        if now < self.compact_at {
+            return;
+        }
+        self.compact_at = now + COMPACT_AGAIN;
+        let facts = self.tools.board.kept_facts();
+        let (to, from) = (facts.len(), self.tools.kept);
+        self.compacting = Some(Compacting { to, from, done: self.tools.journal.compact(facts) });
+    }
+
+    fn compacted(&mut self, done: Result<(), JournalError>) {
+        let Some(Compacting { to, from, .. }) = self.compacting.take() else { return };
+        match done {
+            Ok(()) => {
+                self.tools.kept = self.tools.kept.saturating_sub(from) + to;
+                self.tools.said = to;
+                self.compact_at = Duration::ZERO;
+            }
+            Err(error) => tracing::warn!(%error, "the log is not compacted"),
         }
     }
 }

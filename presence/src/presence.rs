@@ -225,6 +225,7 @@ impl Node {
                 board.load(&node, facts, now);
             }
         }
+        let counts = board.kept_facts().len().min(kept);
         let tools = Tools {
             board,
             clock: self.clock,
@@ -232,6 +233,7 @@ impl Node {
             hub: Arc::clone(&self.app.hub),
             journal: Arc::clone(&self.app.journal),
             kept,
+            said: counts,
             say,
             heard,
             tally: Arc::clone(&self.app.tally),

@@ -29,15 +29,14 @@ pub(crate) async fn readiness(State(app): State<Arc<App>>) -> Result<Response, A
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let (users, online) = app.shown.counts();
     let (events, followed) = app.hub.counts();
-    let counts = app.desk.counts().await;
     let tally = &app.tally;
     let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let figures = [
         ("users", "gauge", "Users of whom anything is known", users as u64),
         ("users_online", "gauge", "Users that are shown as here", online as u64),
-        ("sessions", "gauge", "Sessions of this node", counts.map_or(0, |counts| counts.sessions as u64)),
-        ("peers", "gauge", "Other nodes that are heard", counts.map_or(0, |counts| counts.peers as u64)),
-        ("head", "gauge", "Changes of this node since it was started", counts.map_or(0, |counts| counts.head.seq)),
+        ("sessions", "gauge", "Sessions of this node", tally.sessions.load(Ordering::Relaxed) as u64),
+        ("peers", "gauge", "Other nodes that are heard", tally.peers.load(Ordering::Relaxed) as u64),
+        ("head", "gauge", "Changes of this node since it was started", of(&tally.head)),
         ("ready", "gauge", "Whether reads are answered", u64::from(app.shown.is_filled())),
         ("writable", "gauge", "Whether writes are taken", u64::from(app.journal.is_up())),
         ("connections", "gauge", "HTTP connections", app.connections.load(Ordering::Relaxed) as u64),

@@ -49,9 +49,16 @@ struct Working {
 }
 
 fn working() -> Working {
+    working_with(Arc::new(Slow), Facts::new(), 0)
+}
+
+/// A desk that begins with these facts, of which its journal holds so many more that say nothing.
+fn working_with(journal: Arc<dyn Journal>, facts: Facts, more: usize) -> Working {
     let clock = Clock::start();
     let me: NodeId = "n1".parse().unwrap();
-    let board = Board::new(me, 1, clock.now());
+    let mut board = Board::new(me, 1, clock.now());
+    let kept = facts.len();
+    board.restore(facts, clock.now());
     let (say, said) = mpsc::channel(SAID);
     let (hear, heard) = mpsc::channel(SAID);
     let shown = Arc::new(Shown::new(Arc::clone(board.sight())));
@@ -60,8 +67,9 @@ fn working() -> Working {
         clock,
         shown,
         hub: Arc::default(),
-        journal: Arc::new(Slow),
-        kept: 0,
+        journal,
+        kept: kept + more,
+        said: kept,
         say,
         heard,
         tally: Arc::default(),
@@ -101,4 +109,44 @@ async fn sessions_end_and_peers_are_answered_while_there_is_always_something_to_
         assert!(begun.elapsed() < Duration::from_secs(8), "answered {answered}, ended {ended}");
     }
     assert!(!load.is_finished(), "there was a time without load");
+}
+
+/// Keeps facts, and counts how often it is compacted, and to how many.
+#[derive(Default)]
+struct Counting(std::sync::Mutex<Vec<usize>>);
+
+impl Journal for Counting {
+    fn append(&self, _: Facts) -> BoxFuture<'static, Result<(), JournalError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn is_up(&self) -> bool {
+        true
+    }
+
+    fn compact(&self, facts: Facts) -> BoxFuture<'static, Result<(), JournalError>> {
+        self.0.lock().unwrap().push(facts.len());
+        std::future::ready(Ok(())).boxed()
+    }
+}
+
+/// How often a journal is compacted that holds this many users who were seen, and so many facts more.
+async fn compacted(seen: usize, more: usize) -> Vec<usize> {
+    let journal = Arc::new(Counting::default());
+    let now = Clock::start().now().wall_ms;
+    let facts = (0..seen).map(|n| (user(&format!("u{n}")), Fact::Seen(now))).collect();
+    let Working { desk, .. } = &working_with(Arc::clone(&journal) as Arc<dyn Journal>, facts, more);
+    for n in 0..20 {
+        let status = if n % 2 == 0 { Status::Away } else { Status::Online };
+        desk.write(put("ann", status)).await.unwrap();
+    }
+    let compacted = journal.0.lock().unwrap();
+    compacted.clone()
+}
+
+#[tokio::test]
+async fn a_journal_is_compacted_when_half_of_it_says_nothing_and_not_because_it_says_much() {
+    assert_eq!(compacted(250_000, 200_000).await, Vec::<usize>::new());
+    let compacted = compacted(250_000, 250_001).await;
+    assert!(matches!(compacted[..], [to] if (250_000..250_020).contains(&to)), "{compacted:?}");
 }
