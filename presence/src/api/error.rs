@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::auth::Denied;
 use crate::core::Refusal;
 use crate::desk::WriteError;
+use crate::hub::Full;
 
 /// An answer that is no success.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,12 @@ impl From<Denied> for ApiError {
             Denied::OfAnother => StatusCode::FORBIDDEN,
         };
         Self::new(status, denied.to_string())
+    }
+}
+
+impl From<Full> for ApiError {
+    fn from(full: Full) -> Self {
+        Self::unavailable(full.to_string())
     }
 }
 

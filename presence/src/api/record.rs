@@ -1,10 +1,14 @@
 //! A user as the API shows him.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use crate::clock::rfc3339;
-use crate::core::{Life, Sight, Status, UserId};
+use crate::core::{Life, Sight, Status, User, UserId};
+use crate::hub::Follower;
 use crate::shown::{Entry, Shown};
 
 /// Whether the sessions are listed.
@@ -104,7 +108,7 @@ impl<'a> Record<'a> {
 /// Users, as the value of `data`: a record by each id.
 pub(crate) struct Records<'a> {
     users: Vec<(&'a UserId, Option<Entry>)>,
-    sight: std::sync::Arc<Sight>,
+    sight: Arc<Sight>,
     sessions: Sessions,
 }
 
@@ -114,6 +118,41 @@ impl<'a> Records<'a> {
         let users = users.into_iter().map(|id| (id, shown.get(id))).collect();
         Self { users, sight: shown.sight(), sessions }
     }
+
+    /// The same for a follower, who is told nothing of it again.
+    pub(crate) fn told(shown: &Shown, users: impl IntoIterator<Item = &'a UserId>, follower: &mut Follower) -> Self {
+        let records = Self::of(shown, users, Sessions::Hidden);
+        for (id, entry) in &records.users {
+            follower.tell(id, seen(entry.as_ref(), &records.sight));
+        }
+        records
+    }
+
+    /// Of these users, those of whom a follower sees something else than he was told last.
+    pub(crate) fn news(shown: &Shown, users: impl IntoIterator<Item = &'a UserId>, follower: &mut Follower) -> Self {
+        let mut records = Self::of(shown, users, Sessions::Hidden);
+        let sight = &records.sight;
+        records.users.retain(|(id, entry)| follower.tell(id, seen(entry.as_ref(), sight)));
+        records
+    }
+
+    /// Each of them alone.
+    pub(crate) fn each(self) -> impl Iterator<Item = Self> {
+        let Self { users, sight, sessions } = self;
+        users.into_iter().map(move |user| Self { users: vec![user], sight: Arc::clone(&sight), sessions })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+}
+
+/// What is seen of a user, as a number that differs if it does.
+fn seen(entry: Option<&Entry>, sight: &Sight) -> u64 {
+    let nobody = || User::default().visible(sight);
+    let mut hasher = DefaultHasher::new();
+    entry.map_or_else(nobody, |entry| entry.user.visible(sight)).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Serialize for Records<'_> {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::error::ApiError;
-use super::record::{Records, Sessions};
+use super::record::Records;
 use super::users::id;
 use crate::core::UserId;
 use crate::hub::Follower;
@@ -95,7 +95,10 @@ async fn serve(app: &Arc<App>, mut socket: WebSocket) {
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
             },
             (users, upto) = follower.changed(AT_ONCE) => {
-                let data = Records::of(&app.shown, &users, Sessions::Hidden);
+                let data = Records::news(&app.shown, &users, &mut follower);
+                if data.is_empty() {
+                    continue;
+                }
                 let change = Tells::Change { id: upto.map(|upto| app.event_id(upto)), data };
                 send(&mut socket, Message::text(text(&change))).await
             }
@@ -146,16 +149,16 @@ fn subscribe(
     users: Vec<UserId>,
     since: Option<String>,
 ) -> Result<Option<String>, ApiError> {
-    if follower.users().len() + users.len() > FOLLOWED {
+    if follower.len() + users.len() > FOLLOWED {
         return Err(ApiError::too_many("users on one connection", FOLLOWED));
     }
-    let last = follower.follow(users.iter().cloned());
+    let last = follower.follow(users.iter().cloned())?;
     let missed = since.and_then(|id| app.number(&id)).and_then(|since| follower.missed(since));
     let told: Vec<UserId> = match missed {
         Some(missed) => users.into_iter().filter(|user| missed.contains(user)).collect(),
         None => users,
     };
-    let data = Records::of(&app.shown, &told, Sessions::Hidden);
+    let data = Records::told(&app.shown, &told, follower);
     Ok(Some(text(&Tells::Snapshot { id: app.event_id(last), data })))
 }
 

@@ -3,7 +3,7 @@
 //! An id is `<start of the node>-<number of the event>`. Whoever comes back with the last one is told what he missed; of
 //! another start, or too long ago, he is told everything.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use http::header;
 use super::App;
 use super::error::ApiError;
 use super::query::Query;
-use super::record::{Records, Sessions};
+use super::record::Records;
 use super::users::{Envelope, listed};
 use crate::core::UserId;
 use crate::hub::Follower;
@@ -44,11 +44,11 @@ pub(crate) async fn stream(
     let users = listed(&Query::parse(query.as_deref())?)?;
     let since = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
     let mut follower = app.hub.follower();
-    let last = follower.follow(users.iter().cloned());
+    let last = follower.follow(users.iter().cloned())?;
     let mut ready = VecDeque::new();
     match since.and_then(|id| app.number(id)).and_then(|since| follower.missed(since)) {
-        Some(missed) => ready.extend(changes(&app, &missed, Some(last))),
-        None => ready.push_back(snapshot(&app, &users, last)),
+        Some(missed) => ready.extend(changes(&app, &missed, Some(last), &mut follower)),
+        None => ready.push_back(snapshot(&app, &users, last, &mut follower)),
     }
     if ready.is_empty() {
         // The head of an answer is sent with its first bytes: a reader is to know that he is heard.
@@ -68,7 +68,7 @@ async fn next(mut reader: Reader) -> Option<(Result<Bytes, Infallible>, Reader)>
         // Taking changes is cancel-safe; the others are moments.
         tokio::select! {
             (users, upto) = reader.follower.changed(AT_ONCE) => {
-                reader.ready.extend(changes(&reader.app, &users.into_iter().collect(), upto));
+                reader.ready.extend(changes(&reader.app, &users, upto, &mut reader.follower));
             }
             () = tokio::time::sleep(KEEP_ALIVE) => reader.ready.push_back(Bytes::from_static(b": alive\n\n")),
             () = reader.app.stopping.cancelled() => return None,
@@ -76,19 +76,25 @@ async fn next(mut reader: Reader) -> Option<(Result<Bytes, Infallible>, Reader)>
     }
 }
 
-fn snapshot(app: &App, users: &[UserId], last: u64) -> Bytes {
-    let records = Envelope::of(Records::of(&app.shown, users, Sessions::Hidden)).into_bytes();
+fn snapshot(app: &App, users: &[UserId], last: u64, follower: &mut Follower) -> Bytes {
+    let records = Envelope::of(Records::told(&app.shown, users, follower)).into_bytes();
     event("snapshot", &records, Some(&app.event_id(last)))
 }
 
 /// An event for each user. The id comes with the last: whoever is cut off before is told all of them again.
-fn changes(app: &App, users: &BTreeSet<UserId>, upto: Option<u64>) -> Vec<Bytes> {
-    let last = users.last();
-    let of = |user: &UserId| {
-        let id = upto.filter(|_| Some(user) == last).map(|upto| app.event_id(upto));
-        event("presence", &Envelope::of(Records::of(&app.shown, [user], Sessions::Hidden)).into_bytes(), id.as_deref())
-    };
-    users.iter().map(of).collect()
+fn changes<'a>(
+    app: &App,
+    users: impl IntoIterator<Item = &'a UserId>,
+    upto: Option<u64>,
+    follower: &mut Follower,
+) -> Vec<Bytes> {
+    let mut news = Records::news(&app.shown, users, follower).each().peekable();
+    let mut events = Vec::new();
+    while let Some(record) = news.next() {
+        let id = upto.filter(|_| news.peek().is_none()).map(|upto| app.event_id(upto));
+        events.push(event("presence", &Envelope::of(record).into_bytes(), id.as_deref()));
+    }
+    events
 }
 
 /// JSON holds no line ends, so it is one line of data.

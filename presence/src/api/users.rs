@@ -302,7 +302,7 @@ impl App {
     /// Has other nodes end what they hold of a user. One that is away keeps it; what is answered shows that.
     pub(crate) async fn end_elsewhere(&self, user: &UserId, session: Option<&SessionName>) {
         let mut follower = self.hub.follower();
-        follower.follow([user.clone()]);
+        let follows = follower.follow([user.clone()]);
         let elsewhere = || {
             let (entry, sight) = (self.shown.get(user), self.shown.sight());
             let nodes: BTreeSet<NodeId> = entry
@@ -322,7 +322,9 @@ impl App {
                 follower.changed(1).await;
             }
         };
-        drop(tokio::time::timeout(HEARD, heard).await);
+        if follows.is_ok() {
+            drop(tokio::time::timeout(HEARD, heard).await);
+        }
     }
 
     pub(crate) async fn write(&self, write: Write) -> Result<(), ApiError> {

@@ -38,7 +38,7 @@ pub struct Effective<'a> {
 }
 
 /// What a reader can see change. Everything else about a user changes without an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Visible {
     /// How he is.
     pub status: Status,
