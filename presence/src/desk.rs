@@ -53,7 +53,6 @@ enum Asked {
     Write(Write, Answer),
     Beats(Vec<(UserId, SessionName)>, oneshot::Sender<Vec<bool>>),
     Counts(oneshot::Sender<Counts>),
-    OwnFacts(oneshot::Sender<Facts>),
 }
 
 /// Why a write is not done.
@@ -130,13 +129,6 @@ impl Desk {
         let (answer, answered) = oneshot::channel();
         self.asked.try_send(Asked::Beats(beats, answer)).map_err(|_| WriteError::Busy)?;
         answered.await.map_err(|_| WriteError::Busy)
-    }
-
-    /// All that this node says that is in force.
-    pub(crate) async fn own_facts(&self) -> Option<Facts> {
-        let (answer, answered) = oneshot::channel();
-        self.asked.send(Asked::OwnFacts(answer)).await.ok()?;
-        answered.await.ok()
     }
 
     /// What is there.
@@ -301,7 +293,6 @@ impl Work {
                 self.tools.tally.beats.fetch_add(known.len() as u64, Ordering::Relaxed);
                 drop(answer.send(known));
             }
-            Asked::OwnFacts(answer) => drop(answer.send(self.tools.board.own_facts())),
             Asked::Counts(answer) => drop(answer.send(self.tools.board.counts())),
         }
     }

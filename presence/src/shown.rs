@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
+use kith_gossip_proto::NodeId;
 
 use crate::core::{Sight, User, UserId};
 
@@ -99,6 +100,16 @@ impl Shown {
             (shard.len(), here)
         };
         self.shards.iter().map(of).fold((0, 0), |sum, shard| (sum.0 + shard.0, sum.1 + shard.1))
+    }
+
+    /// All users of whom a node says anything.
+    pub(crate) fn known_by(&self, node: &NodeId) -> Vec<UserId> {
+        let mut known = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            known.extend(shard.iter().filter(|(_, entry)| entry.user.is_known_by(node)).map(|(id, _)| id.clone()));
+        }
+        known
     }
 
     /// Those who are here, at most `limit` of them.

@@ -1,10 +1,19 @@
 //! The forwarder: copies what this node says to the center's bucket.
 //!
-//! Every key has one writer, this node. The newest value of each waits, in order, with one put in flight for each key:
-//! repeating one changes nothing. The bucket carries a random epoch; who meets another one sends all that holds again, so a
-//! center that was lost for good is filled by those who know.
+//! ```text
+//!   said of a key ─► waits, in order ─► flies: what holds of it at that moment ─► kept
+//!                      ▲                 │ lost, or said again meanwhile
+//!                      └─────────────────┘
+//! ```
+//! Every key has one writer, this node. Keys wait, and no values: what is put is what holds when it is, so it is the newest,
+//! with one put in flight for each key, and repeating one changes nothing. What no longer holds is deleted. The bucket
+//! carries a random epoch; who meets another one sends all that holds again, so a center that was lost for good is filled by
+//! those who know. So does who has more to send than he keeps in mind; what the center holds of him beyond that he deletes.
+//!
+//! A key lives for the session's ttl and 90 s, not for what remains of the ttl: heartbeats, which extend it, come here once a
+//! minute at most, and the key must not be gone before the session is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +28,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{key, replicas};
+use super::key::{self, Key, Kind};
+use super::{bucket, replicas};
 use crate::api::Center;
 use crate::config::Role;
 use crate::core::fact::State;
@@ -27,6 +37,9 @@ use crate::core::{Fact, Life, UserId, Version};
 use crate::desk::Desk;
 use crate::shown::Shown;
 
+/// Keys that wait: of more, or of twice what holds if that is more, all that holds is sent once the center is there. Three for
+/// each user who comes or goes while it is away, of 100 bytes each.
+const KEYS: usize = 300_000;
 /// Puts in flight.
 const IN_FLIGHT: usize = 64;
 /// How often the center is looked at.
@@ -53,14 +66,17 @@ pub(super) struct Forwarder {
     kept: Notify,
 }
 
-/// The newest value of each key that the center does not keep yet.
+/// What the center does not keep yet.
 #[derive(Debug, Default)]
 struct Waiting {
-    values: BTreeMap<String, Value>,
-    flying: BTreeSet<String>,
+    keys: BTreeMap<Key, Stage>,
+    /// Those that wait, in order.
+    queue: VecDeque<Key>,
+    /// How many there were when all that holds was taken.
+    filled: usize,
     /// The last change of ours that was taken.
     head: Option<Version>,
-    /// A change was not taken: all that holds is to be sent again.
+    /// A change was not taken: all that holds is to be sent again. Until it is asked for, nothing needs to be taken.
     behind: bool,
     /// All that holds is being asked for, and is not taken yet.
     filling: bool,
@@ -68,10 +84,54 @@ struct Waiting {
     reached: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Value {
-    user: UserId,
-    fact: Fact,
+/// Where a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waits,
+    Flies,
+    /// And something else was said of it since.
+    FliesAndWaits,
+}
+
+impl Waiting {
+    fn take(&mut self, key: Key) {
+        match self.keys.get_mut(&key) {
+            Some(Stage::Waits | Stage::FliesAndWaits) => {}
+            Some(stage @ Stage::Flies) => *stage = Stage::FliesAndWaits,
+            None => self.wait(key),
+        }
+    }
+
+    fn wait(&mut self, key: Key) {
+        self.keys.insert(key.clone(), Stage::Waits);
+        self.queue.push_back(key);
+    }
+
+    fn next(&mut self) -> Option<Key> {
+        let key = self.queue.pop_front()?;
+        self.keys.insert(key.clone(), Stage::Flies);
+        Some(key)
+    }
+
+    fn landed(&mut self, key: Key, landed: Landed) {
+        let stage = self.keys.remove(&key);
+        if landed == Landed::Lost || stage == Some(Stage::FliesAndWaits) {
+            self.wait(key);
+        }
+    }
+
+    /// Too many wait: it is simpler to send all that holds.
+    fn bound(&mut self) {
+        if self.queue.len() > KEYS.max(2 * self.filled) {
+            self.behind = true;
+            self.queue = VecDeque::new();
+            self.keys.retain(|_, stage| *stage != Stage::Waits);
+        }
+    }
+
+    fn has(&self, user: &UserId) -> bool {
+        self.keys.range(Key::first(user)..).next().is_some_and(|(key, _)| key.user == *user)
+    }
 }
 
 /// What became of a put.
@@ -101,7 +161,9 @@ pub(super) struct Place {
 
 impl Forwarder {
     pub(super) fn new(node: NodeId, shown: Arc<Shown>, desk: Desk) -> Self {
-        Self { node, shown, desk, waiting: Mutex::default(), notify: Notify::new(), kept: Notify::new() }
+        // What was said before this start the center is told as soon as it is there.
+        let waiting = Waiting { behind: true, ..Waiting::default() };
+        Self { node, shown, desk, waiting: Mutex::new(waiting), notify: Notify::new(), kept: Notify::new() }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -109,42 +171,37 @@ impl Forwarder {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This node said something, after `prev`.
+    /// This node said something, after `prev`. It is shown by now.
     pub(super) fn take_change(&self, prev: Version, head: Version, facts: &[(UserId, Fact)]) {
-        self.take(facts);
         let mut waiting = self.waiting();
-        // Before the first one the center was told nothing, and is told all as soon as it is there.
         waiting.behind |= waiting.head.is_some_and(|known| known != prev);
         waiting.head = Some(head);
-        drop(waiting);
-        self.kept.notify_waiters();
-    }
-
-    fn take(&self, facts: &[(UserId, Fact)]) {
-        let mut waiting = self.waiting();
         for (user, fact) in facts {
-            waiting.values.insert(key::of(&self.node, user, fact), Value { user: user.clone(), fact: fact.clone() });
-            if let Fact::Seen(_) = fact {
-                self.renew(&mut waiting, user);
+            if waiting.behind {
+                break;
             }
+            waiting.take(Key::of(user, fact));
+            if let Fact::Seen(_) = fact {
+                // The keys of his sessions live on.
+                self.held_of(user).into_iter().for_each(|key| waiting.take(key));
+            }
+            waiting.bound();
         }
         drop(waiting);
         self.notify.notify_one();
+        self.kept.notify_waiters();
     }
 
-    /// A user was seen: the keys of his sessions live on, unless something newer waits.
-    fn renew(&self, waiting: &mut Waiting, user: &UserId) {
-        let Some(entry) = self.shown.get(user) else { return };
-        for fact in entry.user.facts_of(&self.node) {
-            let value = Value { user: user.clone(), fact };
-            waiting.values.entry(key::of(&self.node, user, &value.fact)).or_insert(value);
-        }
+    fn held_of(&self, user: &UserId) -> Vec<Key> {
+        let entry = self.shown.get(user);
+        let facts = entry.map(|entry| entry.user.facts_of(&self.node)).unwrap_or_default();
+        facts.iter().map(|fact| Key::of(user, fact)).collect()
     }
 
     /// Copies until it is told that all is said. Nothing is lost by ending: the log has it, and the next start sends what
     /// holds.
     pub(super) async fn run(&self, place: Place, done: CancellationToken) {
-        let mut flying: FuturesUnordered<BoxFuture<'static, (String, Value, Landed)>> = FuturesUnordered::new();
+        let mut flying: FuturesUnordered<BoxFuture<'static, (Key, Landed)>> = FuturesUnordered::new();
         let mut epoch: Option<Bytes> = None;
         let mut reached = false;
         let mut look = tokio::time::interval(LOOK);
@@ -156,10 +213,10 @@ impl Forwarder {
             // Ticks and notices are cancel-safe, and puts stay in their set.
             tokio::select! {
                 () = done.cancelled() => return,
-                Some((name, value, kept)) = flying.next(), if !flying.is_empty() => {
-                    reached &= kept == Landed::Kept;
+                Some((key, landed)) = flying.next(), if !flying.is_empty() => {
+                    reached &= landed == Landed::Kept;
                     self.waiting().reached = reached;
-                    self.landed(name, value, kept);
+                    self.landed(key, landed);
                 }
                 () = self.notify.notified() => {}
                 _ = look.tick() => {
@@ -175,8 +232,8 @@ impl Forwarder {
                         }
                     };
                     if self.looked(looked) {
-                        let facts = self.desk.own_facts().await;
-                        self.fill(facts.as_deref());
+                        let there = bucket::held_by(&place.center, &self.node).await;
+                        self.fill(there.ok());
                     }
                 }
             }
@@ -195,13 +252,20 @@ impl Forwarder {
         filling
     }
 
-    /// Takes all that holds; without it, it is asked for again.
-    fn fill(&self, facts: Option<&[(UserId, Fact)]>) {
-        self.take(facts.unwrap_or_default());
+    /// Takes all that holds, and what the center holds of it. If the center did not say, it is asked again.
+    fn fill(&self, there: Option<Vec<Key>>) {
+        let held = self.shown.known_by(&self.node);
         let mut waiting = self.waiting();
         waiting.filling = false;
-        waiting.behind |= facts.is_none();
+        waiting.behind |= there.is_none();
+        if let Some(there) = there {
+            let seen = held.iter().map(|user| Key { user: user.clone(), kind: Kind::Seen });
+            let keys: Vec<_> = held.iter().flat_map(|user| self.held_of(user)).chain(seen).chain(there).collect();
+            waiting.filled = keys.len();
+            keys.into_iter().for_each(|key| waiting.take(key));
+        }
         drop(waiting);
+        self.notify.notify_one();
         self.kept.notify_waiters();
     }
 
@@ -222,31 +286,46 @@ impl Forwarder {
         }
     }
 
-    fn fly(&self, place: &Place, flying: &mut FuturesUnordered<BoxFuture<'static, (String, Value, Landed)>>) {
-        let mut waiting = self.waiting();
+    fn fly(&self, place: &Place, flying: &mut FuturesUnordered<BoxFuture<'static, (Key, Landed)>>) {
         while flying.len() < IN_FLIGHT {
-            let next = waiting.values.keys().find(|name| !waiting.flying.contains(*name)).cloned();
-            let Some((name, value)) = next.and_then(|name| waiting.values.remove_entry(&name)) else { return };
-            waiting.flying.insert(name.clone());
-            let subject = format!("{}{name}", place.prefix);
+            let Some((key, value)) = self.take_off() else { return };
+            let subject = format!("{}{}", place.prefix, key.name(&self.node));
             let center = place.center.clone();
-            flying.push(
-                async move {
-                    let kept = put(center, subject, &value.fact).await;
-                    (name, value, kept)
-                }
-                .boxed(),
-            );
+            flying.push(async move { (key, put(center, subject, value).await) }.boxed());
         }
     }
 
-    fn landed(&self, name: String, value: Value, kept: Landed) {
+    /// The next key, and what holds of it.
+    fn take_off(&self) -> Option<(Key, Option<Fact>)> {
         let mut waiting = self.waiting();
-        waiting.flying.remove(&name);
-        if kept == Landed::Lost {
-            waiting.values.entry(name).or_insert(value);
+        loop {
+            let key = waiting.next()?;
+            let value = self.holds(&key);
+            if value.is_some() || key.kind != Kind::Seen {
+                return Some((key, value));
+            }
+            // When somebody was seen who is forgotten here is not forgotten there.
+            waiting.landed(key, Landed::Kept);
         }
-        drop(waiting);
+    }
+
+    fn holds(&self, key: &Key) -> Option<Fact> {
+        let user = self.shown.get(&key.user)?.user;
+        match &key.kind {
+            Kind::Session(name) => {
+                let session = user.session(&self.node, name).filter(|session| session.life != Life::Ended)?;
+                Some(Fact::Session(name.clone(), session.clone()))
+            }
+            Kind::Explicit => {
+                let explicit = user.explicit(&self.node).filter(|explicit| explicit.state == State::Holds)?;
+                Some(Fact::Explicit(explicit.clone()))
+            }
+            Kind::Seen => Some(Fact::Seen(user.seen_ms())),
+        }
+    }
+
+    fn landed(&self, key: Key, landed: Landed) {
+        self.waiting().landed(key, landed);
         self.kept.notify_waiters();
     }
 
@@ -275,8 +354,7 @@ impl Forwarder {
         if head.seq > 0 && waiting.head.is_none_or(|known| known < head) {
             return false;
         }
-        let own = |name: &String| key::parse(name).is_some_and(|(of, ..)| of == *user);
-        !waiting.values.values().any(|value| value.user == *user) && !waiting.flying.iter().any(own)
+        !waiting.has(user)
     }
 }
 
@@ -301,24 +379,21 @@ async fn make(place: &Place) -> Option<kv::Store> {
 }
 
 /// Puts a fact, or deletes what no longer holds.
-async fn put(center: jetstream::Context, subject: String, fact: &Fact) -> Landed {
+async fn put(center: jetstream::Context, subject: String, value: Option<Fact>) -> Landed {
     let mut headers = HeaderMap::new();
-    let secs = match fact {
+    let secs = value.as_ref().and_then(|fact| match fact {
         Fact::Session(_, session) => match session.life {
             Life::Live { ttl, .. } => Some(ttl.as_secs() + BEYOND_TTL),
             Life::Ended => None,
         },
-        Fact::Explicit(explicit) => match explicit.state {
-            // It lasts as long as a session, and is said again with every session that is.
-            State::Holds => Some(86_400 + BEYOND_TTL),
-            State::Expired => None,
-        },
+        // It lasts as long as a session, and is said again with every session that is.
+        Fact::Explicit(_) => Some(86_400 + BEYOND_TTL),
         Fact::Seen(_) => Some(SEEN_SECS),
-    };
+    });
     let payload = match secs {
         Some(secs) => {
             headers.insert(header::NATS_MESSAGE_TTL, format!("{secs}s").as_str());
-            serde_json::to_vec(fact).expect("facts are JSON")
+            serde_json::to_vec(&value).expect("facts are JSON")
         }
         None => {
             headers.insert("KV-Operation", "PURGE");
@@ -335,31 +410,4 @@ async fn put(center: jetstream::Context, subject: String, fact: &Fact) -> Landed
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::Sight;
-
-    #[test]
-    fn nothing_is_kept_before_all_that_holds_was_sent() {
-        let node: NodeId = "n1".parse().unwrap();
-        let sight = Sight { me: node.clone(), latest: kith_gossip_proto::Hlc::MAX, nodes: BTreeMap::new() };
-        let forwarder = Forwarder::new(node, Arc::new(Shown::new(Arc::new(sight))), Desk::new().0);
-        // As after a restart: what holds was said before, and nothing since.
-        let (ann, head) = (UserId::try_from("ann").unwrap(), Version { epoch: 7, seq: 0 });
-        assert!(!forwarder.keeps(&ann, head), "the center was never there");
-        assert!(forwarder.looked(Found::Another));
-        assert!(!forwarder.keeps(&ann, head), "what holds is asked for");
-        forwarder.fill(Some(&[(ann.clone(), Fact::Seen(1))]));
-        assert!(!forwarder.keeps(&ann, head), "what holds waits");
-        let (name, value) = forwarder.waiting().values.pop_first().unwrap();
-        forwarder.landed(name, value, Landed::Kept);
-        assert!(forwarder.keeps(&ann, head));
-        assert!(!forwarder.looked(Found::Nothing));
-        assert!(!forwarder.keeps(&ann, head), "the center is away");
-        assert!(!forwarder.looked(Found::Known));
-        assert!(forwarder.keeps(&ann, head));
-        assert!(forwarder.looked(Found::Another));
-        forwarder.fill(None);
-        assert!(!forwarder.keeps(&ann, head), "it is asked for again");
-    }
-}
+mod tests;

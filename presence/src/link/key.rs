@@ -42,20 +42,57 @@ pub(super) fn bucket_prefix(domain: &str) -> String {
     }
 }
 
-/// The key of a fact: each has one writer.
-pub(super) fn of(node: &NodeId, user: &UserId, fact: &Fact) -> String {
-    let user = BASE64URL_NOPAD.encode(user.as_str().as_bytes());
-    match fact {
-        Fact::Session(session, _) => {
-            format!("s.{user}.{node}.{}", BASE64URL_NOPAD.encode(session.as_str().as_bytes()))
+/// What one node says of a user under one key of the bucket. That node alone writes it.
+///
+/// Ordered by user.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) user: UserId,
+    pub(super) kind: Kind,
+}
+
+impl Key {
+    /// The key of a fact.
+    pub(super) fn of(user: &UserId, fact: &Fact) -> Self {
+        let kind = match fact {
+            Fact::Session(session, _) => Kind::Session(session.clone()),
+            Fact::Explicit(_) => Kind::Explicit,
+            Fact::Seen(_) => Kind::Seen,
+        };
+        Self { user: user.clone(), kind }
+    }
+
+    /// The first key that a user may have.
+    pub(super) fn first(user: &UserId) -> Self {
+        Self { user: user.clone(), kind: Kind::Session(SessionName::default()) }
+    }
+
+    /// As it is written.
+    pub(super) fn name(&self, node: &NodeId) -> String {
+        let user = BASE64URL_NOPAD.encode(self.user.as_str().as_bytes());
+        match &self.kind {
+            Kind::Session(session) => {
+                format!("s.{user}.{node}.{}", BASE64URL_NOPAD.encode(session.as_str().as_bytes()))
+            }
+            Kind::Explicit => format!("x.{user}.{node}"),
+            Kind::Seen => format!("l.{user}.{node}"),
         }
-        Fact::Explicit(_) => format!("x.{user}.{node}"),
-        Fact::Seen(_) => format!("l.{user}.{node}"),
     }
 }
 
+/// Subjects of all that `node` says in the bucket, but for when users were seen.
+pub(super) fn held_by(node: &NodeId) -> Vec<String> {
+    vec![format!("$KV.{BUCKET}.s.*.{node}.*"), format!("$KV.{BUCKET}.x.*.{node}")]
+}
+
+/// The key in a subject of the bucket.
+pub(super) fn of_subject(subject: &str) -> Option<(Key, NodeId)> {
+    let (_, name) = subject.rsplit_once(&format!("{BUCKET}."))?;
+    parse(name).map(|(user, node, kind)| (Key { user, kind }, node))
+}
+
 /// Whose key this is.
-pub(super) fn parse(key: &str) -> Option<(UserId, NodeId, Kind)> {
+fn parse(key: &str) -> Option<(UserId, NodeId, Kind)> {
     let mut parts = key.split('.');
     let kind = parts.next()?;
     let user = UserId::try_from(text(parts.next()?)?).ok()?;
@@ -70,7 +107,7 @@ pub(super) fn parse(key: &str) -> Option<(UserId, NodeId, Kind)> {
 }
 
 /// What a key holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Session(SessionName),
     Explicit,
@@ -101,7 +138,7 @@ mod tests {
         let node: NodeId = "fra-1".parse().unwrap();
         for name in ["ann", "a.b", "a b", "*", ">", "a\0b", "ü"] {
             let user = UserId::try_from(name).unwrap();
-            let key = of(&node, &user, &Fact::Seen(1));
+            let key = Key::of(&user, &Fact::Seen(1)).name(&node);
             assert!(key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)), "{key}");
             assert_eq!(parse(&key), Some((user, node.clone(), Kind::Seen)));
         }

@@ -1,0 +1,114 @@
+use super::*;
+use crate::core::{Session, Sight, Status, Ttl, User};
+
+fn forwarder() -> Forwarder {
+    let node: NodeId = "n1".parse().unwrap();
+    let sight = Sight { me: node.clone(), latest: kith_gossip_proto::Hlc::MAX, nodes: BTreeMap::new() };
+    Forwarder::new(node, Arc::new(Shown::new(Arc::new(sight))), Desk::new().0)
+}
+
+fn user(name: &str) -> UserId {
+    UserId::try_from(name).unwrap()
+}
+
+/// A session of a user, as its `seq`th word says.
+fn session(seq: u64, life: Life) -> Fact {
+    Fact::Session(
+        crate::core::SessionName::default(),
+        Session { version: Version { epoch: 7, seq }, life, changed_ms: seq },
+    )
+}
+
+fn live(seq: u64, status: Status) -> Fact {
+    session(seq, Life::Live { status, ttl: Ttl::default() })
+}
+
+impl Forwarder {
+    /// What the desk does: shows it, then says it.
+    fn said(&self, name: &str, seq: u64, fact: Fact) {
+        let id = user(name);
+        let mut of = self.shown.get(&id).map(|entry| User::clone(&entry.user)).unwrap_or_default();
+        of.join(&self.node, fact.clone());
+        of.compact(&self.node);
+        self.shown.put(id.clone(), Some(Arc::new(of)));
+        self.take_change(Version { epoch: 7, seq: seq - 1 }, Version { epoch: 7, seq }, &[(id, fact)]);
+    }
+
+    fn reach(&self, there: Vec<Key>) {
+        assert!(self.looked(Found::Another));
+        self.fill(Some(there));
+    }
+}
+
+#[test]
+fn nothing_is_kept_before_all_that_holds_was_sent() {
+    let forwarder = forwarder();
+    // As after a restart: what holds was said before, and nothing since.
+    let (ann, head) = (user("ann"), Version { epoch: 7, seq: 0 });
+    let mut of = User::default();
+    of.join(&forwarder.node, live(0, Status::Online));
+    forwarder.shown.put(ann.clone(), Some(Arc::new(of)));
+    assert!(!forwarder.keeps(&ann, head), "the center was never there");
+    assert!(forwarder.looked(Found::Another));
+    assert!(!forwarder.keeps(&ann, head), "what holds is asked for");
+    forwarder.fill(Some(Vec::new()));
+    for _ in 0..2 {
+        assert!(!forwarder.keeps(&ann, head), "what holds waits");
+        let (key, _) = forwarder.take_off().expect("a session, and when he was seen");
+        assert!(!forwarder.keeps(&ann, head), "it flies");
+        forwarder.landed(key, Landed::Kept);
+    }
+    assert!(forwarder.keeps(&ann, head));
+    assert!(!forwarder.looked(Found::Nothing));
+    assert!(!forwarder.keeps(&ann, head), "the center is away");
+    assert!(!forwarder.looked(Found::Known));
+    assert!(forwarder.keeps(&ann, head));
+    assert!(forwarder.looked(Found::Another));
+    forwarder.fill(None);
+    assert!(!forwarder.keeps(&ann, head), "it is asked for again");
+}
+
+#[test]
+fn what_is_put_is_what_holds_then_and_one_of_a_key_flies_at_a_time() {
+    let forwarder = forwarder();
+    forwarder.reach(Vec::new());
+    forwarder.said("ann", 1, live(1, Status::Away));
+    forwarder.said("ann", 2, live(2, Status::Busy));
+    let (key, value) = forwarder.take_off().unwrap();
+    assert_eq!(value, Some(live(2, Status::Busy)), "the newest");
+    assert_eq!(forwarder.take_off(), None);
+    forwarder.said("ann", 3, live(3, Status::Online));
+    assert_eq!(forwarder.take_off(), None, "of this key one flies");
+    // All that holds is taken once more: what flies is not overtaken by something older.
+    forwarder.reach(Vec::new());
+    let (seen, _) = forwarder.take_off().unwrap();
+    assert_eq!(seen.kind, Kind::Seen);
+    forwarder.landed(key.clone(), Landed::Kept);
+    assert_eq!(forwarder.take_off(), Some((key.clone(), Some(live(3, Status::Online)))));
+    forwarder.landed(key.clone(), Landed::Lost);
+    forwarder.said("ann", 4, session(4, Life::Ended));
+    assert_eq!(forwarder.take_off(), Some((key, None)), "it is deleted");
+}
+
+#[test]
+fn however_many_come_and_go_while_the_center_is_away_little_waits() {
+    let forwarder = forwarder();
+    forwarder.reach(Vec::new());
+    assert!(!forwarder.looked(Found::Nothing));
+    forwarder.said("ann", 1, live(1, Status::Online));
+    for n in 2..KEYS as u64 + 1_000 {
+        let name = user(&format!("u{n}"));
+        let change = [(name, session(n, Life::Ended))];
+        forwarder.take_change(Version { epoch: 7, seq: n - 1 }, Version { epoch: 7, seq: n }, &change);
+        let waiting = forwarder.waiting();
+        assert!(waiting.keys.len() <= KEYS + 1 && waiting.queue.len() <= KEYS + 1);
+    }
+    assert!(forwarder.looked(Found::Known), "all that holds is sent");
+    // The center still holds somebody who went meanwhile.
+    let gone = Key::first(&user("u77"));
+    forwarder.fill(Some(vec![gone.clone()]));
+    let mut sent: Vec<_> = std::iter::from_fn(|| forwarder.take_off()).collect();
+    sent.sort_by(|a, b| a.0.cmp(&b.0));
+    let ann = |fact: Fact| (Key::of(&user("ann"), &fact), Some(fact));
+    assert_eq!(sent, [ann(live(1, Status::Online)), ann(Fact::Seen(0)), (gone, None)]);
+}
