@@ -6,7 +6,8 @@
 //! | `stream`, `socket` | who changes, as server-sent events and on a WebSocket |
 //! | `health`, `openapi` | how the node is, and what it answers |
 //!
-//! `server` accepts connections, within the limits of the process. `limit` says who writes too often.
+//! `server` accepts connections, within the limits of the process; `head` answers requests that are none. `limit` says who
+//! writes too often.
 
 mod error;
 mod query;
@@ -20,6 +21,7 @@ mod stream;
 mod health;
 mod openapi;
 
+mod head;
 mod limit;
 mod server;
 

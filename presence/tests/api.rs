@@ -7,7 +7,7 @@ mod wire;
 use kith_presence::{Nats, Page, Rates, Writes};
 use serde_json::Value;
 use tempfile::TempDir;
-use wire::{Events, Running, ask, ask_with, config, put, shown, token, until};
+use wire::{Events, Running, ask, ask_with, bad_tokens, config, long_token, put, shown, token, until};
 
 async fn alone() -> (TempDir, Running) {
     let dir = tempfile::tempdir().unwrap();
@@ -69,6 +69,10 @@ async fn every_error_has_its_status_and_the_envelope() {
     let (ann, any) = (token("ann", Writes::Own), token("tool", Writes::Any));
     let many = |n: usize| (0..n).map(|at| format!("\"u{at}\"")).collect::<Vec<_>>().join(",");
     let users = |n: usize| (0..n).map(|at| format!("u{at}")).collect::<Vec<_>>().join(",");
+    let beats = |n: usize| {
+        let beats: Vec<_> = (0..n).map(|at| format!(r#"{{"user_id":"u{at}"}}"#)).collect();
+        format!(r#"{{"sessions":[{}]}}"#, beats.join(","))
+    };
     let long = "x".repeat(129);
     let online = r#"{"status":"online"}"#;
     let of_ann = "/api/v2/presence/ann";
@@ -108,18 +112,31 @@ async fn every_error_has_its_status_and_the_envelope() {
         ("PUT", format!("{of_ann}?durability=moon"), Some(&ann), online.into(), 400),
         ("PUT", format!("{of_ann}?durability=center"), Some(&ann), online.into(), 503),
         ("DELETE", of_ann.into(), None, String::new(), 401),
+        ("DELETE", format!("{of_ann}?session="), Some(&ann), String::new(), 400),
+        ("DELETE", format!("{of_ann}?durability=moon"), Some(&ann), String::new(), 400),
+        ("DELETE", format!("/api/v2/presence/{long}"), Some(&any), String::new(), 400),
+        ("PUT", format!("/api/v2/presence/{long}"), Some(&any), online.into(), 400),
+        ("PUT", of_ann.into(), Some(&ann), " ".repeat((1 << 20) + 1), 413),
+        ("PUT", of_ann.into(), Some(&ann), format!(r#"{{"status":"online","session":"{long}"}}"#), 400),
         ("DELETE", "/api/v2/presence/bob".into(), Some(&ann), String::new(), 403),
         ("DELETE", "/api/v2/presence/never".into(), Some(&any), String::new(), 200),
         ("POST", "/api/v2/presence/heartbeat".into(), None, r#"{"sessions":[]}"#.into(), 401),
         ("POST", "/api/v2/presence/heartbeat".into(), Some(&ann), r#"{"sessions":[{"user_id":"bob"}]}"#.into(), 403),
         ("POST", "/api/v2/presence/heartbeat".into(), Some(&ann), r#"{"sessions":[{"user_id":""}]}"#.into(), 400),
+        ("POST", "/api/v2/presence/heartbeat".into(), Some(&ann), "{}".into(), 400),
+        ("POST", "/api/v2/presence/heartbeat".into(), Some(&any), beats(1_000), 200),
+        ("POST", "/api/v2/presence/heartbeat".into(), Some(&any), beats(1_001), 413),
         ("PATCH", of_ann.into(), Some(&ann), String::new(), 405),
         ("GET", "/api/v1/presence/ann".into(), None, String::new(), 404),
         ("GET", "/".into(), None, String::new(), 404),
     ];
+    let (mut golden, short) = (String::new(), |text: &str| text[..text.len().min(100)].trim().to_owned());
     for (method, path, token, body, status) in cases {
         let answer = ask(node.addr, method, &path, token, &body).await;
-        let what = format!("{method} {} {}", &path[..path.len().min(80)], &body[..body.len().min(80)]);
+        let what = format!("{method} {} {}", short(&path), short(&body));
+        let told = if answer.body.len() < 400 { answer.golden() } else { format!("{} bytes", answer.body.len()) };
+        let told = if status == 200 && answer.body.len() >= 400 { "…".to_owned() } else { told };
+        golden += &format!("{}\n  {status} {told}\n", what.trim_end());
         assert_eq!(answer.status, status, "{what}: {answer:?}");
         assert_eq!(answer.header("content-type"), Some("application/json"), "{what}");
         let good = status == 200 || path.ends_with("durability=center");
@@ -127,8 +144,57 @@ async fn every_error_has_its_status_and_the_envelope() {
         assert_eq!(answer.json()["error"].is_string(), !good, "{what}: {}", answer.body);
         assert_eq!(answer.header("retry-after").is_some(), status == 503, "{what}");
     }
+    assert_eq!(golden, include_str!("golden/answers.txt"), "{golden}");
     // What the center did not keep is kept here.
     assert_eq!(shown(node.addr, "ann").await, "online");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn no_bad_token_writes_anything() {
+    let (_dir, node) = alone().await;
+    put(node.addr, "ann", r#"{"status":"online"}"#).await;
+    let of_ann = "/api/v2/presence/ann";
+    let beat = r#"{"sessions":[{"user_id":"ann"}]}"#;
+    let mut bad = bad_tokens("ann");
+    bad.push(("10 KB", long_token("ann", 10 << 10)));
+    for (method, path, body) in
+        [("PUT", of_ann, r#"{"status":"busy"}"#), ("DELETE", of_ann, ""), ("POST", "/api/v2/presence/heartbeat", beat)]
+    {
+        for (what, token) in &bad {
+            let answer = ask(node.addr, method, path, Some(token), body).await;
+            assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")), "{method}, {what}");
+            assert_eq!(answer.json()["success"], false, "{method}, {what}: {answer:?}");
+        }
+        let answer = ask(node.addr, method, path, Some(&token("bob", Writes::Own)), body).await;
+        assert_eq!((answer.status, &answer.json()["success"]), (403, &false.into()), "{method}: another's");
+    }
+    assert_eq!(shown(node.addr, "ann").await, "online");
+    // As long as it fits, a token may have what it likes.
+    let fits = long_token("ann", 4 << 10);
+    assert_eq!(ask(node.addr, "PUT", of_ann, Some(&fits), r#"{"status":"busy"}"#).await.status, 200);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_long_or_none_at_all_is_answered_in_the_envelope() {
+    let (_dir, node) = alone().await;
+    let megabyte = long_token("ann", 1 << 20);
+    let long = format!("/api/v2/presence/{}", "x".repeat(20 << 10));
+    let over = r#"{"error":"the head of the request is over 16 KiB","success":false}"#;
+    for _ in 0..5 {
+        for (path, token) in [("/api/v2/presence/ann", Some(megabyte.as_str())), (&long, None)] {
+            let answer = ask(node.addr, "PUT", path, token, r#"{"status":"busy"}"#).await;
+            assert_eq!((answer.status, answer.golden()), (431, over.to_owned()), "{answer:?}");
+            assert_eq!(answer.header("content-type"), Some("application/json"));
+        }
+    }
+    let none = ask(node.addr, "GET", "/ HTTP/9 ", None, "").await;
+    assert_eq!(
+        (none.status, none.golden()),
+        (400, r#"{"error":"this is no HTTP request","success":false}"#.to_owned())
+    );
+    assert_eq!(shown(node.addr, "ann").await, "offline");
     node.stop().await;
 }
 
@@ -163,6 +229,13 @@ async fn who_writes_too_often_is_told_when_to_come_again() {
         last = put(node.addr, "ann", r#"{"status":"online"}"#).await;
     }
     assert_eq!((last.status, last.header("retry-after")), (429, Some("1")));
+    let body = r#"{"error":"too many requests","success":false}"#;
+    assert_eq!(last.golden(), body);
+    let any = token("tests", Writes::Any);
+    for (method, path) in [("DELETE", "/api/v2/presence/ann"), ("POST", "/api/v2/presence/heartbeat")] {
+        let answer = ask(node.addr, method, path, Some(&any), r#"{"sessions":[]}"#).await;
+        assert_eq!((answer.status, answer.golden().as_str()), (429, body), "{method}");
+    }
     assert_eq!(shown(node.addr, "ann").await, "online", "reads go on");
     node.stop().await;
 }
@@ -206,6 +279,37 @@ async fn a_stream_begins_with_a_snapshot_tells_changes_and_goes_on_where_it_was(
     for unknown in ["0-1", "nonsense", "ffff-99999"] {
         assert_eq!(Events::open(node.addr, "ann", Some(unknown)).await.next().await.name, "snapshot", "{unknown}");
     }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_is_told_again_what_his_snapshot_shows() {
+    let (_dir, node) = alone().await;
+    put(node.addr, "bob", r#"{"status":"online"}"#).await;
+    for turn in 0..40 {
+        // The second change of a user within 50 ms waits for their end, and is shown at once.
+        put(node.addr, "ann", r#"{"status":"online"}"#).await;
+        put(node.addr, "ann", &format!(r#"{{"status":"busy","message":"{turn}"}}"#)).await;
+        let mut events = Events::open(node.addr, "ann,bob", None).await;
+        let snapshot = events.next().await;
+        assert_eq!(snapshot.json["data"]["ann"]["message"], turn.to_string().as_str());
+        let status = if turn % 2 == 0 { "away" } else { "online" };
+        put(node.addr, "bob", &format!(r#"{{"status":"{status}"}}"#)).await;
+        let next = events.next().await;
+        assert_eq!(next.json["data"]["bob"]["status"], status, "{next:?}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_on_which_nothing_happens_is_kept_alive() {
+    let (_dir, node) = alone().await;
+    let begun = std::time::Instant::now();
+    let mut events = Events::open(node.addr, "ann", None).await;
+    events.next().await;
+    while events.line().await != ": alive" {}
+    let took = begun.elapsed().as_secs_f64();
+    assert!((14.5..17.0).contains(&took), "after {took} s");
     node.stop().await;
 }
 

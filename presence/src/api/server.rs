@@ -19,10 +19,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use super::App;
+use super::head::Heads;
 use super::users::Peer;
 
-/// How long requests may go on after the server was told to stop.
-const GRACE: Duration = Duration::from_millis(1_000);
+/// How long requests may go on after the server was told to stop: longer than a write takes that is not kept.
+const GRACE: Duration = Duration::from_millis(1_750);
 /// A head that takes longer, and a connection on which nobody asks, is closed.
 const HEAD_TIME: Duration = Duration::from_secs(75);
 /// A handshake that takes longer is not waited for.
@@ -106,7 +107,7 @@ impl Server {
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(BUFFER_BYTES);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(Heads::new(stream)), service).with_upgrades());
         // The connection is polled again.
         let served = tokio::select! {
             served = connection.as_mut() => served,

@@ -3,11 +3,13 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test takes what it needs; its functions are tests as well")]
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use data_encoding::BASE64URL_NOPAD;
 use kith_presence::{AuthConfig, Config, KeySource, Nats, Page, Presence, Rates, RunError, Writes};
-use serde_json::Value;
+use ring::hmac;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -33,10 +35,20 @@ pub(crate) fn config(dir: &Path, node: &str, nats: Nats) -> Config {
         release: "1.2.3".to_owned(),
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         tls: None,
-        auth: AuthConfig { keys: vec![KeySource::Secret(secret)], issuer: None, audience: None },
+        auth: auth(secret, dir.join("rsa")),
         rates: Rates { token: None, address: None },
         page: Page::None,
         nats,
+    }
+}
+
+/// A secret, and a public key beside it.
+fn auth(secret: PathBuf, rsa: PathBuf) -> AuthConfig {
+    std::fs::write(&rsa, RSA_PEM).unwrap();
+    AuthConfig {
+        keys: vec![KeySource::Secret(secret), KeySource::Rsa(rsa)],
+        audience: Some("presence".to_owned()),
+        issuer: None,
     }
 }
 
@@ -68,8 +80,56 @@ impl Running {
 
 /// A token of `sub`.
 pub(crate) fn token(sub: &str, writes: Writes) -> String {
-    let expires = UNIX_EPOCH.elapsed().unwrap().as_secs() + 600;
-    kith_presence::sign(SECRET, sub, expires, writes, &AuthConfig::default()).unwrap()
+    token_until(sub, writes, UNIX_EPOCH.elapsed().unwrap() + Duration::from_secs(600))
+}
+
+/// A token of `sub` that is good until then, since 1970.
+pub(crate) fn token_until(sub: &str, writes: Writes, expires: Duration) -> String {
+    let audience = AuthConfig { audience: Some("presence".to_owned()), ..AuthConfig::default() };
+    kith_presence::sign(SECRET, sub, expires.as_secs(), writes, &audience).unwrap()
+}
+
+/// A token with any header and claims, signed by HS256 with any bytes.
+fn signed(header: &Value, claims: &Value, secret: &[u8]) -> String {
+    let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+    let text = format!("{}.{}", part(header), part(claims));
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), text.as_bytes());
+    format!("{text}.{}", BASE64URL_NOPAD.encode(tag.as_ref()))
+}
+
+/// The public key of the tests of tokens, which a node that is configured with it must not take for a secret.
+pub(crate) const RSA_PEM: &str = include_str!("../../src/auth/testdata/rsa.pem");
+
+/// Tokens in the name of `sub` that nobody is to believe, each with what is wrong. A node is to ask for the audience
+/// `presence`.
+pub(crate) fn bad_tokens(sub: &str) -> Vec<(&'static str, String)> {
+    let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let hs256 = json!({"alg": "HS256", "typ": "JWT"});
+    let with = |name: &str, value: Value| {
+        let mut claims = json!({"sub": sub, "exp": now + 600, "aud": "presence"});
+        claims[name] = value;
+        claims
+    };
+    let good = with("sub", sub.into());
+    let unsigned = signed(&json!({"alg": "none"}), &good, SECRET);
+    vec![
+        ("alg none", unsigned.rsplit_once('.').unwrap().0.to_owned() + "."),
+        ("alg none, signed", unsigned),
+        ("HS signed with an RS public key", signed(&hs256, &good, RSA_PEM.as_bytes())),
+        ("HS said to be RS", signed(&json!({"alg": "RS256"}), &good, SECRET)),
+        ("expired", signed(&hs256, &with("exp", (now - 60).into()), SECRET)),
+        ("not yet valid", signed(&hs256, &with("nbf", (now + 60).into()), SECRET)),
+        ("wrong audience", signed(&hs256, &with("aud", "others".into()), SECRET)),
+        ("a kid with a path", signed(&json!({"alg": "HS256", "kid": "../../../../dev/null"}), &good, b"")),
+        ("no token at all", "x".to_owned()),
+    ]
+}
+
+/// A token of `sub` for the audience `presence`, with a claim of so many bytes.
+pub(crate) fn long_token(sub: &str, bytes: usize) -> String {
+    let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let claims = json!({"sub": sub, "exp": now + 600, "aud": "presence", "x": "y".repeat(bytes)});
+    signed(&json!({"alg": "HS256"}), &claims, SECRET)
 }
 
 /// An answer.
@@ -184,7 +244,7 @@ impl Events {
         events
     }
 
-    async fn line(&mut self) -> String {
+    pub(crate) async fn line(&mut self) -> String {
         let mut line = String::new();
         timeout(BOUND, self.read.read_line(&mut line)).await.expect("a line").unwrap();
         assert!(!line.is_empty(), "the stream ended");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use kith_presence::{Nats, Role, Server};
+use tokio::task::JoinSet;
 
 /// The binary that `scripts/setup test` fetched; none, said aloud in the name of `test`, where it was not.
 pub(crate) fn binary(test: &str) -> Option<PathBuf> {
@@ -14,20 +15,25 @@ pub(crate) fn binary(test: &str) -> Option<PathBuf> {
     if binary.exists() {
         return Some(binary);
     }
-    let reason = "no nats-server: run scripts/setup test";
+    skipped(test, "no nats-server: run scripts/setup test");
+    None
+}
+
+/// Says aloud that a test was skipped.
+pub(crate) fn skipped(test: &str, reason: &str) {
     eprintln!("skipped {test}: {reason}");
     if let Some(path) = std::env::var_os("KITH_SKIPPED") {
         use std::io::Write;
         let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
         writeln!(file, "{test}: {reason}").unwrap();
     }
-    None
 }
 
 /// A nats-server.
 pub(crate) struct NatsServer {
     binary: PathBuf,
     dir: PathBuf,
+    store: PathBuf,
     port: u16,
     pub(crate) leaf_port: u16,
     domain: String,
@@ -41,9 +47,14 @@ fn free_port() -> u16 {
 impl NatsServer {
     /// A center, or a leaf of the one whose leaf port this is.
     pub(crate) fn start(binary: &Path, dir: &Path, name: &str, center: Option<u16>) -> Self {
+        Self::start_on(binary, dir, name, center, &dir.join(format!("nats-{name}")))
+    }
+
+    /// One that stores elsewhere.
+    pub(crate) fn start_on(binary: &Path, dir: &Path, name: &str, center: Option<u16>, disk: &Path) -> Self {
         let (port, leaf_port) = (free_port(), free_port());
         let (domain, leaf) = match center {
-            None => ("center".to_owned(), format!("listen: \"127.0.0.1:{leaf_port}\"")),
+            None => ("center".to_owned(), format!("listen: \"127.0.0.1:{leaf_port}\", no_advertise: true")),
             Some(center) => (
                 format!("leaf-{name}"),
                 format!("reconnect: 1\nremotes: [{{url: \"nats-leaf://127.0.0.1:{center}\"}}]"),
@@ -51,12 +62,14 @@ impl NatsServer {
         };
         let dir = dir.join(format!("nats-{name}"));
         std::fs::create_dir_all(&dir).unwrap();
+        let store = disk.join("store");
+        // Of what a stream may take it is not asked whether the disk has it.
         let config = format!(
-            "server_name: {name}\nlisten: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\", domain: {domain}, sync_interval: always }}\nleafnodes {{ {leaf} }}\n",
-            dir.join("store").display()
+            "server_name: {name}\nlisten: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\", domain: {domain}, sync_interval: always, max_file_store: 10GB }}\nleafnodes {{ {leaf} }}\n",
+            store.display()
         );
         std::fs::write(dir.join("nats.conf"), config).unwrap();
-        let mut server = Self { binary: binary.to_owned(), dir, port, leaf_port, domain, child: None };
+        let mut server = Self { binary: binary.to_owned(), dir, store, port, leaf_port, domain, child: None };
         server.up();
         server
     }
@@ -77,10 +90,16 @@ impl NatsServer {
         }
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
     /// Forgets all that was stored.
     pub(crate) fn empty(&mut self) {
         assert!(self.child.is_none(), "killed before");
-        std::fs::remove_dir_all(self.dir.join("store")).unwrap();
+        std::fs::remove_dir_all(&self.store).unwrap();
     }
 
     /// How a node of presence is given it.
@@ -88,6 +107,44 @@ impl NatsServer {
         let role = if self.domain == "center" { Role::Center { replicas: 1 } } else { Role::Leaf };
         let url = format!("nats://127.0.0.1:{}", self.port);
         Nats::Server(Server { url, credentials: None, ca: None, role, domain: "center".to_owned() })
+    }
+}
+
+/// A link that can be cut: connections to its port go on to another one.
+pub(crate) struct Link {
+    pub(crate) port: u16,
+    to: u16,
+    carrying: JoinSet<()>,
+}
+
+impl Link {
+    pub(crate) async fn to(to: u16) -> Self {
+        let mut link = Self { port: free_port(), to, carrying: JoinSet::new() };
+        link.mend().await;
+        link
+    }
+
+    /// Ends all connections, and takes no more.
+    pub(crate) fn cut(&mut self) {
+        self.carrying.abort_all();
+    }
+
+    /// Takes connections again.
+    pub(crate) async fn mend(&mut self) {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
+        let to = self.to;
+        self.carrying.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (mut from, _) = listener.accept().await.unwrap();
+                connections.spawn(async move {
+                    if let Ok(mut to) = tokio::net::TcpStream::connect(("127.0.0.1", to)).await {
+                        // It ends when either side does.
+                        drop(tokio::io::copy_bidirectional(&mut from, &mut to).await);
+                    }
+                });
+            }
+        });
     }
 }
 
