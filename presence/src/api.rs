@@ -74,8 +74,15 @@ pub(crate) trait Others: Send + Sync + 'static {
     /// Waits until the center keeps all that this node said of a user, for a few seconds at most.
     fn confirm(&self, user: &UserId) -> BoxFuture<'static, Center>;
 
-    /// Asks a node to end a session of a user, or all that it holds. False if it did not say that it has.
-    fn end(&self, node: &NodeId, user: &UserId, session: Option<&SessionName>) -> BoxFuture<'static, bool>;
+    /// Asks a node to end a session of a user, or all that it holds, by the token of who wants it. False if it did not say
+    /// that it has.
+    fn end(
+        &self,
+        node: &NodeId,
+        user: &UserId,
+        session: Option<&SessionName>,
+        authorization: &str,
+    ) -> BoxFuture<'static, bool>;
 }
 
 /// Whether the center keeps it.

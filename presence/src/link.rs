@@ -187,8 +187,7 @@ impl Link {
             forwarder.run(forward::Place { center, prefix, role }, forwarding).await;
             Ok(())
         });
-        tasks.spawn(end::serve(client.clone(), self.node.clone(), Arc::clone(&app), done.clone()));
-        tasks.spawn(service::serve(client.clone(), app, done.clone()));
+        tasks.spawn(service::serve(client.clone(), self.node.clone(), app, done.clone()));
         tasks.spawn(speak(client, self.node, said, self.forwarder, done.clone()));
         let mut result = Ok(());
         while let Some(ended) = tasks.join_next().await {
@@ -213,9 +212,15 @@ impl Others for Asker {
         Arc::clone(&self.forwarder).confirm(user.clone()).boxed()
     }
 
-    fn end(&self, node: &NodeId, user: &UserId, session: Option<&SessionName>) -> BoxFuture<'static, bool> {
+    fn end(
+        &self,
+        node: &NodeId,
+        user: &UserId,
+        session: Option<&SessionName>,
+        authorization: &str,
+    ) -> BoxFuture<'static, bool> {
         match self.log.client() {
-            Some(client) => end::ask(client, node.clone(), user.clone(), session.cloned()).boxed(),
+            Some(client) => end::ask(client, node, user, session, authorization.to_owned()).boxed(),
             None => std::future::ready(false).boxed(),
         }
     }

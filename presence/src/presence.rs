@@ -275,7 +275,7 @@ async fn silence(mut said: mpsc::Receiver<(To, Says)>, done: &CancellationToken)
 struct Nobody;
 
 impl Others for Nobody {
-    fn end(&self, _: &NodeId, _: &UserId, _: Option<&SessionName>) -> BoxFuture<'static, bool> {
+    fn end(&self, _: &NodeId, _: &UserId, _: Option<&SessionName>, _: &str) -> BoxFuture<'static, bool> {
         std::future::ready(false).boxed()
     }
 

@@ -188,6 +188,7 @@ pub(crate) async fn delete(
 ) -> Result<Response, ApiError> {
     let (user, query) = (path(user)?, Query::parse(query.as_deref())?);
     app.writer(&request)?.may_write(user.as_str())?;
+    let token = authorization(request.headers()).unwrap_or_default();
     let session = query.get("session").map(SessionName::try_from).transpose();
     let session = session.map_err(|e| ApiError::bad(e.to_string()))?;
     let if_match = if_match(request.headers())?;
@@ -195,7 +196,7 @@ pub(crate) async fn delete(
     if if_match.is_some_and(|wanted| wanted != tag) {
         return Err(ApiError::from(WriteError::Refused(Refusal::Changed)));
     }
-    app.end_elsewhere(&user, session.as_ref()).await;
+    app.end_elsewhere(&user, session.as_ref(), token).await;
     // The tag was checked: what ended elsewhere has changed it, and is not undone.
     app.written(Write { user, if_match: None, what: What::End { session } }, &query).await
 }
@@ -271,8 +272,7 @@ impl App {
         if let Some(Peer(peer)) = request.extensions().get::<Peer>() {
             self.limits.address(peer.ip()).map_err(ApiError::limited)?;
         }
-        let header = request.headers().get(header::AUTHORIZATION);
-        self.who(header.and_then(|header| header.to_str().ok()))
+        self.who(authorization(request.headers()))
     }
 
     /// Who writes with this token.
@@ -299,8 +299,9 @@ impl App {
         Ok(tagged(answer(durability).into_response(), tag))
     }
 
-    /// Has other nodes end what they hold of a user. One that is away keeps it; what is answered shows that.
-    pub(crate) async fn end_elsewhere(&self, user: &UserId, session: Option<&SessionName>) {
+    /// Has other nodes end what they hold of a user, by the token of who asks. One that is away keeps it, and one that does
+    /// not believe the token; what is answered shows that.
+    pub(crate) async fn end_elsewhere(&self, user: &UserId, session: Option<&SessionName>, authorization: &str) {
         let mut follower = self.hub.follower();
         let follows = follower.follow([user.clone()]);
         let elsewhere = || {
@@ -314,7 +315,7 @@ impl App {
             nodes
         };
         let nodes = elsewhere();
-        let asked = nodes.iter().map(|node| self.others.end(node, user, session));
+        let asked = nodes.iter().map(|node| self.others.end(node, user, session, authorization));
         let ended = futures_util::future::join_all(asked).await.into_iter().filter(|ended| *ended).count();
         // They say so to all as they answer us; both come by different ways.
         let heard = async {
@@ -348,6 +349,10 @@ impl Durability {
             Some(_) => Err(ApiError::bad("durability is local or center")),
         }
     }
+}
+
+fn authorization(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()
 }
 
 fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {

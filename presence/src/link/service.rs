@@ -1,21 +1,23 @@
-//! The operations of the API as a NATS micro service: `presence.v2.get`, `batch`, `put`, `delete`, `heartbeat`.
+//! The operations of the API as a NATS micro service: `presence.v2.get`, `batch`, `put`, `delete`, `heartbeat`; and
+//! `presence.end.<node>`, by which nodes ask the one that holds a session to end it: `delete` of that node alone.
 //!
 //! Payloads are the bodies of the API, with `user_id` in them where the API has it in the path; a token comes in the header
 //! `Authorization`. Answers are the API's envelope; one that is no success also has the headers of a service error. Any node
-//! may answer: NATS takes one near the asker.
+//! may answer: NATS takes one near the asker. Tokens are checked as those of HTTP are, by the same rules, whoever asks.
 
 use std::sync::Arc;
 
-use async_nats::Client;
-use async_nats::service::{self, Request, ServiceExt};
+use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, Request, ServiceExt};
+use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use kith_gossip_proto::NodeId;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::LinkError;
+use super::{LinkError, key};
 use crate::api::record::{Records, Sessions};
 use crate::api::users::{BatchBody, Beaten, Beats, Envelope, PutBody};
 use crate::api::{ApiError, App};
@@ -32,6 +34,8 @@ enum Operation {
     Put,
     Delete,
     Heartbeat,
+    /// Of what this node holds.
+    End,
 }
 
 const OPERATIONS: [(&str, Operation); 5] = [
@@ -59,7 +63,12 @@ struct DeleteBody {
 }
 
 /// Serves until it is told to end.
-pub(super) async fn serve(client: Client, app: Arc<App>, done: CancellationToken) -> Result<(), LinkError> {
+pub(super) async fn serve(
+    client: Client,
+    node: NodeId,
+    app: Arc<App>,
+    done: CancellationToken,
+) -> Result<(), LinkError> {
     let wrong = |e: Box<dyn std::error::Error + Send + Sync>| LinkError::Refused(e.to_string());
     let version = app.release.split(['-', '+']).next().unwrap_or("0.0.0").to_owned();
     let service = client.service_builder().description("who is online").start("kith-presence", version).await;
@@ -70,6 +79,8 @@ pub(super) async fn serve(client: Client, app: Arc<App>, done: CancellationToken
         let endpoint = group.endpoint(name).await.map_err(wrong)?;
         requests.push(endpoint.map(move |request| (operation, request)).boxed());
     }
+    let endpoint = service.endpoint_builder().name("end").add(key::end(&node)).await.map_err(wrong)?;
+    requests.push(endpoint.map(|request| (Operation::End, request)).boxed());
     let mut working: JoinSet<()> = JoinSet::new();
     loop {
         // A request that is dropped here is asked again by whoever waits for its answer.
@@ -92,11 +103,18 @@ pub(super) async fn serve(client: Client, app: Arc<App>, done: CancellationToken
 }
 
 async fn respond(operation: Operation, app: &App, request: &Request) {
-    let answer = answer(operation, app, request).await.map_err(|error| service::error::Error {
-        status: error.message().to_owned(),
-        code: usize::from(error.status().as_u16()),
+    let mut headers = HeaderMap::new();
+    let answer = answer(operation, app, request).await.unwrap_or_else(|error| {
+        // A header holds one line.
+        let line: String = error.message().chars().filter(|c| !c.is_control()).collect();
+        headers.insert(NATS_SERVICE_ERROR, line);
+        headers.insert(NATS_SERVICE_ERROR_CODE, error.status().as_str());
+        if let Some(after) = error.retry_after() {
+            headers.insert("Retry-After", after.to_string());
+        }
+        error.body().into()
     });
-    if let Err(error) = request.respond(answer).await {
+    if let Err(error) = request.respond_with_headers(Ok(answer), headers).await {
         tracing::debug!(%error, "a request is not answered");
     }
 }
@@ -120,7 +138,14 @@ async fn answer(operation: Operation, app: &App, request: &Request) -> Result<By
             let who = app.who(authorization)?;
             let OfUser { user_id: user, rest } = parse::<OfUser<DeleteBody>>(payload)?;
             who.may_write(user.as_str())?;
-            app.end_elsewhere(&user, rest.session.as_ref()).await;
+            app.end_elsewhere(&user, rest.session.as_ref(), authorization.unwrap_or_default()).await;
+            app.write(Write { user: user.clone(), if_match: None, what: What::End { session: rest.session } }).await?;
+            vec![user]
+        }
+        Operation::End => {
+            let who = app.who(authorization)?;
+            let OfUser { user_id: user, rest } = parse::<OfUser<DeleteBody>>(payload)?;
+            who.may_write(user.as_str())?;
             app.write(Write { user: user.clone(), if_match: None, what: What::End { session: rest.session } }).await?;
             vec![user]
         }
