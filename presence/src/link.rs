@@ -5,6 +5,9 @@
 //!   freshness         core subjects presence.d.<node> (changes, beats) and presence.sync.<node> (questions, answers)
 //!   kept by the center bucket `presence`: each fact under its key, newest value, with its time to live ([`forward`])
 //! ```
+//! A subject for each node, not for each shard of users: the changes of one node are applied in one order, every node holds
+//! all users and would follow every shard, and NATS can allow each node to speak on its own subject alone.
+//!
 //! Who misses a message on a core subject finds out by the next beat and asks; nothing here is relied on for order but what
 //! the core checks itself. Peers are whoever is heard: where the nats-server finds them is its own affair, and DNS's.
 
@@ -44,8 +47,8 @@ use retry::Retry;
 
 /// What a reply of a nats-server may take.
 const REQUEST: Duration = Duration::from_secs(2);
-/// How long others are listened to before reads are answered, where the center did not say what there is: every node beats
-/// within a second, and is asked and answers within another.
+/// How long others are listened to before reads are answered: every node beats within a second, and is asked and answers
+/// within another. Also where the center said what there is: it may be an empty one that is being filled.
 const LISTEN: Duration = Duration::from_millis(2_500);
 
 /// The link of this node.
@@ -124,16 +127,12 @@ impl Link {
         };
         let own = self.log.open(client.clone()).await?;
         let epoch = own.iter().filter_map(|(_, fact)| fact.version()).map(|version| version.epoch).max().unwrap_or(0);
-        let (others, listen) = match bucket::read(&self.center_context(client), &self.node).await {
-            Ok(others) if !others.is_empty() => (others, Duration::ZERO),
-            Ok(_) => (BTreeMap::new(), LISTEN),
-            Err(error) => {
-                tracing::info!(%error, "the center does not say what there is; the other nodes will");
-                (BTreeMap::new(), LISTEN)
-            }
-        };
+        let others = bucket::read(&self.center_context(client), &self.node).await.unwrap_or_else(|error| {
+            tracing::info!(%error, "the center does not say what there is; the other nodes will");
+            BTreeMap::new()
+        });
         tracing::info!(own = own.len(), nodes = others.len(), "presence is linked");
-        Ok(Opened { own, epoch, others, listen })
+        Ok(Opened { own, epoch, others, listen: LISTEN })
     }
 
     async fn connect(&self) -> Result<Client, LinkError> {

@@ -2,15 +2,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's functions are tests as well")]
 
+#[path = "nats/disk.rs"]
+mod disk;
+#[path = "nats/elsewhere.rs"]
+mod elsewhere;
+#[path = "nats/seconds.rs"]
+mod seconds;
 #[path = "wire/servers.rs"]
 mod servers;
+#[path = "nats/tokens.rs"]
+mod tokens;
 mod wire;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kith_presence::{Role, Writes};
-use servers::{NatsServer, binary};
+use kith_presence::Writes;
+use servers::{Link, NatsServer, binary};
 use tempfile::TempDir;
 use wire::{Events, Running, ask, config, put, shown, token, until};
 
@@ -19,6 +27,7 @@ struct Cluster {
     dir: TempDir,
     servers: Vec<NatsServer>,
     nodes: Vec<Option<Running>>,
+    link: Option<Link>,
 }
 
 const NAMES: [&str; 3] = ["center", "one", "two"];
@@ -28,13 +37,42 @@ impl Cluster {
         let binary = binary(test)?;
         let dir = tempfile::tempdir().unwrap();
         let center = NatsServer::start(&binary, dir.path(), "center", None);
-        let leaf = |name| NatsServer::start(&binary, dir.path(), name, Some(center.leaf_port));
-        let (one, two) = (leaf("one"), leaf("two"));
-        let mut cluster = Self { dir, servers: vec![center, one, two], nodes: vec![None, None, None] };
+        let port = center.leaf_port;
+        Some(Self::with_leaves(&binary, dir, center, [port; 2], None).await)
+    }
+
+    /// The link of the first leaf can be cut.
+    async fn start_cuttable(test: &str) -> Option<Self> {
+        let binary = binary(test)?;
+        let dir = tempfile::tempdir().unwrap();
+        let center = NatsServer::start(&binary, dir.path(), "center", None);
+        let link = Link::to(center.leaf_port).await;
+        let ports = [link.port, center.leaf_port];
+        Some(Self::with_leaves(&binary, dir, center, ports, Some(link)).await)
+    }
+
+    async fn with_leaves(
+        binary: &Path,
+        dir: TempDir,
+        center: NatsServer,
+        [one, two]: [u16; 2],
+        link: Option<Link>,
+    ) -> Self {
+        let leaf = |name, port| NatsServer::start(binary, dir.path(), name, Some(port));
+        let (one, two) = (leaf("one", one), leaf("two", two));
+        let mut cluster = Self { dir, servers: vec![center, one, two], nodes: vec![None, None, None], link };
         for at in 0..3 {
             cluster.begin(at).await;
         }
-        Some(cluster)
+        cluster
+    }
+
+    fn cut(&mut self) {
+        self.link.as_mut().expect("it can be cut").cut();
+    }
+
+    async fn mend(&mut self) {
+        self.link.as_mut().expect("it can be cut").mend().await;
     }
 
     async fn begin(&mut self, at: usize) {
@@ -208,39 +246,30 @@ async fn a_node_begins_before_its_server_and_answers_once_it_knows() {
     let mut server = NatsServer::start(&binary, dir.path(), "center", None);
     server.kill();
     let node = node(dir.path(), "center", &server).await;
-    for (method, path) in
-        [("GET", "/api/v2/presence/ann"), ("GET", "/health/readiness"), ("GET", "/api/v2/presence/stream?users=a")]
-    {
-        let answer = ask(node.addr, method, path, None, "").await;
-        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{path}");
+    let any = token("tests", Writes::Any);
+    for (method, path, body) in [
+        ("GET", "/api/v2/presence/ann", ""),
+        ("GET", "/api/v2/presence?users=ann", ""),
+        ("POST", "/api/v2/presence/batch", r#"{"user_ids":["ann"]}"#),
+        ("GET", "/api/v2/presence/stream?users=a", ""),
+        ("GET", "/api/v2/presence/ws", ""),
+        ("GET", "/health/readiness", ""),
+        ("PUT", "/api/v2/presence/ann", r#"{"status":"online"}"#),
+        ("DELETE", "/api/v2/presence/ann", ""),
+        ("POST", "/api/v2/presence/heartbeat", r#"{"sessions":[{"user_id":"ann"}]}"#),
+    ] {
+        let answer = ask(node.addr, method, path, Some(&any), body).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{method} {path}");
+        let told = r#"{"error":"the node has not read its users yet","success":false}"#;
+        assert_eq!(answer.golden(), told, "{method} {path}");
     }
-    assert_eq!(put(node.addr, "ann", r#"{"status":"online"}"#).await.status, 503);
     assert_eq!(ask(node.addr, "GET", "/health/liveness", None, "").await.status, 200);
+    let metrics = ask(node.addr, "GET", "/metrics", None, "").await.body;
+    assert!(metrics.contains("presence_ready 0\n") && metrics.contains("presence_sessions 0\n"), "{metrics}");
     server.up();
     let node = node.ready().await;
     until("a write is taken", async || put(node.addr, "ann", r#"{"status":"online"}"#).await.status == 200).await;
     node.stop().await;
-}
-
-#[tokio::test]
-async fn the_operations_are_a_micro_service_too() {
-    let Some(cluster) = Cluster::start("the_operations_are_a_micro_service_too").await else { return };
-    let kith_presence::Nats::Server(server) = cluster.servers[2].nats() else { unreachable!() };
-    assert_eq!(server.role, Role::Leaf);
-    let client = async_nats::connect(server.url).await.unwrap();
-    let mut headers = async_nats::HeaderMap::new();
-    headers.insert("Authorization", format!("Bearer {}", token("ann", Writes::Own)));
-    let body = r#"{"user_id":"ann","status":"busy","ttl":30}"#;
-    let put = client.request_with_headers("presence.v2.put", headers, body.into()).await.unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&put.payload).unwrap();
-    assert_eq!((&json["success"], &json["data"]["ann"]["status"]), (&true.into(), &"busy".into()));
-    cluster.all_show("ann", "busy").await;
-    let got = client.request("presence.v2.get", r#"{"user_id":"ann"}"#.into()).await.unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&got.payload).unwrap();
-    assert_eq!(json["data"]["ann"]["status"], "busy");
-    let denied = client.request("presence.v2.put", body.into()).await.unwrap();
-    let code = denied.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error-Code"));
-    assert_eq!(code.map(async_nats::HeaderValue::as_str), Some("401"));
 }
 
 #[tokio::test]
