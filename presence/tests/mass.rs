@@ -1,10 +1,21 @@
 //! A hundred thousand users on one board: no single step takes long.
 
+#![allow(clippy::unwrap_used, reason = "a test's functions are tests as well")]
+
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kith_presence::core::board::What;
 use kith_presence::core::{Board, Heard, Now, Says, Status, Ttl, UserId, Write};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+/// What this thread has worked for: what else the machine does is not in it.
+fn worked() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+    let time = |time: TimeVal| Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap());
+    time(usage.user_time()) + time(usage.system_time())
+}
 
 fn put(user: &UserId) -> Write {
     let what = What::Put { session: None, status: Status::Online, message: None, ttl: Ttl::default() };
@@ -27,9 +38,9 @@ fn a_hundred_thousand_sessions_that_end_together_hold_up_nobody() {
     board.drain();
     let (mut now, mut longest, mut gone) = (60_000, Duration::ZERO, BTreeSet::new());
     while gone.len() < users.len() {
-        let begun = Instant::now();
+        let begun = worked();
         board.tick(at(now));
-        longest = longest.max(begun.elapsed());
+        longest = longest.max(worked() - begun);
         let out = board.drain();
         assert!(out.store.len() <= 250 && out.say.len() <= 2);
         gone.extend(out.events.into_iter().map(|event| event.0));
@@ -38,7 +49,7 @@ fn a_hundred_thousand_sessions_that_end_together_hold_up_nobody() {
         assert!(now < 62_000, "{} of 100,000 within 2 s", gone.len());
     }
     assert_eq!(board.counts().sessions, 0);
-    // A debug build, on a machine that does other things.
+    // A debug build.
     assert!(longest < Duration::from_millis(100), "{longest:?}");
 }
 
@@ -81,15 +92,15 @@ fn however_fast_users_come_and_go_their_number_is_bounded() {
             let plan = board.plan(&writes, at(turn));
             board.commit(plan, at(turn));
         }
-        let begun = Instant::now();
+        let begun = worked();
         board.bound(MOST);
         board.tick(at(turn));
-        longest = longest.max(begun.elapsed());
+        longest = longest.max(worked() - begun);
         board.drain();
         most = most.max(board.counts().users);
     }
     assert!(most < MOST + MOST / 10, "{most}");
-    // A debug build, on a machine that does other things.
+    // A debug build.
     assert!(longest < Duration::from_millis(100), "{longest:?}");
 }
 
@@ -113,9 +124,9 @@ fn a_node_with_a_hundred_thousand_users_that_falls_silent_holds_up_nobody() {
     assert_eq!(board.counts().users, 99_900);
     let (mut now, mut events, mut longest) = (3_100, 0, Duration::ZERO);
     while now < 4_000 {
-        let begun = Instant::now();
+        let begun = worked();
         board.tick(at(now));
-        longest = longest.max(begun.elapsed());
+        longest = longest.max(worked() - begun);
         events += board.drain().events.len();
         now = (now + 1).max(u64::try_from(board.next(at(now)).as_millis()).unwrap());
     }
