@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::key::{self, Key, Kind};
-use super::{bucket, replicas};
+use super::{LinkError, bucket, replicas};
 use crate::api::Center;
 use crate::config::Role;
 use crate::core::fact::State;
@@ -232,8 +232,8 @@ impl Forwarder {
                         }
                     };
                     if self.looked(looked) {
-                        let there = bucket::held_by(&place.center, &self.node).await;
-                        self.fill(there.ok());
+                        let there = self.there(bucket::held_by(&place.center, &self.node)).await;
+                        self.fill(there);
                     }
                 }
             }
@@ -252,7 +252,14 @@ impl Forwarder {
         filling
     }
 
-    /// Takes all that holds, and what the center holds of it. If the center did not say, it is asked again.
+    /// What the center holds of this node, unless it does not say, or the desk does not answer: before the desk has begun what
+    /// this node said before its start is not shown, and would be taken for over.
+    async fn there(&self, held: impl Future<Output = Result<Vec<Key>, LinkError>>) -> Option<Vec<Key>> {
+        self.desk.counts().await?;
+        held.await.ok()
+    }
+
+    /// Takes all that holds, and what the center holds of it. If that is not known, it is asked for again.
     fn fill(&self, there: Option<Vec<Key>>) {
         let held = self.shown.known_by(&self.node);
         let mut waiting = self.waiting();

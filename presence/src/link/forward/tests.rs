@@ -1,5 +1,10 @@
+use tokio::sync::mpsc;
+
 use super::*;
-use crate::core::{Session, Sight, Status, Ttl, User};
+use crate::clock::Clock;
+use crate::core::{Board, Session, Sight, Status, Ttl, User};
+use crate::desk::{SAID, Tools, work};
+use crate::journal::InMemory;
 
 fn forwarder() -> Forwarder {
     let node: NodeId = "n1".parse().unwrap();
@@ -66,6 +71,42 @@ fn nothing_is_kept_before_all_that_holds_was_sent() {
     assert!(forwarder.looked(Found::Another));
     forwarder.fill(None);
     assert!(!forwarder.keeps(&ann, head), "it is asked for again");
+}
+
+#[tokio::test]
+async fn what_was_said_before_a_start_is_sent_and_not_deleted_while_the_desk_begins() {
+    let (desk, requests) = Desk::new();
+    let (node, clock): (NodeId, _) = ("n1".parse().unwrap(), Clock::start());
+    let mut board = Board::new(node.clone(), 8, clock.now());
+    board.restore([(user("ann"), live(1, Status::Busy))], clock.now());
+    let shown = Arc::new(Shown::new(Arc::clone(board.sight())));
+    let forwarder = Forwarder::new(node, Arc::clone(&shown), desk);
+    assert!(forwarder.looked(Found::Another));
+    let ((say, _said), (_hear, heard)) = (mpsc::channel(SAID), mpsc::channel(SAID));
+    let tools = Tools {
+        board,
+        clock,
+        shown,
+        hub: Arc::default(),
+        journal: Arc::<InMemory>::default(),
+        kept: 1,
+        said: 1,
+        say,
+        heard,
+        tally: Arc::default(),
+        filled_at: Duration::ZERO,
+    };
+    let held = Key::first(&user("ann"));
+    // The link is first.
+    let there = tokio::select! {
+        biased;
+        there = forwarder.there(async { Ok(vec![held.clone()]) }) => there,
+        () = work(tools, requests, CancellationToken::new()) => unreachable!("nobody ends it"),
+    };
+    forwarder.fill(there);
+    assert_eq!(forwarder.take_off(), Some((held.clone(), Some(live(1, Status::Busy)))));
+    // A desk that does not answer, as one that has ended.
+    assert_eq!(forwarder.there(async { Ok(vec![held]) }).await, None);
 }
 
 #[test]
