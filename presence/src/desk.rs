@@ -421,7 +421,7 @@ impl Work {
             let believed = self.tools.board.sight().latest.ms().min(now.wall_ms);
             self.tools.board.forget_seen_before(believed.saturating_sub(SEEN_MS));
         }
-        self.tools.board.bound(USERS);
+        self.tools.board.bound(USERS, now);
     }
 
     fn count(&self) {

@@ -67,7 +67,7 @@ fn of_too_many_users_those_seen_longest_ago_are_forgotten_and_nobody_who_is_here
         }
     }
     let bound = |board: &mut Board, most| {
-        board.bound(most);
+        board.bound(most, at(200));
         board.tick(at(200));
         board.counts().users
     };
@@ -76,6 +76,29 @@ fn of_too_many_users_those_seen_longest_ago_are_forgotten_and_nobody_who_is_here
     assert_eq!(bound(&mut board, 50), 48);
     assert!((0..52).all(|n| board.user(&name(n)).is_none()) && (52..100).all(|n| board.user(&name(n)).is_some()));
     assert_eq!(bound(&mut board, 5), 20, "who is here stays");
+}
+
+#[test]
+fn where_nearly_all_are_here_they_are_looked_at_once_a_minute() {
+    let mut board = Board::new("n0".parse().unwrap(), 1, at(0));
+    let users: Vec<_> = (0..40).map(|n| UserId::try_from(format!("user-{n}")).unwrap()).collect();
+    let write = |board: &mut Board, writes: &[Write]| {
+        let plan = board.plan(writes, at(0));
+        board.commit(plan, at(0));
+    };
+    let day = What::Put { session: None, status: Status::Online, message: None, ttl: Ttl::try_from(86_400).unwrap() };
+    write(&mut board, &users.iter().map(|user| Write { what: day.clone(), ..put(user) }).collect::<Vec<_>>());
+    // Who is left of a board of 20 that has one more gone each time.
+    let left = |board: &mut Board, gone: usize, ms| {
+        write(board, &[Write { user: users[gone].clone(), if_match: None, what: What::End { session: None } }]);
+        board.bound(20, at(ms));
+        board.tick(at(ms));
+        board.counts().users
+    };
+    assert_eq!(left(&mut board, 0, 0), 39);
+    assert_eq!([1, 2, 3].map(|gone| left(&mut board, gone, 1_000)), [39; 3], "there is little to find");
+    assert_eq!(left(&mut board, 4, 59_000), 39);
+    assert_eq!(left(&mut board, 5, 60_000), 34);
 }
 
 #[test]
@@ -93,7 +116,7 @@ fn however_fast_users_come_and_go_their_number_is_bounded() {
             board.commit(plan, at(turn));
         }
         let begun = worked();
-        board.bound(MOST);
+        board.bound(MOST, at(turn));
         board.tick(at(turn));
         longest = longest.max(worked() - begun);
         board.drain();

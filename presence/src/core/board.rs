@@ -53,6 +53,8 @@ pub struct Board {
     sight: Arc<Sight>,
     sweeps: VecDeque<watch::Sweep>,
     forgetting: Option<forget::Forget>,
+    /// Who may be forgotten of too many is not looked for before this.
+    look_at: Duration,
     events: Events,
     beat_at: Duration,
     /// Users of whom it is time to tell when they were seen.
@@ -122,6 +124,7 @@ impl Board {
             sight: Arc::new(sight),
             sweeps: VecDeque::new(),
             forgetting: None,
+            look_at: Duration::ZERO,
             events: Events::default(),
             beat_at: now.mono,
             tell: BTreeMap::new(),

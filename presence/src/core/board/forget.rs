@@ -3,14 +3,19 @@
 //! Which those are is found in one look at all; they go some at a time, between which everything else gets its turn.
 
 use std::ops::Bound;
+use std::time::Duration;
 
 use super::Board;
+use crate::core::Now;
 use crate::core::id::UserId;
 
 /// Users that are looked at in one go.
 const LOOKED: usize = 2_000;
 /// When there are too many users a twentieth more of them goes than must, so that the look at all is seldom.
 const MORE: usize = 20;
+/// Where fewer than that are gone, the rest being here, they are not looked at again before this: on each tick it would be a
+/// million of them. Until then there is no bound to who comes.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A look for users that are to be forgotten.
 #[derive(Debug)]
@@ -32,17 +37,21 @@ impl Board {
     }
 
     /// If there are more than `most` users, forgets those who are gone, who were seen the longest ago first, with the next
-    /// ticks.
-    pub fn bound(&mut self, most: usize) {
+    /// ticks. Where nearly all are here, once a minute.
+    pub fn bound(&mut self, most: usize, now: Now) {
         let over = self.users.len().saturating_sub(most);
-        if over == 0 || self.forgetting.is_some() {
+        if over == 0 || self.forgetting.is_some() || now.mono < self.look_at {
             return;
         }
         let mut seen: Vec<u64> = self.users.values().filter(|user| user.is_gone()).map(|user| user.seen_ms()).collect();
+        let wanted = over + most / MORE;
+        if seen.len() < wanted {
+            self.look_at = now.mono + LOOK_AGAIN;
+        }
         if seen.is_empty() {
             return;
         }
-        let goes = (over + most / MORE).min(seen.len());
+        let goes = wanted.min(seen.len());
         let (_, last, _) = seen.select_nth_unstable(goes - 1);
         self.forgetting = Some(Forget { before_ms: last.saturating_add(1), left: goes, at: None });
     }
