@@ -38,8 +38,9 @@ const RESERVED: u64 = 64;
 const SHARE: (u64, u64) = (9, 10);
 /// How often keys are looked at for changes.
 const KEYS_EVERY: Duration = Duration::from_secs(5);
-/// How long answers may go on after the node was told to stop.
-const GRACE: Duration = Duration::from_millis(1_250);
+/// How long connections are waited for once all else has ended: longer than any of them goes on, which each knows best.
+const GRACE: Duration = Duration::from_secs(2);
+const _: () = assert!(GRACE.as_millis() > Server::GRACE.as_millis());
 /// How long the last batch, and what is said last, may take then: a nats-server answers within 2 s or not at all.
 const END: Duration = Duration::from_secs(4);
 

@@ -51,6 +51,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// How long a connection may go on after the server was told to stop.
+    pub(crate) const GRACE: Duration = GRACE;
+
     /// Accepts until the app is stopping.
     pub(crate) async fn accept(self, listener: TcpListener) {
         loop {
