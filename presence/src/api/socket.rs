@@ -77,6 +77,8 @@ pub(crate) async fn upgrade(State(app): State<Arc<App>>, request: Request) -> Re
 
 async fn serve(app: &Arc<App>, mut socket: WebSocket) {
     let mut follower = app.hub.follower();
+    // Whatever else there is: who is woken for nothing new sends nothing.
+    let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
     loop {
         // Receiving and taking changes are cancel-safe; the others are moments.
         let sent = tokio::select! {
@@ -102,7 +104,7 @@ async fn serve(app: &Arc<App>, mut socket: WebSocket) {
                 let change = Tells::Change { id: upto.map(|upto| app.event_id(upto)), data };
                 send(&mut socket, Message::text(text(&change))).await
             }
-            () = tokio::time::sleep(PING) => send(&mut socket, Message::Ping(axum::body::Bytes::new())).await,
+            _ = ping.tick() => send(&mut socket, Message::Ping(axum::body::Bytes::new())).await,
             () = app.stopping.cancelled() => {
                 let close = CloseFrame { code: close_code::AWAY, reason: "stopping".into() };
                 drop(send(&mut socket, Message::Close(Some(close))).await);

@@ -13,6 +13,7 @@ use axum::extract::{RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use http::header;
+use tokio::time::{Instant, Interval, interval_at};
 
 use super::App;
 use super::error::ApiError;
@@ -32,6 +33,8 @@ struct Reader {
     app: Arc<App>,
     follower: Follower,
     ready: VecDeque<Bytes>,
+    /// Whatever else there is: who is woken for nothing new sends nothing.
+    alive: Interval,
 }
 
 /// Begins a stream.
@@ -54,7 +57,7 @@ pub(crate) async fn stream(
         // The head of an answer is sent with its first bytes: a reader is to know that he is heard.
         ready.push_back(Bytes::from_static(b": here\n\n"));
     }
-    let reader = Reader { app, follower, ready };
+    let reader = Reader { app, follower, ready, alive: interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE) };
     let body = Body::from_stream(stream::unfold(reader, next));
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, body).into_response())
@@ -70,7 +73,7 @@ async fn next(mut reader: Reader) -> Option<(Result<Bytes, Infallible>, Reader)>
             (users, upto) = reader.follower.changed(AT_ONCE) => {
                 reader.ready.extend(changes(&reader.app, &users, upto, &mut reader.follower));
             }
-            () = tokio::time::sleep(KEEP_ALIVE) => reader.ready.push_back(Bytes::from_static(b": alive\n\n")),
+            _ = reader.alive.tick() => reader.ready.push_back(Bytes::from_static(b": alive\n\n")),
             () = reader.app.stopping.cancelled() => return None,
         }
     }
