@@ -345,11 +345,11 @@ async fn what_is_described_is_answered() {
                 let answer = ask(node.addr, &method, &path, None, "{}").await;
                 assert!(![404, 405].contains(&answer.status), "{method} {path}: {answer:?}");
                 let described = &methods[method.to_lowercase()]["responses"];
-                assert!(
-                    described.get(answer.status.to_string()).is_some(),
-                    "{method} {path} answers {}",
-                    answer.status
-                );
+                let long = ask(node.addr, &method, &path, Some(&"x".repeat(20_000)), "{}").await;
+                assert_eq!(long.status, 431);
+                for status in [answer.status, long.status] {
+                    assert!(described.get(status.to_string()).is_some(), "{method} {path} answers {status}");
+                }
             }
             routes += 1;
         }

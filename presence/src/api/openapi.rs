@@ -25,6 +25,8 @@ pub(crate) struct Route {
 const RECORD: &str = "application/json";
 const FILLED: (u16, &str) =
     (503, "the node has not read its users yet, or is too busy; Retry-After says when to ask again");
+/// Of every route.
+const HEAD: (u16, &str) = (431, "the head of the request, with its token, is over 16 KiB");
 const LISTED: (&str, &str, &str) = ("sessions", "query", "1: with the sessions");
 const WRITTEN: (&str, &str, &str) =
     ("durability", "query", "center: answer once the center keeps it, or 503 with what is kept here");
@@ -206,7 +208,7 @@ fn operation(route: &Route) -> Value {
     if !route.answer.is_empty() {
         responses[good]["content"] = json!({route.answer: {}});
     }
-    for (status, meaning) in route.statuses {
+    for (status, meaning) in route.statuses.iter().chain([&HEAD]) {
         responses.insert(status.to_string(), json!({"description": meaning}));
     }
     let mut operation =
