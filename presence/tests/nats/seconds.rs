@@ -113,8 +113,9 @@ async fn a_node_that_is_killed_is_stale_then_offline_and_back_without_a_flap() {
             assert_eq!(runs(shown.of(other, "ann")), back, "{other}");
         }
         assert_eq!(runs(shown.of("one", "ann")), "o.o", "what it restored lives for another ttl");
+        // From 3 s to 30 s by the node's clock; the looks of a machine that is busy come late.
         let stale = count(shown.of("two", "ann"), 'O');
-        assert!(away < 30 || (26..=28).contains(&stale), "stale for {stale} s");
+        assert!(away < 30 || (20..=34).contains(&stale), "stale for {stale} s");
     }
 }
 
