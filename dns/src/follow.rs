@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
-use crate::facts::{Effect, Facts, Freshness};
+use crate::facts::{Changes, Effect, Facts, Freshness};
 use crate::feed::{Event, Member};
 use crate::status::Published;
 use crate::zone::fixed::Fixed;
@@ -179,22 +179,27 @@ impl Follower {
         self.publish(Published { zone, built: old.built, took: old.took, stale_since: None });
     }
 
-    /// Builds on a blocking thread, where the zone before is taken apart as well: both are computing, and other tasks of
-    /// this worker have answers to give.
+    /// Builds: here if little changed, else on a blocking thread, where the zone before is taken apart as well. Both are
+    /// computing, and other tasks of this worker have answers to give; but a thread that has to be woken for half a millisecond
+    /// of work comes later than the work is done.
     async fn rebuild(mut self) -> Result<Self, FollowError> {
         self.pending = None;
         self.whole.give_up();
         self.generation += 1;
-        let built = tokio::task::spawn_blocking(move || {
-            let begun = Instant::now();
-            let changes = self.facts.take_changes();
-            let fixed = self.fixed.borrow().clone();
-            let zone = Zone::next(&mut self.builder, &self.facts, changes, self.generation).with_fixed(&fixed);
-            let (built, took) = (Instant::now(), begun.elapsed());
-            self.publish(Published { zone, built, took, stale_since: None });
-            self
-        });
-        built.await.map_err(|_| FollowError::Build)
+        let changes = self.facts.take_changes();
+        if changes.are_few() {
+            return Ok(self.build(changes));
+        }
+        tokio::task::spawn_blocking(move || self.build(changes)).await.map_err(|_| FollowError::Build)
+    }
+
+    fn build(mut self, changes: Changes) -> Self {
+        let begun = Instant::now();
+        let fixed = self.fixed.borrow().clone();
+        let zone = Zone::next(&mut self.builder, &self.facts, changes, self.generation).with_fixed(&fixed);
+        let (built, took) = (Instant::now(), begun.elapsed());
+        self.publish(Published { zone, built, took, stale_since: None });
+        self
     }
 
     fn publish(&self, mut next: Published) {

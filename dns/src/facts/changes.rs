@@ -24,9 +24,18 @@ pub(crate) struct Changes {
     pub(crate) faults: bool,
 }
 
+/// Most groups of which it is said that they are few.
+const FEW: usize = 16;
+
 impl Changes {
     /// Everything changed.
     pub(crate) fn everything() -> Self {
         Self { everything: true, ..Self::default() }
+    }
+
+    /// Whether only some services and clusters have to be looked at: what a change of a few containers comes to.
+    pub(crate) fn are_few(&self) -> bool {
+        let wide = self.everything || self.metadata || !self.servers.is_empty() || !self.services.is_empty();
+        !wide && self.groups.len() + self.clusters.len() <= FEW
     }
 }

@@ -99,6 +99,20 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// The entries of one unit among these, which stand one behind the other. Of the others two numbers are read.
+pub(crate) fn of_unit(mut bytes: &[u8], unit: UnitId) -> impl Iterator<Item = Entry<'_>> {
+    std::iter::from_fn(move || {
+        loop {
+            let [a, b, c, d, len @ ..] = *bytes.first_chunk::<8>()?;
+            let (one, rest) = bytes.split_at_checked(u32::from_ne_bytes(len) as usize)?;
+            bytes = rest;
+            if UnitId::from_ne_bytes([a, b, c, d]) == unit {
+                return Entry::read(one);
+            }
+        }
+    })
+}
+
 /// Writes entries.
 #[derive(Debug, Default)]
 pub(crate) struct Entries {

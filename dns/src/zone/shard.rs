@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::entry::{Entries, Entry, UnitId};
+use super::entry::{self, Entries, Entry, UnitId};
 use super::node::Node;
 
 /// Branches, and shards in each.
@@ -87,9 +87,9 @@ impl Shards {
         self.shard(shard_of(hash)).probe(tag_of(hash), name)
     }
 
-    /// Every entry of one shard.
-    pub(crate) fn entries(&self, shard: ShardId) -> impl Iterator<Item = Entry<'_>> {
-        self.shard(shard).entries().map(|(_, entry)| entry)
+    /// The entries of one unit in one shard.
+    pub(crate) fn of_unit(&self, shard: ShardId, unit: UnitId) -> impl Iterator<Item = Entry<'_>> {
+        entry::of_unit(&self.shard(shard).entries, unit)
     }
 
     /// Every entry.
@@ -185,36 +185,28 @@ impl Shard {
 
     /// This shard without what is gone and with what is added; `None` when that is the same.
     fn replaced<'a>(
-        &'a self,
+        &self,
         gone: impl Fn(&Entry<'_>) -> bool,
-        added: impl Iterator<Item = (u32, Entry<'a>)>,
+        added: impl Iterator<Item = (u32, Entry<'a>)> + Clone,
     ) -> Option<Shard> {
-        let (mut out, mut kept) = (Vec::new(), Vec::with_capacity(self.index.len()));
-        for (tag, entry) in self.entries() {
-            if gone(&entry) { out.push(entry.bytes) } else { kept.push((tag, entry)) }
-        }
-        let before = kept.len();
-        kept.extend(added);
-        let mut new: Vec<&[u8]> = kept[before..].iter().map(|(_, entry)| entry.bytes).collect();
+        let mut out: Vec<&[u8]> =
+            self.entries().filter(|(_, entry)| gone(entry)).map(|(_, entry)| entry.bytes).collect();
+        let mut new: Vec<&[u8]> = added.clone().map(|(_, entry)| entry.bytes).collect();
         out.sort_unstable();
         new.sort_unstable();
-        (out != new).then(|| Shard::of(&kept))
-    }
-
-    fn of(all: &[(u32, Entry<'_>)]) -> Shard {
-        if all.is_empty() {
-            return Shard::default();
+        if out == new {
+            return None;
         }
-        let slots = (all.len() * 4 / 3 + 1).next_power_of_two();
-        let mut shard = Building {
-            index: vec![Slot { tag: 0, at: FREE }; slots],
-            entries: Vec::with_capacity(all.iter().map(|(_, entry)| entry.bytes.len()).sum()),
-            names: 0,
-        };
-        for (tag, entry) in all {
-            shard.insert(*tag, entry);
+        let used = self.index.iter().filter(|slot| slot.at != FREE).count();
+        let size = |all: &[&[u8]]| all.iter().map(|bytes| bytes.len()).sum::<usize>();
+        let mut shard = Building::new(used - out.len() + new.len(), self.entries.len() - size(&out) + size(&new));
+        for (tag, entry) in self.entries().filter(|(_, entry)| !gone(entry)) {
+            shard.insert(tag, &entry);
         }
-        Shard { index: shard.index.into(), entries: shard.entries.into(), names: shard.names }
+        for (tag, entry) in added {
+            shard.insert(tag, &entry);
+        }
+        Some(Shard { index: shard.index.into(), entries: shard.entries.into(), names: shard.names })
     }
 }
 
@@ -226,6 +218,12 @@ struct Building {
 }
 
 impl Building {
+    /// Of so many entries, which have so many bytes.
+    fn new(count: usize, bytes: usize) -> Building {
+        let slots = if count == 0 { 0 } else { (count * 4 / 3 + 1).next_power_of_two() };
+        Building { index: vec![Slot { tag: 0, at: FREE }; slots], entries: Vec::with_capacity(bytes), names: 0 }
+    }
+
     fn insert(&mut self, tag: u32, entry: &Entry<'_>) {
         let at = u32::try_from(self.entries.len()).expect("a shard of 4 GiB would be a zone of 16 TiB");
         self.entries.extend_from_slice(entry.bytes);
@@ -285,6 +283,6 @@ impl Places {
         shards: &'s Shards,
         unit: UnitId,
     ) -> impl Iterator<Item = Entry<'s>> + use<'s, '_> {
-        self.iter().flat_map(|shard| shards.entries(shard)).filter(move |entry| entry.unit == unit)
+        self.iter().flat_map(move |shard| shards.of_unit(shard, unit))
     }
 }
