@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
 use kith_tests::fetched::nats_server;
-use kith_tests::lab::{Disk, Maker, NameServer, Runner, eventually, nats_address};
+use kith_tests::lab::{Disk, Maker, NameServer, Run, Runner, eventually, nats_address};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -265,6 +265,13 @@ async fn leads(runner: &Runner) -> Result<(), String> {
     if leader && jsz["disabled"] != true { Ok(()) } else { Err(jsz.to_string()) }
 }
 
+/// How many replicas the bucket of turns has.
+async fn replicas(runner: &Runner) -> Result<usize, String> {
+    let client = async_nats::connect(format!("nats://{}:4222", runner.address)).await.map_err(|e| e.to_string())?;
+    let stream = jetstream::new(client).get_stream("KV_kith-nats").await.map_err(|e| e.to_string())?;
+    Ok(stream.cached_info().config.num_replicas)
+}
+
 #[tokio::test]
 async fn a_member_whose_jetstream_a_full_disk_has_ended_is_restarted_in_its_turn() {
     let test = "a_member_whose_jetstream_a_full_disk_has_ended";
@@ -304,6 +311,14 @@ async fn a_member_whose_jetstream_a_full_disk_has_ended_is_restarted_in_its_turn
     said(third, "it is started again", LONG, |status| status["restarts"] == 1 && status["phase"] == "running").await;
     assert!(third.log().contains("it is this server's turn to restart"), "{}", third.log());
     eventually("it belongs to the group again", LONG, async || leads(third).await).await;
+    // The bucket of turns was made while there were two; whoever takes the next turn gives it the third.
+    assert_eq!(replicas(&runners[0]).await, Ok(1));
+    let store = format!("nats.store_dir={}", disk.path().join("store").display());
+    let asked = Run::of(["nats", "restart", "--set", &store]).await;
+    assert_eq!(asked.code, Some(0), "{asked:?}");
+    said(third, "it has restarted once more", LONG, |status| status["restarts"] == 2 && status["phase"] == "running")
+        .await;
+    assert_eq!(replicas(&runners[0]).await, Ok(3));
     for other in &runners[..2] {
         let status = other.status().await.expect("it answers");
         assert_eq!(status["restarts"], 0, "{status}");

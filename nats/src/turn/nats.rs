@@ -12,7 +12,7 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions};
 
 use super::{Attempt, Lease, LeaseError, TTL};
-use crate::config;
+use crate::config::Tls;
 use crate::name::Label;
 use crate::render::Credentials;
 
@@ -39,7 +39,7 @@ pub struct Access {
     /// As whom.
     pub user: User,
     /// The certificates.
-    pub tls: Option<config::Tls>,
+    pub tls: Option<Tls>,
 }
 
 /// As whom a client connects.
@@ -115,11 +115,35 @@ impl NatsLease {
 /// The bucket, made by whoever is the first to need it.
 async fn bucket(context: &Context) -> Result<Store, LeaseError> {
     match context.get_key_value(BUCKET).await {
-        Ok(store) => return Ok(store),
+        Ok(store) => return Ok(whole(context, store).await),
         Err(error) if error.kind() == KeyValueErrorKind::GetBucket => {}
         Err(error) => return Err(unavailable(&error)),
     }
-    let config = |num_replicas| kv::Config {
+    match context.create_key_value(config(REPLICAS)).await {
+        Ok(store) => Ok(store),
+        Err(_) => context.create_key_value(config(1)).await.map_err(|error| unavailable(&error)),
+    }
+}
+
+/// Gives it the replicas that it lacks because it was made while a server was away: with one, nobody has a turn any more once that
+/// server is gone for good.
+async fn whole(context: &Context, store: Store) -> Store {
+    let lacks = store.status().await.is_ok_and(|status| status.info.config.num_replicas < REPLICAS);
+    if !lacks {
+        return store;
+    }
+    match context.update_key_value(config(REPLICAS)).await {
+        Ok(whole) => whole,
+        Err(error) => {
+            // Where there are fewer servers it stays so; else the next turn tries again.
+            tracing::debug!(%error, "the bucket of turns has one replica");
+            store
+        }
+    }
+}
+
+fn config(num_replicas: usize) -> kv::Config {
+    kv::Config {
         bucket: BUCKET.to_owned(),
         description: "whose turn it is to restart".to_owned(),
         history: 1,
@@ -127,10 +151,6 @@ async fn bucket(context: &Context) -> Result<Store, LeaseError> {
         num_replicas,
         limit_markers: Some(MARKERS),
         ..kv::Config::default()
-    };
-    match context.create_key_value(config(REPLICAS)).await {
-        Ok(store) => Ok(store),
-        Err(_) => context.create_key_value(config(1)).await.map_err(|error| unavailable(&error)),
     }
 }
 
