@@ -30,6 +30,9 @@ use plan::{Observed, Row, Seen, Step, plan};
 /// How often the row is looked at: half of what it may be wrong. It is not followed: with somebody who goes on writing it
 /// otherwise, two would answer each other as fast as they can.
 const PERIOD: Duration = Duration::from_secs(5);
+/// How often it is looked at while the store has not caught up with the others, which takes moments. Until the row is there nobody knows of this
+/// server's region, and what is found by regions waits for it.
+const SOON: Duration = Duration::from_millis(250);
 
 /// Keeps the own row.
 pub(crate) struct Heartbeat {
@@ -40,6 +43,8 @@ pub(crate) struct Heartbeat {
     kept: Kept,
     /// When we last wrote `last_seen`.
     seen_at: Option<Instant>,
+    /// Whether it was not to be told, when last looked at, if the row is lost or was never there.
+    is_unknown: bool,
 }
 
 impl Heartbeat {
@@ -48,7 +53,7 @@ impl Heartbeat {
         let file = KeptFile::within(dir);
         let kept = file.read()?;
         own.stands(standing(&kept));
-        Ok(Heartbeat { node, store, own, file, kept, seen_at: None })
+        Ok(Heartbeat { node, store, own, file, kept, seen_at: None, is_unknown: false })
     }
 
     async fn row(&self) -> Result<Seen, Error> {
@@ -71,7 +76,9 @@ impl Reconciler for Heartbeat {
     type Step = Step;
 
     async fn observe(&mut self, _now: Now) -> Result<Observed, Error> {
-        Ok(Observed { seen: self.row().await?, kept: self.kept.clone(), seen_at: self.seen_at })
+        let seen = self.row().await?;
+        self.is_unknown = matches!(seen, Seen::Unknown);
+        Ok(Observed { seen, kept: self.kept.clone(), seen_at: self.seen_at })
     }
 
     fn plan(&self, observed: &Observed, now: Now) -> Vec<Step> {
@@ -97,7 +104,7 @@ impl Reconciler for Heartbeat {
     }
 
     fn period(&self, _now: Now) -> Duration {
-        PERIOD
+        if self.is_unknown { SOON } else { PERIOD }
     }
 
     fn detail(&self, _now: Now) -> serde_json::Value {

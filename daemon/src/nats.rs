@@ -25,12 +25,7 @@ use crate::error::Error;
 use crate::own::{Own, Standing};
 use crate::store::Store;
 use ask::Runner;
-use plan::{Observed, Row, Said, Step, plan};
-
-/// How often it is asked while it answers: who waits for its peers waits for their rows.
-const PERIOD: Duration = Duration::from_secs(1);
-/// How often it is asked where none has answered yet: most servers have none.
-const SELDOM: Duration = Duration::from_secs(2);
+use plan::{Observed, Row, Said, Step, period, plan};
 
 /// Keeps the row.
 pub(crate) struct Nats {
@@ -142,8 +137,8 @@ impl Reconciler for Nats {
         Ok(())
     }
 
-    fn period(&self, _now: Now) -> Duration {
-        if self.said.is_some() { PERIOD } else { SELDOM }
+    fn period(&self, now: Now) -> Duration {
+        period(self.silent.map(|since| now.at.saturating_duration_since(since)))
     }
 
     fn detail(&self, now: Now) -> serde_json::Value {

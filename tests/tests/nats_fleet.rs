@@ -1,55 +1,74 @@
 //! NATS servers of a fleet: each a whole agent in a namespace of its own, which find each other by our DNS and nothing else.
 
+use std::net::IpAddr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use kith_tests::fetched::nats_server;
 use kith_tests::lab::{Authority, Lab, Links, Node, eventually};
+use kith_tests::skip::skip;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// For a busy machine; what is promised is said where it is measured.
 const BOUND: Duration = Duration::from_secs(120);
 /// The regions of the servers, the first of which is home.
 const REGIONS: [&str; 8] = ["fra", "fra", "fra", "ams", "ams", "iad", "iad", "sin"];
+/// How long DNS says nothing.
+const NOTHING: Duration = Duration::from_secs(20);
+/// How long a server must be out of DNS before it leaves the routes; one pass may have begun before it was.
+const HELD: Duration = Duration::from_secs(85);
 
 /// Servers, and the network between them.
 struct Fleet {
     nodes: Vec<Node>,
+    /// The daemons that enter the servers' rows, each a process of its own, so that it can end while the rest goes on.
+    daemons: Vec<Node>,
     _links: Links,
     _lab: Lab,
 }
 
 impl Fleet {
-    /// Made, and not started.
-    fn new(test: &str, count: u8) -> Option<Fleet> {
+    /// A center with a server in each of these regions, and so many leaves behind it; made, and not started.
+    fn new(test: &str, regions: &[&str], leaves: usize) -> Option<Fleet> {
         let server = nats_server(test)?;
+        let count = u8::try_from(regions.len() + leaves).expect("a handful");
         let links = Links::up(test, count)?;
         let lab = Lab::new("nats");
         let names: Vec<String> = (1..=count).map(|number| format!("n{number}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let mut nodes = lab.nodes_apart(&Authority::new("nats"), &names, &links);
-        for (at, node) in nodes.iter_mut().enumerate() {
+        let (mut nodes, mut daemons) = (Vec::new(), Vec::new());
+        for (at, mut node) in lab.nodes_apart(&Authority::new("nats"), &names, &links).into_iter().enumerate() {
             let address = links.addresses(u8::try_from(at + 1).expect("a handful")).gossip.ip();
             let store = node.data().join("nats");
+            let stands = regions.get(at).map_or("nats.role=leaf", |_| "nats.servers=3");
             for setting in [
-                "daemon.enabled=true".to_owned(),
                 "daemon.docker=none".to_owned(),
                 "daemon.network=false".to_owned(),
                 "dns.ranges=10.78.0.0/24".to_owned(),
                 "nats.enabled=true".to_owned(),
-                "nats.servers=3".to_owned(),
                 "nats.resolvers=127.0.0.1:53".to_owned(),
-                format!("node.region={}", REGIONS[at]),
+                stands.to_owned(),
+                format!("node.region={}", regions.get(at).unwrap_or(&"edge")),
                 format!("nats.ip={address}"),
                 format!("nats.bin={}", server.display()),
                 format!("nats.store_dir={}", store.display()),
             ] {
                 node.set(setting);
             }
+            let [agent, daemon] = node.alone(["agent", "daemon"]);
+            nodes.push(agent);
+            daemons.push(daemon);
         }
-        Some(Fleet { nodes, _links: links, _lab: lab })
+        Some(Fleet { nodes, daemons, _links: links, _lab: lab })
+    }
+
+    fn launch(&mut self, which: std::ops::Range<usize>) {
+        for at in which {
+            self.nodes[at].launch();
+            self.daemons[at].launch();
+        }
     }
 
     /// Waits until these are one JetStream of `size`, by the word of each.
@@ -86,21 +105,30 @@ fn asked(node: &Node, port: u16, path: &str) -> Result<Value, String> {
     serde_json::from_slice(&output.stdout).map_err(|_| format!("{port}{path}: {output:?}"))
 }
 
+/// What nobody is to notice: the processes of the servers, and whether they were told something.
+fn calm(fleet: &Fleet, before: &[(usize, Value)]) -> Result<(), String> {
+    let after = fleet.told(before.len());
+    if after == before { Ok(()) } else { Err(format!("{before:?}, then {after:?}")) }
+}
+
+/// What the DNS of `node` says of the center.
+async fn named(node: &Node) -> Result<Vec<IpAddr>, String> {
+    Ok(node.resolve("center.process.nats.internal").await?.addresses)
+}
+
 #[tokio::test]
 async fn seven_servers_in_three_regions_join_and_an_eighth_in_a_fourth_with_no_signal_to_them() {
-    let Some(mut fleet) = Fleet::new("seven_servers_in_three_regions", 8) else { return };
-    for node in fleet.nodes.iter_mut().take(7) {
-        node.launch();
-    }
+    let Some(mut fleet) = Fleet::new("seven_servers_in_three_regions", &REGIONS, 0) else { return };
+    fleet.launch(0..7);
     let begun = Instant::now();
     let leader = fleet.joined(7).await;
     eprintln!(
-        "seven servers in three regions are one JetStream {:?} after the last start; {leader} leads",
+        "seven servers in three regions are one JetStream {:?} after the last start (promised: 10 s); {leader} leads",
         begun.elapsed()
     );
 
     let before = fleet.told(7);
-    fleet.nodes[7].launch();
+    fleet.launch(7..8);
     let begun = Instant::now();
     fleet.joined(8).await;
     eprintln!("an eighth in a fourth region belongs {:?} after its start", begun.elapsed());
@@ -117,4 +145,99 @@ async fn seven_servers_in_three_regions_join_and_an_eighth_in_a_fourth_with_no_s
     .await;
     eprintln!("one that was killed answers again after {:?}", begun.elapsed());
     fleet.joined(8).await;
+}
+
+#[tokio::test]
+async fn two_leaves_find_the_center_and_twenty_seconds_of_empty_dns_change_nothing() {
+    let Some(mut fleet) = Fleet::new("two_leaves_find_the_center", &REGIONS[..3], 2) else { return };
+    fleet.launch(0..5);
+    let begun = Instant::now();
+    fleet.joined(3).await;
+    for leaf in &fleet.nodes[3..] {
+        eventually(&format!("{} is connected to the center", leaf.name), BOUND, async || {
+            let varz = asked(leaf, 8222, "/varz")?;
+            if varz["leafnodes"] == 1 { Ok(()) } else { Err(varz["leafnodes"].to_string()) }
+        })
+        .await;
+    }
+    eprintln!("a center of three and two leaves are connected {:?} after the last start", begun.elapsed());
+
+    let before = fleet.told(5);
+    fleet.daemons.iter_mut().for_each(Node::kill);
+    let deleted =
+        fleet.nodes[0].api().execute("DELETE FROM nats_servers", &json!([])).await.expect("the store answers");
+    assert_eq!(deleted, 5, "rows of servers");
+    for node in &fleet.nodes {
+        eventually(&format!("the DNS of {} has nobody", node.name), BOUND, async || {
+            let named = named(node).await?;
+            if named.is_empty() { Ok(()) } else { Err(format!("{named:?}")) }
+        })
+        .await;
+    }
+    let begun = Instant::now();
+    eventually("the time is over", BOUND, async || {
+        assert_eq!(calm(&fleet, &before), Ok(()), "after {:?} of empty DNS", begun.elapsed());
+        let over = begun.elapsed() >= NOTHING;
+        if over { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    for node in &fleet.nodes {
+        let status = asked(node, 5500, "/status").expect("it answers");
+        let trouble = status["following"]["dns"].as_str().unwrap_or_default();
+        assert!(trouble.contains("has no records"), "{}: {status}", node.name);
+    }
+    fleet.daemons.iter_mut().for_each(Node::launch);
+    for node in &fleet.nodes {
+        eventually(&format!("the DNS of {} has all again", node.name), BOUND, async || {
+            let named = named(node).await?;
+            if named.len() == 3 { Ok(()) } else { Err(format!("{named:?}")) }
+        })
+        .await;
+    }
+    eprintln!("DNS was empty for {:?}", begun.elapsed());
+    fleet.joined(3).await;
+    assert_eq!(calm(&fleet, &before), Ok(()), "afterwards");
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_for_good_leaves_the_routes_when_it_was_long_enough_out_of_dns() {
+    let test = "a_server_that_is_gone_for_good";
+    if std::env::var_os("KITH_FAULTS").is_none_or(|value| value != "long") {
+        return skip(test, "it takes two minutes: KITH_FAULTS=long, as scripts/soak faults has it");
+    }
+    let Some(mut fleet) = Fleet::new(test, &REGIONS[..3], 0) else { return };
+    fleet.launch(0..3);
+    fleet.joined(3).await;
+    let before = fleet.told(2);
+    let gone = fleet.nodes[2].at.gossip.ip();
+    let route = |node: &Node| -> Result<bool, String> {
+        let urls = asked(node, 8222, "/varz")?["cluster"]["urls"].clone();
+        let urls = urls.as_array().ok_or_else(|| urls.to_string())?.clone();
+        Ok(urls.iter().any(|url| url.as_str().is_some_and(|url| url.starts_with(&gone.to_string()))))
+    };
+    fleet.nodes[2].kill();
+    fleet.daemons[2].kill();
+    let begun = Instant::now();
+    eventually("it is out of DNS", BOUND, async || {
+        let named = named(&fleet.nodes[0]).await?;
+        if named.contains(&gone) { Err(format!("{named:?}")) } else { Ok(()) }
+    })
+    .await;
+    let unnamed = begun.elapsed();
+    assert_eq!(route(&fleet.nodes[0]), Ok(true), "it is still a route");
+    for node in &fleet.nodes[..2] {
+        eventually(&format!("it is no route of {}", node.name), BOUND, async || match route(node)? {
+            true => Err("it is".to_owned()),
+            false => Ok(()),
+        })
+        .await;
+    }
+    let held = begun.elapsed() - unnamed;
+    eprintln!("a server that is gone is out of DNS after {unnamed:?}, and out of the routes {held:?} later");
+    assert!(held > HELD, "{held:?}");
+    for (node, (told, pid)) in fleet.nodes.iter().zip(&before) {
+        assert_eq!(asked(node, 5500, "/status").expect("it answers")["pid"], *pid, "{} was not restarted", node.name);
+        let told = node.log().matches("configuration changed").count() - told;
+        assert_eq!(told, 1, "one reload of {}", node.name);
+    }
 }

@@ -13,6 +13,15 @@ use crate::clock::Now;
 const LATE: Duration = Duration::from_secs(3);
 /// How long before its row goes. Whoever restarts or updates a server is back by then, and finds its row.
 const GONE: Duration = Duration::from_secs(600);
+/// How often it is asked while it answers: who waits for its peers waits for their rows.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How often it is asked once it has fallen silent, or has not answered yet: one that starts with its server does so within seconds, and its
+/// first row is what the others wait for.
+const SOON: Duration = Duration::from_millis(250);
+/// For how long it is asked so often.
+const EARLY: Duration = Duration::from_secs(30);
+/// How often it is asked afterwards: most servers have none.
+const SELDOM: Duration = Duration::from_secs(2);
 /// What a row says of one that does not live.
 const UNHEALTHY: &str = "unhealthy";
 
@@ -134,6 +143,15 @@ pub(super) fn plan(observed: &Observed, now: Now) -> Vec<Step> {
     }
 }
 
+/// How long until a runner is asked again that has said nothing for so long; none, if it answers.
+pub(super) fn period(silent: Option<Duration>) -> Duration {
+    match silent {
+        None => PERIOD,
+        Some(silent) if silent < EARLY => SOON,
+        Some(_) => SELDOM,
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -213,6 +231,12 @@ mod tests {
         assert_eq!(planned(None, 599, &[("n1", row("unhealthy"))]), "");
         insta::assert_snapshot!(planned(None, 600, &there), @"delete n1");
         assert_eq!(planned(None, 9000, &[]), "", "most servers have none");
+    }
+
+    #[test]
+    fn a_runner_that_starts_with_its_server_is_heard_at_once_and_one_that_is_not_there_seldom_asked() {
+        let asked = |silent: Option<u64>| period(silent.map(Duration::from_secs)).as_millis();
+        assert_eq!([None, Some(0), Some(29), Some(30), Some(9000)].map(asked), [1000, 250, 250, 2000, 2000]);
     }
 
     #[test]

@@ -21,9 +21,13 @@ use crate::shape::{Place, Shape, Standing, Unknown};
 const PERIOD: Duration = Duration::from_secs(5);
 /// The shortest, for records that say they hold for less.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// How long the first list of peers has to stay the same before a server is started with it for the first time: servers
-/// that are started together are in DNS within 50 ms of each other, and their operator within seconds.
-const SETTLES: Duration = Duration::from_secs(3);
+/// How long after its start a server looks as often as it may: those that are started with it are not all in DNS yet.
+const EARLY: Duration = Duration::from_secs(60);
+/// The time between two looks while the first list settles, or is waited for in that minute: it is a part of how long all wait for the last one.
+const SETTLING: Duration = Duration::from_millis(250);
+/// How long the first list of peers has to stay the same before a server is started with it for the first time: in several looks, and longer
+/// than rows of servers that are started together take to all names, which is tenths of a second. A server that comes later joins the group.
+const SETTLES: Duration = Duration::from_secs(2);
 
 pub(super) struct Loop<D, C> {
     place: Place,
@@ -32,6 +36,7 @@ pub(super) struct Loop<D, C> {
     kept: Kept,
     peers: Peers,
     first: First,
+    begun: Instant,
     desk: Desk<C>,
     asked: mpsc::Receiver<Ask>,
 }
@@ -60,7 +65,7 @@ impl<D: Dns, C: Check> Loop<D, C> {
     ) -> Self {
         let Sources { place, settings, file, kept, .. } = sources;
         let (peers, first) = (Peers::default(), First::Unheard);
-        Self { place, settings, dns, kept, peers, first, desk: Desk::new(file, check, says), asked }
+        Self { place, settings, dns, kept, peers, first, begun: now(), desk: Desk::new(file, check, says), asked }
     }
 
     /// Until the token is cancelled or the runner is gone.
@@ -70,12 +75,12 @@ impl<D: Dns, C: Check> Loop<D, C> {
         self.want().await;
         let mut rest = Duration::ZERO;
         while let Some(observed) = self.observed(rest, &token).await {
-            let longest = if matches!(self.first, First::Over) { PERIOD } else { SHORTEST };
-            rest = observed.ttl.unwrap_or(PERIOD).clamp(SHORTEST, longest);
+            let ttl = observed.ttl.unwrap_or(PERIOD);
             self.desk.heard(observed.trouble.as_deref());
             observed.into_peers(&mut self.peers, self.place.region.as_ref(), now());
             self.want().await;
             self.keep().await;
+            rest = self.rest(ttl);
         }
     }
 
@@ -87,6 +92,18 @@ impl<D: Dns, C: Check> Loop<D, C> {
         });
         if self.place.standing != Standing::Clustered || self.peers != Peers::default() {
             self.first = First::Over;
+        }
+    }
+
+    /// How long to rest after an answer that holds for so long.
+    fn rest(&self, ttl: Duration) -> Duration {
+        let is_early = now().saturating_duration_since(self.begun) < EARLY;
+        match self.first {
+            First::Since(..) => SETTLING,
+            First::Unheard if is_early => SETTLING,
+            First::Unheard => SHORTEST,
+            First::Over if is_early => SHORTEST,
+            First::Over => ttl.clamp(SHORTEST, PERIOD),
         }
     }
 

@@ -213,7 +213,7 @@ async fn the_first_list_of_all_has_to_stay_the_same_for_a_moment_and_later_ones_
         bench.dns.addresses("center.process", &all[..known]);
         bench.dns.addresses("ams", &all[..known]);
         discovery.until(|news| news.ready == Ready::Waiting(Unknown::Settling)).await;
-        pass(2).await;
+        pass(1).await;
         assert_eq!(discovery.news.borrow().ready, Ready::Waiting(Unknown::Settling));
     }
     assert_eq!(discovery.told().await, Change::Start);
@@ -222,6 +222,41 @@ async fn the_first_list_of_all_has_to_stay_the_same_for_a_moment_and_later_ones_
     bench.dns.addresses("center.process", &all[..2]);
     let again = bench.start().0.until(|news| news.ready != Ready::Asking).await;
     assert_eq!(again.ready, Ready::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_of_those_that_start_together_is_seen_soon_and_the_list_settles_in_two_seconds() {
+    let bench = Bench::new();
+    bench.dns.regions("ams");
+    bench.dns.addresses("center.process", &["10.0.0.1", "10.0.0.2"]);
+    bench.dns.addresses("ams", &["10.0.0.1", "10.0.0.2"]);
+    let (mut discovery, _task) = bench.start();
+    discovery.until(|news| news.ready == Ready::Waiting(Unknown::Settling)).await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    bench.dns.addresses("center.process", &["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+    bench.dns.addresses("ams", &["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+    let last = tokio::time::Instant::now();
+    assert_eq!(discovery.told().await, Change::Start);
+    let waited = last.elapsed();
+    assert!((Duration::from_secs(2)..=Duration::from_millis(2_500)).contains(&waited), "{waited:?}");
+    assert_eq!(discovery.news.borrow().peers, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_in_the_first_minute_is_found_within_a_second_and_later_when_the_answer_is_old() {
+    let bench = Bench::with_peers();
+    let (mut discovery, _task) = bench.start();
+    discovery.started().await;
+    let all = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"];
+    for (known, after, bound) in [(4, 10, 1), (5, 60, 5)] {
+        pass(after).await;
+        bench.dns.addresses("center.process", &all[..known]);
+        bench.dns.addresses("ams", &all[..known]);
+        let begun = tokio::time::Instant::now();
+        assert_eq!(discovery.told().await, Change::Reload { what: "reload: routes".to_owned() });
+        assert!(begun.elapsed() <= Duration::from_secs(bound), "{:?}", begun.elapsed());
+        discovery.reloaded(Reloaded::Taken).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
