@@ -18,7 +18,7 @@ pub(crate) use containers::{Ps, Sweep};
 pub(crate) use daemon::{DaemonAction, DaemonAlone, SetupDocker, SetupHost, Uninstall};
 pub(crate) use enrol::{Init, Invite, Join, Place};
 pub(crate) use look::{DnsAction, DnsSocket, Doctor, Top, Trace};
-pub(crate) use nats::{NatsAction, NatsAlone, NatsPeerRemove, NatsRestart, NatsStatus};
+pub(crate) use nats::{NatsAction, NatsAlone, NatsGrow, NatsPeerRemove, NatsRestart, NatsStatus};
 pub(crate) use presence::{At, Get, PresenceAction, PresenceAlone, Set, Who};
 pub(crate) use server::{Server, ServerAction};
 

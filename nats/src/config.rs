@@ -4,8 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use kith_gossip_proto::NodeId;
+
+use crate::render::Limits;
 
 /// The name of a cluster where none is given: the APP of its names in DNS.
 pub const CLUSTER: &str = "nats";
@@ -15,6 +18,9 @@ pub const STORE_DIR: &str = "/nats-store";
 pub const HEALTH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5500);
 /// Where nats-server answers the runner.
 pub const MONITOR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8222);
+
+/// The least that [`Config::remove_after`] may be: for so long one that was killed counts as up.
+pub const REMOVAL: Duration = Duration::from_secs(10);
 
 /// The runner's configuration.
 #[derive(Debug, Clone)]
@@ -39,6 +45,8 @@ pub struct Config {
     pub health: SocketAddr,
     /// Who is asked for names; nobody named: the system's resolvers.
     pub resolvers: Vec<SocketAddr>,
+    /// A nats-server that somebody else runs; none: one is run here.
+    pub url: Option<Url>,
     /// The nats-server that is run; none: it is looked for.
     pub binary: Option<PathBuf>,
     /// Streams, and what is made once and kept.
@@ -47,8 +55,14 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// A file in nats-server's own language: what stands between the braces of `accounts { … }`. Read again when it changes.
     pub accounts: Option<PathBuf>,
-    /// A file of credentials (NKey and JWT) with which a leaf signs on at the center.
+    /// A file with which a leaf signs on at the center: NATS credentials (NKey and JWT), or `user:password`.
     pub credentials: Option<PathBuf>,
+    /// A file with a secret that all servers of the center share, 16 letters or more; none: whoever reaches their ports is one of them.
+    pub secret: Option<PathBuf>,
+    /// Bounds of clients.
+    pub limits: Limits,
+    /// After how long away a member is removed from JetStream's group, if the others are a majority; none: by an operator alone.
+    pub remove_after: Option<Duration>,
     /// Raw configuration, put behind all else.
     pub append: Option<String>,
     /// What else is run beside nats-server.
@@ -146,6 +160,39 @@ pub enum Ending {
     AtOnce,
 }
 
+/// Where a nats-server is that somebody else runs: `nats://10.0.0.1:4222`, or `tls://…`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url(async_nats::ServerAddr);
+
+impl Url {
+    pub(crate) fn server(&self) -> async_nats::ServerAddr {
+        self.0.clone()
+    }
+}
+
+impl FromStr for Url {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Url, &'static str> {
+        const WRONG: &str = "not a URL of NATS, as nats://10.0.0.1:4222";
+        let server: async_nats::ServerAddr = text.parse().map_err(|_| WRONG)?;
+        if server.host().is_empty() {
+            return Err(WRONG);
+        }
+        if server.has_user_pass() || server.username().is_some() {
+            return Err("it names a user: what is shown here is no place for a password, which nats.credentials takes");
+        }
+        Ok(Url(server))
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, host, port) = (self.0.scheme(), self.0.host(), self.0.port());
+        if host.contains(':') { write!(f, "{scheme}://[{host}]:{port}") } else { write!(f, "{scheme}://{host}:{port}") }
+    }
+}
+
 /// A number of bytes as nats-server reads it: `512MB`, `1TB`, where each letter is another 1,024.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
@@ -230,6 +277,16 @@ impl fmt::Display for Servers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_names_a_server_and_no_password() {
+        let shown = |text: &str| text.parse::<Url>().map(|url| url.to_string());
+        assert_eq!(shown("nats://10.0.0.1:4333").as_deref(), Ok("nats://10.0.0.1:4333"));
+        assert_eq!(shown("tls://[fd00::1]").as_deref(), Ok("tls://[fd00::1]:4222"));
+        for wrong in ["nats://a:b@10.0.0.1", "nats://token@10.0.0.1", "http://10.0.0.1", ""] {
+            assert!(shown(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_nats_server_reads_them() {

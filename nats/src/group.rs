@@ -125,6 +125,11 @@ impl Group {
         Ok(member)
     }
 
+    /// Those that are away.
+    pub(crate) fn away(&self) -> impl Iterator<Item = &Member> {
+        self.replicas.iter().filter(|member| member.is_away())
+    }
+
     /// What the leader says of it. `system` is a client of the system account.
     pub async fn ask(system: &Client) -> Result<Self, GroupError> {
         let answer = ask(system, ASK, serde_json::json!({ "leader_only": true })).await?;

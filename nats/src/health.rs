@@ -38,7 +38,8 @@ use crate::trouble::NAMESAKE;
 #[derive(Debug)]
 pub(crate) struct Asked {
     status: StatusHandle,
-    monitor: Monitor,
+    /// None of a server that somebody else runs: it is known by a connection to it.
+    monitor: Option<Monitor>,
     store: PathBuf,
     role: Role,
     servers: Servers,
@@ -47,7 +48,13 @@ pub(crate) struct Asked {
 impl Asked {
     /// By this status, and by what nats-server says.
     pub(crate) fn new(config: &Config, status: StatusHandle, monitor: Monitor) -> Asked {
+        let monitor = Some(monitor);
         Asked { status, monitor, store: config.store.dir.clone(), role: config.role, servers: config.servers }
+    }
+
+    /// Of a server that somebody else runs.
+    pub(crate) fn of_external(config: &Config, status: StatusHandle) -> Asked {
+        Asked { status, monitor: None, store: config.store.dir.clone(), role: config.role, servers: config.servers }
     }
 
     fn host(&self) -> Vec<Check<'_>> {
@@ -62,20 +69,31 @@ impl Asked {
 
     fn server(&self) -> Vec<Check<'_>> {
         let status = self.status.get();
+        let Some(monitor) = &self.monitor else {
+            return vec![Check::new("live", async move { connected(&status) })];
+        };
         let (own, named, namesake) = (status.id, status.following.named, status.namesake);
         vec![
-            Check::new("live", server::live(&self.monitor)),
-            Check::new("ready", server::ready(&self.monitor)),
+            Check::new("live", server::live(monitor)),
+            Check::new("ready", server::ready(monitor)),
             Check::new("name", async move {
-                if namesake { Err(NAMESAKE.to_owned()) } else { server::name(&self.monitor, &own).await }
+                if namesake { Err(NAMESAKE.to_owned()) } else { server::name(monitor, &own).await }
             }),
-            Check::new("peers", async move { peers::peers(&self.monitor, &named).await }),
-            Check::new("meta", server::meta(&self.monitor, self.role, self.servers)),
+            Check::new("peers", async move { peers::peers(monitor, &named).await }),
+            Check::new("meta", server::meta(monitor, self.role, self.servers)),
         ]
     }
 
     async fn every(&self) -> Vec<Outcome> {
         all(self.host().into_iter().chain(self.server()).collect()).await
+    }
+}
+
+/// How a server is that somebody else runs.
+fn connected(status: &Status) -> check::Found {
+    match status.phase {
+        Phase::Running => Ok(format!("connected, version {}", status.version)),
+        phase => Err(status.reason.clone().unwrap_or_else(|| format!("{phase:?}"))),
     }
 }
 
@@ -124,7 +142,8 @@ async fn ready(State(asked): State<Arc<Asked>>) -> Response {
     if phase != Phase::Running {
         return said(Err(format!("{phase:?}")));
     }
-    match all(vec![Check::new("ready", server::ready(&asked.monitor))]).await.pop() {
+    let Some(monitor) = &asked.monitor else { return said(connected(&asked.status.get())) };
+    match all(vec![Check::new("ready", server::ready(monitor))]).await.pop() {
         Some(Outcome { ok: true, message, .. }) => said(Ok(message)),
         Some(Outcome { ok: false, message, .. }) => said(Err(message)),
         None => said(Err("not asked".to_owned())),

@@ -42,6 +42,12 @@ pub mod control;
 
 pub mod standing;
 
+pub mod grow;
+
+pub mod external;
+
+mod mend;
+mod removal;
 mod roll;
 mod shown;
 
@@ -58,6 +64,7 @@ mod trouble;
 mod blocking;
 mod chain;
 mod retry;
+mod secret;
 
 pub use config::Config;
 pub use identity::Identity;

@@ -65,6 +65,24 @@ pub(crate) struct Varz {
     pub(crate) routes: u64,
     /// Leaves.
     pub(crate) leafnodes: u64,
+    /// What its file says of other clusters.
+    pub(crate) gateway: Gateway,
+}
+
+/// `gateway` of `/varz`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Gateway {
+    /// Those that the file names.
+    pub(crate) gateways: Vec<Remote>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Remote {
+    /// Its region.
+    pub(crate) name: String,
 }
 
 /// `/jsz`.

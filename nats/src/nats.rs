@@ -21,8 +21,10 @@ use crate::discovery::{BadSource, Sources, discover};
 use crate::health::{self, Asked};
 use crate::identity::{Identity, IdentityError};
 use crate::lock::{Lock, NotOurs};
+use crate::mend::mend;
 use crate::monitor::Monitor;
 use crate::name::{BadName, Label};
+use crate::removal::remove;
 use crate::resolve::SystemDns;
 use crate::roll::{self, Roll};
 use crate::server::Server;
@@ -153,8 +155,10 @@ impl Nats {
         let (ending, gone) = (token.child_token(), CancellationToken::new());
         let (discovery, following) = discover(self.sources, self.dns, gone.clone());
         let news = discovery.news();
-        let roll = Roll::new(&self.config, self.name, self.system.clone(), monitor.clone(), news.clone());
+        let roll = Roll::new(&self.config, self.name.clone(), self.system.clone(), monitor.clone(), news.clone());
         let (turn, ends) = Turn::new(discovery, roll);
+        let mending = mend(monitor.clone(), news.clone(), ends.orders.clone(), gone.clone());
+        let removing = remove(self.config.remove_after, self.name, self.system.clone(), gone.clone());
         let board = self.board.clone();
         let server = Server {
             process: Process::new(NAME, spawner.spawn()),
@@ -174,6 +178,8 @@ impl Nats {
         }
         outer.spawn(following.in_current_span());
         outer.spawn(shown::show(board, news, ends.waits).in_current_span());
+        outer.spawn(mending.in_current_span());
+        outer.spawn(removing.in_current_span());
         let control = Control { orders: ends.orders, system: self.system };
         outer.spawn(control::serve(self.orders, control, gone.clone()).in_current_span());
         outer.spawn(health::serve(self.listener, asked, gone.clone()).in_current_span());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::name::Label;
 use crate::shape::{Place, Shape};
 
-mod quote;
+pub(crate) mod quote;
 #[cfg(test)]
 pub(crate) mod tests;
 mod text;
@@ -37,6 +37,8 @@ pub struct Settings {
     pub system: Credentials,
     /// What servers of the center show to each other.
     pub routes: Option<Credentials>,
+    /// The user of the account of turns, where there are other accounts: then nobody is served without a name.
+    pub turns: Option<Credentials>,
     /// What a leaf shows to the center.
     pub leaf: Option<LeafCredentials>,
     /// How long clients are asked to leave before it stops. nats-server takes nothing below 30 s.

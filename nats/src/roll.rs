@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::discovery::News;
 use crate::identity::Identity;
 use crate::monitor::Monitor;
@@ -44,10 +44,20 @@ impl Keeper for Roll {
         if servers.is_empty() {
             return None;
         }
-        let user = self.config.credentials.clone().map_or(User::Anybody, User::File);
+        let user = user(&self.config);
         let access = Access { servers, user, tls: self.config.tls.clone() };
         let own = OwnServer { monitor: self.monitor.clone(), name: self.name.clone(), system: self.system.clone() };
         Some((NatsLease::new(self.name.clone(), access), own))
+    }
+}
+
+/// As whom a turn is asked for. Where the center has accounts nobody is served without a name, and its own account of turns is known to
+/// who has the secret; of a leaf the configuration does not say which accounts there are, so that the secret counts.
+fn user(config: &Config) -> User {
+    match (&config.secret, &config.credentials) {
+        (Some(secret), _) if config.accounts.is_some() || config.role == Role::Leaf => User::Secret(secret.clone()),
+        (_, Some(credentials)) => User::File(credentials.clone()),
+        (_, None) => User::Anybody,
     }
 }
 

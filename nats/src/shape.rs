@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::name::{Label, Zone};
 use crate::peers::{Peers, Ports};
@@ -37,8 +37,19 @@ pub struct Place {
     pub standing: Standing,
     /// The address that others reach it at, as DNS has it.
     pub address: IpAddr,
+    /// Where it listens.
+    pub host: Host,
     /// Its ports.
     pub ports: Listening,
+}
+
+/// Where a server listens. nats-server listens at one address, or at all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// At its address, where others reach it.
+    Own,
+    /// At all addresses of its host, since it is reached by IPv4 and by IPv6; it tells others of the one that it has here.
+    All,
 }
 
 /// The ports of a server; also those of others, where DNS says nothing.
@@ -95,6 +106,15 @@ pub enum Unknown {
 }
 
 impl Place {
+    /// Where it listens for whoever comes to this port.
+    #[must_use]
+    pub fn listens(&self, port: u16) -> SocketAddr {
+        match self.host {
+            Host::Own => SocketAddr::new(self.address, port),
+            Host::All => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
+        }
+    }
+
     /// The name of the cluster of nats-server.
     #[must_use]
     pub fn region_name(&self) -> &Label {

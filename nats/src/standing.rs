@@ -2,12 +2,13 @@
 //! streams of a clustered server no more when it is alone, nor those of a lone one in a cluster, and after a while deletes
 //! them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::identity;
 use crate::shape::Standing;
+use crate::{grow, identity};
 
 /// The file that says how the store was last opened.
 const FILE: &str = "standing";
@@ -26,6 +27,9 @@ pub enum BadStanding {
         #[source]
         source: io::Error,
     },
+    /// Its streams are aside, and not all of them in a cluster yet.
+    #[error("the streams of this store are in {}, where a growth that was not finished has put them", .0.display())]
+    Growing(PathBuf),
     /// It would lose its streams.
     #[error(
         "the store holds {streams} streams of a server that was {was}, and nats-server deletes them in one that is {is}"
@@ -45,12 +49,11 @@ pub(crate) fn keep(store: &Path, standing: Standing) -> Result<(), BadStanding> 
     let path = identity::folder(store).join(FILE);
     let is = name(standing);
     let failed = |source| BadStanding::Disk { path: path.clone(), source };
-    let was = match fs::read_to_string(&path) {
-        Ok(was) => was.trim().to_owned(),
-        // A store may come from elsewhere, filled: it tells by itself how it was last opened.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => filled_by(store).map_err(failed)?.to_owned(),
-        Err(error) => return Err(failed(error)),
-    };
+    let was = was(store).map_err(failed)?;
+    let aside = grow::folder(store);
+    if is == name(Standing::Lone) && aside.join("jetstream").try_exists().map_err(failed)? {
+        return Err(BadStanding::Growing(aside));
+    }
     if was != is {
         let streams = streams(&store.join("jetstream")).map_err(failed)?;
         if streams > 0 {
@@ -58,6 +61,15 @@ pub(crate) fn keep(store: &Path, standing: Standing) -> Result<(), BadStanding> 
         }
     }
     identity::write(&path, is.as_bytes()).map_err(failed)
+}
+
+/// How the store was last opened. One may come from elsewhere, filled: it tells by itself.
+fn was(store: &Path) -> io::Result<String> {
+    match fs::read_to_string(identity::folder(store).join(FILE)) {
+        Ok(was) => Ok(was.trim().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(filled_by(store)?.to_owned()),
+        Err(error) => Err(error),
+    }
 }
 
 /// A leaf is as alone as a lone server, as far as its streams go.
@@ -74,15 +86,26 @@ fn filled_by(store: &Path) -> io::Result<&'static str> {
     Ok(name(if meta.try_exists()? { Standing::Clustered } else { Standing::Lone }))
 }
 
+/// How many streams of a lone server a store holds.
+pub(crate) fn alone(store: &Path) -> io::Result<usize> {
+    if was(store)? == name(Standing::Lone) { streams(&store.join("jetstream")) } else { Ok(0) }
+}
+
 /// `jetstream/ACCOUNT/streams/STREAM`.
 fn streams(root: &Path) -> io::Result<usize> {
-    let mut count = 0;
+    let counts = accounts(root)?.into_iter().map(|account| Ok(entries(&root.join(account).join("streams"))?.len()));
+    counts.sum()
+}
+
+/// The accounts that have streams below `root`, but for that of nats-server itself.
+pub(crate) fn accounts(root: &Path) -> io::Result<BTreeSet<String>> {
+    let mut accounts = BTreeSet::new();
     for account in entries(root)? {
-        if account.file_name() != SYSTEM {
-            count += entries(&account.path().join("streams"))?.len();
+        if account.file_name() != SYSTEM && !entries(&account.path().join("streams"))?.is_empty() {
+            accounts.insert(account.file_name().to_string_lossy().into_owned());
         }
     }
-    Ok(count)
+    Ok(accounts)
 }
 
 fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
@@ -95,7 +118,7 @@ fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BadStanding, keep};
+    use super::{BadStanding, accounts, alone, keep};
     use crate::identity;
     use crate::shape::Standing;
 
@@ -116,6 +139,25 @@ mod tests {
             );
         }
         keep(store.path(), Standing::Clustered).expect("nothing was changed by that");
+        assert_eq!(alone(store.path()).expect("it is read"), 0, "none of a lone one");
+    }
+
+    #[test]
+    fn what_was_put_aside_and_is_not_all_copied_keeps_a_lone_server_from_starting_empty() {
+        let store = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(store.path().join("jetstream/$G/streams/orders")).expect("room");
+        std::fs::create_dir_all(store.path().join("jetstream/$SYS/streams/none")).expect("room");
+        std::fs::create_dir_all(store.path().join("jetstream/EMPTY")).expect("room");
+        assert_eq!(alone(store.path()).expect("it is read"), 1);
+        assert_eq!(accounts(&store.path().join("jetstream")).expect("it is read"), ["$G".to_owned()].into());
+        std::fs::create_dir_all(identity::folder(store.path()).join("alone")).expect("room");
+        let to = identity::folder(store.path()).join("alone/jetstream");
+        std::fs::rename(store.path().join("jetstream"), to).expect("room");
+        for other in [Standing::Lone, Standing::Leaf] {
+            let error = keep(store.path(), other).expect_err("its streams are not there");
+            assert!(matches!(&error, BadStanding::Growing(_)), "{error}");
+        }
+        keep(store.path(), Standing::Clustered).expect("it is to be filled");
     }
 
     #[test]

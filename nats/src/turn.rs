@@ -34,6 +34,7 @@ mod own;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use nats::Shown;
 pub use nats::{Access, NatsLease, User};
 pub use own::OwnServer;
 
@@ -110,6 +111,8 @@ pub enum Reason {
     Operator,
     /// nats-server has given up writing, and its disk has room again.
     Store,
+    /// Regions are in DNS that no gateway leads to, and that a start would know.
+    Regions,
 }
 
 /// Takes turns.
@@ -236,6 +239,7 @@ impl Wish {
         let what = match self {
             Wish::Change(what) => what,
             Wish::Order(Reason::Operator) => "an operator's order".to_owned(),
+            Wish::Order(Reason::Regions) => "regions are in DNS that it has not heard of".to_owned(),
             Wish::Order(Reason::Store) => "nats-server cannot write its streams until it is started again".to_owned(),
         };
         Change::Restart { what }

@@ -36,7 +36,7 @@ mod wait;
 
 pub use agree::agree;
 pub use authority::Authority;
-pub use binary::{Run, kith};
+pub use binary::{Background, Run, kith};
 pub use casa::Casa;
 pub use dev::Dev;
 pub use disk::Disk;

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use kith_tests::fetched::nats_server;
-use kith_tests::lab::{Api, Dev, Run, Runner, eventually};
+use kith_tests::lab::{Api, Dev, NatsServer, Run, Runner, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -252,4 +252,32 @@ async fn three_servers_of_a_dev_cluster_find_each_other_by_its_dns() {
     let rows = dev.api().query("SELECT id, health_status FROM nats_servers ORDER BY id").await.expect("rows");
     assert_eq!(rows.len(), 3, "{rows:?}");
     assert_eq!(dev.stop().await.code(), Some(0), "{}", dev.log());
+}
+
+#[tokio::test]
+async fn a_server_that_somebody_else_runs_is_shown_and_entered_and_left_alone() {
+    let Some(server) = nats_server("a_server_that_somebody_else_runs") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut other = NatsServer::new(&server, folder.path(), 0);
+    let mut runner = Runner::new(1, std::path::Path::new("/nonexistent"));
+    runner.set(&format!("nats.url=nats://{}:4222", other.address()));
+    runner.launch();
+    let status = runner.phase("unwell").await;
+    assert_eq!((&status["health"], &status["id"]), (&json!("unhealthy"), &json!("n1")), "{status}");
+    assert!(status["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{status}");
+    other.start("");
+    let status = runner.phase("running").await;
+    assert_eq!((&status["health"], &status["version"]), (&json!("healthy"), &json!("2.15.1")), "{status}");
+    assert_eq!(status["ip"], json!(runner.address), "DNS says where the configuration does: {status}");
+    for (path, code) in [("/healthz", 200), ("/readyz", 200), ("/checks", 200), ("/metrics", 200)] {
+        assert_eq!(runner.health().get(path).await.expect("the runner answers").status, code, "{path}");
+    }
+    other.kill();
+    let status = runner.phase("unwell").await;
+    assert_eq!(status["reason"], "the connection to it is lost", "{status}");
+    other.start("");
+    runner.phase("running").await;
+    assert_eq!(runner.stop(BOUND).await.code(), Some(0), "{}", runner.log());
+    assert_eq!(other.monitor("/varz").await["version"], "2.15.1", "it goes on");
+    assert!(!runner.store().exists(), "nothing was made for it");
 }

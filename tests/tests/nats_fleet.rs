@@ -226,9 +226,8 @@ async fn a_server_that_is_gone_for_good_leaves_the_routes_when_it_was_long_enoug
     let unnamed = begun.elapsed();
     assert_eq!(route(&fleet.nodes[0]), Ok(true), "it is still a route");
     for node in &fleet.nodes[..2] {
-        eventually(&format!("it is no route of {}", node.name), BOUND, async || match route(node)? {
-            true => Err("it is".to_owned()),
-            false => Ok(()),
+        eventually(&format!("it is no route of {}", node.name), BOUND, async || {
+            if route(node)? { Err("it is".to_owned()) } else { Ok(()) }
         })
         .await;
     }

@@ -1,24 +1,36 @@
 //! Restarts, one server after the other, while a stream of three replicas takes messages; and a member that is gone.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_nats::jetstream::{self, stream};
+use async_nats::jetstream::{self, consumer, stream};
+use futures_util::StreamExt as _;
 use kith_tests::fetched::nats_server;
 use kith_tests::lab::{Maker, NameServer, Run, Runner, eventually, nats_address};
 use serde_json::Value;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 /// For a group to form, on a busy machine.
 const BOUND: Duration = Duration::from_secs(60);
 /// Three restarts, each with half a minute in which clients are sent away.
 const ROLL: Duration = Duration::from_secs(300);
+/// Who writes, each a message and its acknowledgement after the other: together 1,000 in a second.
+const WRITERS: usize = 40;
+/// How often each does.
+const BEAT: Duration = Duration::from_millis(40);
+/// Messages below which there was no load: a tenth of what is wanted, for a busy machine.
+const LEAST: usize = 10_000;
 
 /// Three runners that a name server names.
 async fn center(test: &str) -> Option<(Vec<Runner>, NameServer)> {
+    center_with(test, &[]).await
+}
+
+/// The same, with these settings.
+async fn center_with(test: &str, settings: &[&str]) -> Option<(Vec<Runner>, NameServer)> {
     let binary = nats_server(test)?;
     let mut dns = NameServer::new(test, Maker::Knot, nats_address(7))?;
     let mut runners: Vec<Runner> = (1..=3).map(|number| Runner::new(number, &binary)).collect();
@@ -31,6 +43,7 @@ async fn center(test: &str) -> Option<(Vec<Runner>, NameServer)> {
         runner.set(&format!("nats.resolvers={}", dns.address()));
         runner.set("nats.servers=3");
         runner.set("node.region=ams");
+        settings.iter().for_each(|setting| runner.set(setting));
         runner.launch();
     }
     for runner in &mut runners {
@@ -67,20 +80,43 @@ async fn client(runners: &[Ipv4Addr]) -> async_nats::Client {
     async_nats::connect(servers).await.expect("one of three answers")
 }
 
-/// Publishes until it is told to end; counts what was acknowledged.
-async fn publish(context: jetstream::Context, acknowledged: Arc<AtomicU64>, token: CancellationToken) {
-    let mut number = 0_u64;
-    let mut beats = tokio::time::interval(Duration::from_millis(5));
-    while !token.is_cancelled() {
-        let sent = context.publish("load.x", number.to_string().into()).await;
-        if let Ok(told) = sent
-            && told.await.is_ok()
-        {
-            acknowledged.fetch_add(1, Ordering::Relaxed);
-        }
-        number += 1;
+/// What was sent, by the place in the stream that its acknowledgement names.
+type Acknowledged = BTreeMap<u64, String>;
+
+/// Publishes as one of [`WRITERS`] until it is told to end; what was acknowledged.
+async fn publish(context: jetstream::Context, writer: usize, token: CancellationToken) -> Acknowledged {
+    let mut acknowledged = Acknowledged::new();
+    let mut beats = tokio::time::interval(BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for number in 0_u64.. {
         beats.tick().await;
+        if token.is_cancelled() {
+            break;
+        }
+        let body = format!("{writer}-{number}");
+        if let Ok(told) = context.publish(format!("load.{writer}"), body.clone().into()).await
+            && let Ok(told) = told.await
+        {
+            acknowledged.insert(told.sequence, body);
+        }
     }
+    acknowledged
+}
+
+/// All that the stream holds, by place.
+async fn held(context: &jetstream::Context) -> Acknowledged {
+    let stream = context.get_stream("load").await.expect("it is there");
+    let config = consumer::pull::OrderedConfig::default();
+    let consumer = stream.create_consumer(config).await.expect("it can be read");
+    let pending = consumer.cached_info().num_pending;
+    let mut messages = consumer.messages().await.expect("it can be read");
+    let mut held = Acknowledged::new();
+    while u64::try_from(held.len()).expect("fewer") < pending {
+        let message = messages.next().await.expect("there are more").expect("it can be read");
+        let place = message.info().expect("it is of a stream").stream_sequence;
+        held.insert(place, String::from_utf8_lossy(&message.payload).into_owned());
+    }
+    held
 }
 
 async fn statuses(runners: &[Runner]) -> Result<Vec<Value>, String> {
@@ -108,9 +144,16 @@ async fn three_servers_told_to_restart_at_once_do_so_one_after_the_other_and_los
         num_replicas: 3,
         ..stream::Config::default()
     };
-    context.create_stream(config).await.expect("three servers hold three replicas");
-    let (acknowledged, token, mut tasks) = (Arc::new(AtomicU64::new(0)), CancellationToken::new(), JoinSet::new());
-    tasks.spawn(publish(context.clone(), Arc::clone(&acknowledged), token.clone()));
+    // A leader that was just elected has not heard of all others yet.
+    eventually("three servers hold three replicas", BOUND, async || {
+        context.create_stream(config.clone()).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    let (token, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    for writer in 0..WRITERS {
+        tasks.spawn(publish(context.clone(), writer, token.clone()));
+    }
+    let begun = Instant::now();
 
     for runner in &runners {
         let said = kith(runner, &["restart"]).await;
@@ -131,15 +174,14 @@ async fn three_servers_told_to_restart_at_once_do_so_one_after_the_other_and_los
     .await;
     assert_eq!(most_away, 1);
     token.cancel();
-    tasks.join_all().await;
-    let acknowledged = acknowledged.load(Ordering::Relaxed);
-    assert!(acknowledged > 1_000, "{acknowledged} are no load");
-    eventually("all that was acknowledged is in the stream", BOUND, async || {
-        let mut stream = context.get_stream("load").await.map_err(|error| error.to_string())?;
-        let held = stream.info().await.map_err(|error| error.to_string())?.state.messages;
-        if held >= acknowledged { Ok(()) } else { Err(format!("{held} of {acknowledged}")) }
-    })
-    .await;
+    let acknowledged: Acknowledged = tasks.join_all().await.into_iter().flatten().collect();
+    let (count, rolled) = (acknowledged.len(), begun.elapsed());
+    let rate = u64::try_from(count).expect("few") / rolled.as_secs().max(1);
+    eprintln!("three servers rolled in {rolled:?}; {count} messages were acknowledged meanwhile, {rate} a second");
+    assert!(count > LEAST, "{count} are no load");
+    let held = held(&context).await;
+    let lost: Vec<_> = acknowledged.iter().filter(|(place, body)| held.get(place) != Some(*body)).collect();
+    assert!(lost.is_empty(), "{} acknowledged messages are lost, the first: {:?}", lost.len(), lost.first());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,6 +217,41 @@ async fn a_member_is_removed_only_when_it_is_gone_and_the_others_are_a_majority(
     eventually("it has restarted, without a lease", ROLL, async || {
         let status = runners[0].status().await?;
         if status["restarts"] == 1 && status["phase"] == "running" { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_away_for_as_long_as_an_operator_has_said_is_removed_by_the_leader() {
+    let test = "a_member_that_was_away_for_as_long";
+    let Some((mut runners, _dns)) = center_with(test, &["nats.remove_after_ms=15000"]).await else { return };
+    let gone = runners[2].status().await.expect("it answers")["id"].as_str().expect("a name").to_owned();
+    runners[2].kill();
+    let begun = Instant::now();
+    eventually("the group has two", BOUND, async || {
+        let meta = meta(&runners[0]).await;
+        if meta["cluster_size"] == 2 { Ok(()) } else { Err(meta.to_string()) }
+    })
+    .await;
+    let took = begun.elapsed();
+    eprintln!("a member that is gone is removed {took:?} later");
+    assert!(took >= Duration::from_secs(15), "{took:?}");
+    let line = "removed from JetStream's group, since it was away for long";
+    let said =
+        |runner: &Runner| runner.log().lines().filter(|said| said.contains(line) && said.contains(&gone)).count();
+    eventually("one of them says so, once", BOUND, async || match runners.iter().map(said).sum::<usize>() {
+        1 => Ok(()),
+        count => Err(count.to_string()),
+    })
+    .await;
+
+    // Of two the second goes: those that are up are no majority.
+    runners[1].kill();
+    let begun = Instant::now();
+    eventually("twice as long is over", BOUND, async || {
+        let meta = meta(&runners[0]).await;
+        assert_eq!(meta["cluster_size"], 2, "{meta}");
+        if begun.elapsed() >= Duration::from_secs(20) { Ok(()) } else { Err(meta.to_string()) }
     })
     .await;
 }

@@ -93,7 +93,7 @@ fn each_configuration_that_is_rendered_is_taken() {
         nats_check(&binary, Path::new(&at("nats.conf"))).unwrap_or_else(|said| panic!("{}: {said}", entry.display()));
         taken += 1;
     }
-    assert_eq!(taken, 4);
+    assert_eq!(taken, 5);
 }
 
 #[test]

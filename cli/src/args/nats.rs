@@ -41,6 +41,33 @@ What only that server held is lost. Refused while it is up, and while those that
 Example:
   kith nats peer-remove fra-3-9f2c01aa")]
     PeerRemove(NatsPeerRemove),
+    /// Take the streams of a server that was alone into the cluster that it is to belong to
+    #[command(after_help = "\
+Stop the runner, say servers = \"3\" in its configuration, run this, and start the runner: its streams are put aside, and each is copied into
+the cluster as soon as there is one. Ended half way, run it again. What was put aside stays, as the backup, in the folder that is named last.
+
+With accounts it has to sign on at each that has streams: FILE holds user:password, or NATS credentials.
+
+Examples:
+  kith nats grow
+  kith nats grow --replicas 3
+  kith nats grow --login APP=/etc/kith/app.login --json")]
+    Grow(NatsGrow),
+}
+
+/// A growth.
+#[derive(Debug, Args)]
+pub(crate) struct NatsGrow {
+    #[command(flatten)]
+    pub(crate) configured: Configured,
+    /// Give each stream so many replicas; as they were, if it is not said
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub(crate) replicas: Option<u8>,
+    /// How to sign on at an account
+    #[arg(long, value_name = "ACCOUNT=FILE")]
+    pub(crate) login: Vec<String>,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 /// A restart.

@@ -1,4 +1,6 @@
-//! `kith nats status`, `restart` and `peer-remove`: ask the runner on this host.
+//! `kith nats status`, `restart` and `peer-remove`: ask the runner on this host. `grow` works on its store.
+
+mod grow;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -26,6 +28,7 @@ pub(crate) async fn run(action: &NatsAction) -> Result<(), Failure> {
         NatsAction::Status(args) => status(args).await,
         NatsAction::Restart(args) => restart(args).await,
         NatsAction::PeerRemove(args) => peer_remove(args).await,
+        NatsAction::Grow(args) => grow::run(args).await,
     }
 }
 

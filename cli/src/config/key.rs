@@ -49,7 +49,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 92] = [
+pub(crate) const KEYS: [Key; 97] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -113,6 +113,7 @@ pub(crate) const KEYS: [Key; 92] = [
     key("nats", "monitor", Kind::Text),
     key("nats", "health", Kind::Text),
     key("nats", "resolvers", Kind::Texts),
+    key("nats", "url", Kind::Text),
     key("nats", "bin", Kind::Text),
     key("nats", "store_dir", Kind::Text),
     key("nats", "max_file_store", Kind::Text),
@@ -123,6 +124,10 @@ pub(crate) const KEYS: [Key; 92] = [
     key("nats", "tls_key", Kind::Text),
     key("nats", "accounts", Kind::Text),
     key("nats", "credentials", Kind::Text),
+    key("nats", "secret_file", Kind::Text),
+    key("nats", "max_connections", Kind::Text),
+    key("nats", "max_payload", Kind::Text),
+    key("nats", "remove_after_ms", Kind::Text),
     key("nats", "process", Kind::Processes),
     key("presence", "enabled", Kind::Switch),
     key("presence", "listen", Kind::Texts),

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use kith_dns::ZoneName;
 use kith_nats::config::{
     CLUSTER, Config as Runner, Ending, HEALTH, Listen as Listeners, MONITOR, Ports, Role, STORE_DIR, Servers, Store,
-    Tls,
+    Tls, Url,
 };
+use kith_nats::render::Limits;
 
 use super::reader::Reader;
-use super::value::{Appended, Extra, Label, Listen, Port, Switch, Text};
+use super::value::{Appended, Away, Connections, Extra, Label, Listen, Payload, Port, Switch, Text};
 use super::{Node, Purpose};
 
 /// Variables of the ancestor, by the key that each stands for. Of two for one key the later counts.
@@ -40,6 +41,9 @@ impl Nats {
         let mut file = |name| reader.optional(("nats", name)).map(|Text(path)| PathBuf::from(path));
         let (binary, accounts, credentials) = (file("bin"), file("accounts"), file("credentials"));
         let files = [file("tls_ca"), file("tls_cert"), file("tls_key")];
+        let secret = file("secret_file");
+        let url: Option<Url> = reader.optional(("nats", "url"));
+        let is_wanted = is_wanted && url.is_none();
         let is_clustered = role == Role::Center && servers == Servers::Three;
         if is_wanted && is_clustered && node.region.as_str().is_empty() && !reader.is_wrong(("node", "region")) {
             let hint = "a cluster of nats-servers is those of one region: name it, as \"fra\"";
@@ -49,6 +53,15 @@ impl Nats {
             [Some(ca), Some(cert), Some(key)] => Some(Tls { ca: ca.clone(), cert: cert.clone(), key: key.clone() }),
             _ => None,
         };
+        if is_wanted
+            && is_clustered
+            && accounts.is_some()
+            && secret.is_none()
+            && !reader.is_wrong(("nats", "secret_file"))
+        {
+            let hint = "with accounts nobody is served without a name, so servers take turns by a secret: name a file that is the same on each";
+            reader.problem(("nats", "secret_file"), "not set, and nats.accounts is", hint);
+        }
         if tls.is_none() && files.iter().any(Option::is_some) {
             let hint = "TLS takes three PEM files: nats.tls_ca, nats.tls_cert, nats.tls_key";
             reader.problem(("nats", "tls_cert"), "not all of its files are named", hint);
@@ -67,6 +80,7 @@ impl Nats {
             monitor: reader.or(("nats", "monitor"), Listen(MONITOR)).0,
             health: reader.or(("nats", "health"), Listen(HEALTH)).0,
             resolvers: reader.list(("nats", "resolvers"), Vec::new()).into_iter().map(|Listen(at)| at).collect(),
+            url,
             binary,
             store: Store {
                 dir: reader.or(("nats", "store_dir"), Text(STORE_DIR.to_owned())).0.into(),
@@ -76,6 +90,12 @@ impl Nats {
             tls,
             accounts,
             credentials,
+            secret,
+            limits: Limits {
+                max_connections: reader.optional(("nats", "max_connections")).map(|Connections(number)| number.get()),
+                max_payload: reader.optional(("nats", "max_payload")).map(|Payload(bytes)| bytes),
+            },
+            remove_after: reader.optional(("nats", "remove_after_ms")).map(|Away(time)| time),
             append: reader.optional(("nats", "append_config")).map(|Appended { text }| text),
             processes: reader.list(("nats", "process"), Vec::new()).into_iter().map(|Extra(extra)| extra).collect(),
             ending: Ending::Drain,
@@ -110,10 +130,6 @@ fn listeners(reader: &mut Reader<'_>, found: Found) -> Listeners {
             format!("{open} is nobody's address"),
             hint,
         );
-    }
-    if ip.is_some() && ip6.is_some() {
-        let hint = "nats-server listens at one address: set nats.ip or nats.ip6";
-        reader.problem(("nats", "ip6"), "set beside nats.ip", hint);
     }
     let own = Ports::default();
     let mut port = |name, own| {

@@ -100,6 +100,7 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     monitor = "127.0.0.1:8222"  # default
     health = "127.0.0.1:5500"   # default
     resolvers = []              # default
+    # url =                     # default
     # bin =                     # default
     store_dir = "/nats-store"   # default
     # max_file_store =          # default
@@ -110,6 +111,10 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     # tls_key =                 # default
     # accounts =                # default
     # credentials =             # default
+    # secret_file =             # default
+    # max_connections =         # default
+    # max_payload =             # default
+    # remove_after_ms =         # default
     process = []                # default
 
     [presence]
@@ -339,10 +344,26 @@ fn a_clustered_nats_server_has_an_address_and_a_region_and_files_of_tls_come_tog
         assert!(said.contains(what), "{said}");
     }
     let said = build("[nats]\nip = \"0.0.0.0\"\nip6 = \"::1\"", &[], &[], Purpose::Nats).unwrap_err();
-    assert!(said.contains("0.0.0.0 is nobody's address") && said.contains("nats.ip6: set beside nats.ip"), "{said}");
-    for wrong in
-        ["role=both", "servers=2", "max_file_store=much", "append_config=?", "process=nats-server=x", "process=a="]
-    {
+    assert!(said.contains("0.0.0.0 is nobody's address"), "{said}");
+    let accounts =
+        "[node]\nregion = \"fra\"\n[nats]\nservers = 3\nip = \"10.0.0.1\"\nip6 = \"fd00::1\"\naccounts = \"a\"";
+    let said = build(accounts, &[], &[], Purpose::Nats).unwrap_err();
+    assert!(said.contains("nats.secret_file: not set, and nats.accounts is"), "{said}");
+    build(accounts, &[], &["nats.secret_file=s"], Purpose::Nats).expect("both addresses, and a secret");
+    let external = ["nats.url=nats://10.0.0.1:4222"];
+    build("[nats]\nservers = 3", &[], &external, Purpose::Nats).expect("somebody else has configured it");
+    for wrong in [
+        "url=nats://u:p@10.0.0.1",
+        "max_payload=65MB",
+        "max_connections=0",
+        "remove_after_ms=9999",
+        "role=both",
+        "servers=2",
+        "max_file_store=much",
+        "append_config=?",
+        "process=nats-server=x",
+        "process=a=",
+    ] {
         assert!(build("", &[], &[&format!("nats.{wrong}")], Purpose::Nats).is_err(), "{wrong}");
     }
     build("[nats]\nservers = 3", &[], &[], Purpose::Dns).expect("a part that is not to run need not be complete");

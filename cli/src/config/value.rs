@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::{NonZeroU16, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::str::FromStr;
+use std::time::Duration;
 
 use data_encoding::BASE64;
 use ipnet::IpNet;
 use kith_dns::forward::{Domain, Upstream};
+use kith_nats::config::{REMOVAL, Size};
 
 /// A text that is not empty.
 pub(super) struct Text(pub(super) String);
@@ -136,6 +138,42 @@ impl FromStr for Port {
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// Clients of a nats-server at once.
+pub(super) struct Connections(pub(super) NonZeroU32);
+
+impl FromStr for Connections {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Connections, &'static str> {
+        text.parse().map(Connections).map_err(|_| "not a number of connections, 1 or more")
+    }
+}
+
+/// Bytes of one message of a nats-server, which takes none above 64 MiB.
+pub(super) struct Payload(pub(super) u32);
+
+impl FromStr for Payload {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Payload, &'static str> {
+        let Size(bytes) = text.parse()?;
+        let bytes = u32::try_from(bytes).ok().filter(|bytes| (1..=64 << 20).contains(bytes));
+        bytes.map(Payload).ok_or("not a number of bytes up to 64MB")
+    }
+}
+
+/// For how long a member of JetStream's group is to be away, in milliseconds.
+pub(super) struct Away(pub(super) Duration);
+
+impl FromStr for Away {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Away, &'static str> {
+        let time = text.parse().map(Duration::from_millis).map_err(|_| "not a number of milliseconds")?;
+        if time < REMOVAL { Err("less than 10000: a server that restarts is not gone") } else { Ok(Away(time)) }
     }
 }
 

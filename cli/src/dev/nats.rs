@@ -13,6 +13,7 @@ use kith_daemon::{Clock, Daemon, Host};
 use kith_gossip_client::Client;
 use kith_gossip_proto::NodeId;
 use kith_nats::config::{CLUSTER, Config, Ending, Listen, Ports, Role, Servers, Store};
+use kith_nats::render::Limits;
 
 use crate::exit::Failure;
 use crate::parts::daemon::leave;
@@ -42,11 +43,15 @@ pub(super) fn parts(i: u8, node: &NodeId, dir: PathBuf, dns: SocketAddr, client:
         monitor: at(8222),
         health: at(5500),
         resolvers: vec![dns],
+        url: None,
         binary: std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from),
         store: Store { dir, files: None, memory: None },
         tls: None,
         accounts: None,
         credentials: None,
+        secret: None,
+        limits: Limits::default(),
+        remove_after: None,
         append: None,
         processes: Vec::new(),
         ending: Ending::AtOnce,

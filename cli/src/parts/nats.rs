@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use kith_nats::config::Ending;
+use kith_nats::config::{Ending, Url};
 use kith_nats::discovery::BadSource;
+use kith_nats::external::External;
 use kith_nats::lock::NotOurs;
 use kith_nats::standing::BadStanding;
 use kith_nats::{BuildError, Config, Nats};
@@ -28,6 +29,19 @@ impl NatsPart {
     }
 }
 
+impl NatsPart {
+    /// The part where somebody else runs the server.
+    async fn external(&mut self, url: Url) -> Result<Built, Failure> {
+        let external = External::build(self.config.clone(), url).await.map_err(failure)?;
+        let addr = external.addr();
+        if let Some(addr) = addr {
+            self.config.health.set_port(addr.port());
+        }
+        let listens = addr.into_iter().map(|addr| ("nats", addr.to_string())).collect();
+        Ok(Built { listens, run: Box::new(|token| async move { Ok(external.run(token).await?) }.boxed()) })
+    }
+}
+
 impl Part for NatsPart {
     fn name(&self) -> &'static str {
         "nats"
@@ -39,6 +53,9 @@ impl Part for NatsPart {
 
     fn build(&mut self) -> BoxFuture<'_, Result<Built, Failure>> {
         async {
+            if let Some(url) = self.config.url.clone() {
+                return self.external(url).await;
+            }
             let nats = Nats::build(self.config.clone()).await.map_err(failure)?;
             if let Some(addr) = nats.addrs().first() {
                 self.config.health.set_port(addr.port());
@@ -58,10 +75,11 @@ fn failure(error: BuildError) -> Failure {
             Failure::new(Exit::Unavailable, error).hint(hint)
         }
         BuildError::Standing(BadStanding::Moved { .. }) => {
-            let hint =
-                "set nats.role and nats.servers back, or name an empty nats.store_dir and restore a backup there";
+            let hint = "`kith nats grow` takes the streams of a lone server into a cluster; else set nats.role and nats.servers back";
             Failure::new(Exit::Config, error).hint(hint)
         }
+        BuildError::Standing(BadStanding::Growing(_)) => Failure::new(Exit::Config, error)
+            .hint("say nats.servers = \"3\" and run `kith nats grow`; or put the folder back as jetstream, and delete kith/alone"),
         BuildError::Name(_) | BuildError::Standing(BadStanding::Disk { .. }) => Failure::new(Exit::Io, error),
         BuildError::Store(NotOurs::Taken { .. }) => {
             let hint = "stop that one, or have this one use a folder of its own: nats.store_dir";

@@ -14,9 +14,11 @@ use crate::identity::{self, Identity};
 use crate::memory;
 use crate::name::{BadName, Label};
 use crate::peers::Kept;
-use crate::render::{Credentials, LAME_DUCK, LeafCredentials, Limits, Settings, Store, Tls};
+use crate::render::{Credentials, LAME_DUCK, LeafCredentials, Settings, Store, Tls};
 use crate::resolve::{self, BadResolver, SystemDns};
-use crate::shape::{Listening, Place, Standing};
+use crate::secret::Secret;
+use crate::shape::{Host, Listening, Place, Standing};
+use crate::turn::Shown;
 
 /// Largest file of accounts or of a certificate that is taken. One above it is refused, since half of it would be another.
 const LARGEST: u64 = 1024 * 1024;
@@ -51,6 +53,10 @@ impl Sources {
             zone: config.zone.parse().map_err(|source| BadSource::Name { what: "zone", source })?,
             region: region.map(|region| name("region", region)).transpose()?,
             standing: standing(config.role, config.servers),
+            host: match (config.listen.ip, config.listen.ip6) {
+                (Some(_), Some(_)) => Host::All,
+                (Some(_), None) | (None, Some(_)) | (None, None) => Host::Own,
+            },
             address: address(config).ok_or(BadSource::Nowhere)?,
             ports: Listening {
                 client: config.listen.ports.client,
@@ -113,6 +119,7 @@ fn reader(
             }),
         };
         let accounts = config.accounts.as_deref().map(read).transpose()?;
+        let secret = config.secret.as_deref().map(Secret::read).transpose()?;
         let accounts = accounts.map(|bytes| String::from_utf8(bytes).map_err(|_| "accounts are not text".to_owned()));
         Ok(Settings {
             place: place.clone(),
@@ -123,16 +130,26 @@ fn reader(
                 max_file: config.store.files.map(|size| size.0),
                 max_memory: config.store.memory.map(|size| size.0),
             }),
-            limits: Limits::default(),
+            limits: config.limits,
             tls,
+            turns: secret.as_ref().filter(|_| accounts.is_some()).map(Secret::turns),
             accounts: accounts.transpose()?,
             system: Credentials { user: identity.user.clone(), password: identity.password.clone() },
-            routes: None,
-            leaf: config.credentials.clone().map(LeafCredentials::File),
+            routes: secret.as_ref().map(Secret::routes),
+            leaf: config.credentials.as_deref().map(leaf).transpose()?,
             lame_duck: LAME_DUCK,
             append: config.append.clone(),
         })
     }
+}
+
+/// What a leaf shows: NATS credentials by the name of their file, a user and a password as they are.
+fn leaf(file: &Path) -> Result<LeafCredentials, String> {
+    let text = String::from_utf8_lossy(&read(file)?).into_owned();
+    Ok(match Shown::of(file, text)? {
+        Shown::Password(user) => LeafCredentials::User(user),
+        Shown::Nats(_) => LeafCredentials::File(file.to_owned()),
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

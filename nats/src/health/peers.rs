@@ -45,7 +45,10 @@ fn judge(named: &Named, seen: &Seen) -> Found {
             match missing.as_slice() {
                 [] if seen.near.len() >= *near => Ok(line),
                 [] => Err(line),
-                missing => Err(format!("{line}; none of {}", missing.join(", "))),
+                missing => Err(format!(
+                    "{line}; none of {}: if it is up, and not heard of within two minutes, `kith nats restart` here finds it",
+                    missing.join(", ")
+                )),
             }
         }
     }
@@ -78,7 +81,7 @@ mod tests {
         2 of 2 servers of the region, 1 other regions
         2 of 2 servers of the region, 2 other regions
         not well: 1 of 2 servers of the region, 1 other regions
-        not well: 2 of 2 servers of the region, 1 other regions; none of syd
+        not well: 2 of 2 servers of the region, 1 other regions; none of syd: if it is up, and not heard of within two minutes, `kith nats restart` here finds it
         0 of 0 servers of the region, 0 other regions
         1 connections; DNS names 3 servers of the center
         0 connections; DNS names 3 servers of the center

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 /// A string: always quoted, so that it is never a number, a variable or an include.
-pub(super) fn string(value: &str) -> String {
+pub(crate) fn string(value: &str) -> String {
     bytes(value.as_bytes())
 }
 
 /// A path, byte by byte, for a name of a file is not always text.
-pub(super) fn path(value: &Path) -> String {
+pub(crate) fn path(value: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
     bytes(value.as_os_str().as_bytes())
 }

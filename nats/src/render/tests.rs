@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::quote::{string, userinfo};
 use super::{Credentials, Document, LeafCredentials, Limits, Section, Settings, Store, Tls};
 use crate::change::{Class, Due, reloadable};
-use crate::shape::{Listening, Place, Shape, Standing};
+use crate::shape::{Host, Listening, Place, Shape, Standing};
 
 /// A clustered server of `ams`.
 pub(crate) fn settings() -> Settings {
@@ -17,6 +17,7 @@ pub(crate) fn settings() -> Settings {
             region: Some("ams".parse().expect("a name")),
             standing: Standing::Clustered,
             address: "10.0.0.1".parse().expect("an address"),
+            host: Host::Own,
             ports: Listening::default(),
         },
         name: "ams1-0f3a".parse().expect("a name"),
@@ -27,6 +28,7 @@ pub(crate) fn settings() -> Settings {
         accounts: None,
         system: Credentials { user: "kith".to_owned(), password: "s3cret".to_owned() },
         routes: None,
+        turns: None,
         leaf: None,
         lame_duck: Duration::from_secs(30),
         append: None,
@@ -51,6 +53,7 @@ fn everything() -> Settings {
         tls: Some(Tls { cert: "/c.pem".into(), key: "/k.pem".into(), ca: "/ca.pem".into(), mark: 7 }),
         accounts: Some("APP { users: [ { user: app, password: app } ], jetstream: enabled }".to_owned()),
         routes: Some(Credentials { user: "route".to_owned(), password: "p@ss/word\"".to_owned() }),
+        turns: Some(Credentials { user: "kith-turns".to_owned(), password: "turn".to_owned() }),
         limits: Limits { max_connections: Some(1_000), max_payload: Some(1 << 20) },
         append: Some("max_subscriptions: 1000".to_owned()),
         ..settings()
@@ -72,6 +75,13 @@ fn a_lone_server() {
     let mut settings = settings();
     settings.place.standing = Standing::Lone;
     insta::assert_snapshot!(Document::of(&settings, &Shape::Lone).text());
+}
+
+#[test]
+fn a_server_that_is_reached_by_both_families() {
+    let mut settings = settings();
+    settings.place.host = Host::All;
+    insta::assert_snapshot!(Document::of(&settings, &center()).text());
 }
 
 #[test]
@@ -117,6 +127,7 @@ fn the_table_of_changes() {
         ("certificate renewed", same(&|settings| settings.tls.as_mut().expect("it has").mark = 8)),
         ("no TLS", same(&|settings| settings.tls = None)),
         ("limits", same(&|settings| settings.limits.max_payload = None)),
+        ("secret of turns", same(&|settings| settings.turns = None)),
         ("secret of routes", same(&|settings| settings.routes = None)),
         ("store", same(&|settings| settings.store.as_mut().expect("it has").max_file = None)),
         ("no store", same(&|settings| settings.store = None)),

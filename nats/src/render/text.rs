@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 
 use super::quote::{duration, path, string, userinfo};
 use super::{Credentials, LeafCredentials, Section, Settings, Store, Tls};
-use crate::shape::{Shape, Standing};
+use crate::shape::{Host, Shape, Standing};
 
 /// JetStream of all regions is one domain and one meta group: different domains behind gateways break it.
 const CENTER_DOMAIN: &str = "center";
+/// The account that has the bucket of turns, where there are accounts.
+const TURNS: &str = "KITH";
 /// A peer that is gone is noticed in half a minute rather than in the five that nats-server takes by itself.
 const PING: &str = "ping_interval: \"10s\"\nping_max: 2\n";
 
@@ -91,11 +93,12 @@ fn mutual(tls: &str) -> String {
 fn server(settings: &Settings) -> String {
     let place = &settings.place;
     // nats-server sends nobody away in the grace period, which is 10 s by itself and part of the duration.
-    let listen = SocketAddr::new(place.address, place.ports.client);
+    let listen = place.listens(place.ports.client);
     format!(
-        "server_name: {}\nlisten: {}\nhttp: {}\nsystem_account: \"$SYS\"\nlame_duck_duration: {}\nlame_duck_grace_period: \"5s\"\n{PING}",
+        "server_name: {}\nlisten: {}\n{}http: {}\nsystem_account: \"$SYS\"\nlame_duck_duration: {}\nlame_duck_grace_period: \"5s\"\n{PING}",
         string(settings.name.as_str()),
         string(&listen.to_string()),
+        told("client_advertise", settings, place.ports.client),
         string(&settings.monitor.to_string()),
         duration(settings.lame_duck),
     )
@@ -117,8 +120,11 @@ fn tls(tls: &Tls) -> String {
 }
 
 fn accounts(settings: &Settings) -> String {
-    let system = format!("$SYS {{ users: [ {{ {} }} ] }}\n", user(&settings.system));
-    let mut text = system + settings.accounts.as_deref().unwrap_or_default();
+    let mut text = format!("$SYS {{ users: [ {{ {} }} ] }}\n", user(&settings.system));
+    if let Some(turns) = settings.turns.as_ref().filter(|_| settings.place.standing == Standing::Clustered) {
+        text.push_str(&format!("{TURNS} {{ jetstream: enabled, users: [ {{ {} }} ] }}\n", user(turns)));
+    }
+    text.push_str(settings.accounts.as_deref().unwrap_or_default());
     if !text.ends_with('\n') {
         text.push('\n');
     }
@@ -142,19 +148,28 @@ fn jetstream(settings: &Settings, store: &Store) -> String {
 
 /// What a listener for other servers says: its name is the region, its users those who know the secret.
 fn listener(settings: &Settings, port: u16) -> String {
-    let listen = SocketAddr::new(settings.place.address, port);
+    let listen = settings.place.listens(port);
     let secret = settings.routes.as_ref().map(|routes| format!("authorization {{ {} }}\n", user(routes)));
     format!(
-        "name: {}\nlisten: {}\n{}",
+        "name: {}\nlisten: {}\n{}{}",
         string(settings.place.region_name().as_str()),
         string(&listen.to_string()),
+        told("advertise", settings, port),
         secret.unwrap_or_default(),
     )
 }
 
 fn leaves(settings: &Settings) -> String {
-    let listen = SocketAddr::new(settings.place.address, settings.place.ports.leaf);
-    format!("listen: {}\n", string(&listen.to_string()))
+    let port = settings.place.ports.leaf;
+    format!("listen: {}\n{}", string(&settings.place.listens(port).to_string()), told("advertise", settings, port))
+}
+
+/// The address that others are told of. One that listens at all of them would tell all of them.
+fn told(name: &str, settings: &Settings, port: u16) -> String {
+    match settings.place.host {
+        Host::Own => String::new(),
+        Host::All => format!("{name}: {}\n", string(&SocketAddr::new(settings.place.address, port).to_string())),
+    }
 }
 
 fn remote(settings: &Settings, remotes: &BTreeSet<SocketAddr>) -> String {

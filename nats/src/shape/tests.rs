@@ -1,7 +1,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::{Listening, Place, Shape, Standing, Unknown};
+use super::{Host, Listening, Place, Shape, Standing, Unknown};
 use crate::name::Label;
 use crate::peers::{Peers, Ports};
 use crate::resolve::Answer;
@@ -23,6 +23,7 @@ fn place(standing: Standing) -> Place {
         region: Some(region("ams")),
         standing,
         address: ip("10.0.0.1"),
+        host: Host::Own,
         ports: Listening::default(),
     }
 }

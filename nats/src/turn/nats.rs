@@ -1,7 +1,7 @@
 //! The lease itself: a key in a bucket of JetStream's, asked through other servers, since our own is about to go.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -12,9 +12,11 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions};
 
 use super::{Attempt, Lease, LeaseError, TTL};
+use crate::blocking::blocking;
 use crate::config::Tls;
 use crate::name::Label;
 use crate::render::Credentials;
+use crate::secret::Secret;
 
 /// The bucket. Its name is part of what servers of different releases agree on.
 const BUCKET: &str = "kith-nats";
@@ -42,15 +44,60 @@ pub struct Access {
     pub tls: Option<Tls>,
 }
 
-/// As whom a client connects.
+/// As whom a client connects. Files are read when it does, so that what they hold then counts.
 #[derive(Clone, Debug)]
 pub enum User {
     /// Anybody.
     Anybody,
-    /// By a file of NATS credentials.
+    /// By a file of NATS credentials, or of `user:password`.
     File(PathBuf),
+    /// As the account of turns, by the file of the servers' secret.
+    Secret(PathBuf),
     /// By a password.
     Password(Credentials),
+}
+
+/// What a file of credentials holds.
+pub(crate) enum Shown {
+    /// NATS credentials, as they stand there.
+    Nats(String),
+    /// A user and a password.
+    Password(Credentials),
+}
+
+impl Shown {
+    /// What this text of `file` is; else why it is neither.
+    pub(crate) fn of(file: &Path, text: String) -> Result<Self, String> {
+        if text.contains("-----BEGIN") {
+            return Ok(Shown::Nats(text));
+        }
+        let (user, password) = text
+            .trim()
+            .split_once(':')
+            .ok_or_else(|| format!("{} holds neither user:password nor NATS credentials", file.display()))?;
+        Ok(Shown::Password(Credentials { user: user.to_owned(), password: password.to_owned() }))
+    }
+
+    fn read(file: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        Self::of(file, text)
+    }
+}
+
+impl User {
+    /// Has a client say who it is.
+    pub(crate) async fn shown(&self, options: ConnectOptions) -> Result<ConnectOptions, String> {
+        let held = match self.clone() {
+            User::Anybody => return Ok(options),
+            User::File(path) => blocking(move || Shown::read(&path)).await?,
+            User::Secret(path) => Shown::Password(blocking(move || Secret::read(&path)).await?.turns()),
+            User::Password(of) => Shown::Password(of),
+        };
+        match held {
+            Shown::Nats(text) => options.credentials(&text).map_err(|error| error.to_string()),
+            Shown::Password(of) => Ok(options.user_and_password(of.user, of.password)),
+        }
+    }
 }
 
 /// The lease of this server.
@@ -76,14 +123,7 @@ impl Access {
                 .add_root_certificates(tls.ca.clone())
                 .add_client_certificate(tls.cert.clone(), tls.key.clone());
         }
-        match &self.user {
-            User::Anybody => {}
-            User::File(path) => {
-                let text = tokio::fs::read_to_string(path).await.map_err(|error| failed(&error))?;
-                options = options.credentials(&text).map_err(|error| failed(&error))?;
-            }
-            User::Password(of) => options = options.user_and_password(of.user.clone(), of.password.clone()),
-        }
+        options = self.user.shown(options).await.map_err(|error| failed(&error))?;
         let servers: Result<Vec<_>, _> = self.servers.iter().map(|server| format!("nats://{server}").parse()).collect();
         let servers: Vec<async_nats::ServerAddr> = servers.map_err(|error: std::io::Error| failed(&error))?;
         options.connect(servers).await.map_err(|error| failed(&error))

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use super::process::Process;
 use super::wait::eventually;
 
@@ -47,17 +49,61 @@ impl Run {
     /// # Panics
     /// If it cannot be started, or does not end within 30 s.
     pub async fn of<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = I>) -> Run {
+        let mut running = Background::of(arguments);
+        let code = running.end(PATIENCE).await;
+        Run { code, stdout: running.stdout(), stderr: running.stderr() }
+    }
+}
+
+/// A command of `kith` that runs beside the test; ended by SIGKILL when it is dropped.
+#[derive(Debug)]
+pub struct Background {
+    folder: TempDir,
+    process: Process,
+}
+
+impl Background {
+    /// Starts `kith` with `arguments`, with no configuration but what they name.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn of<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = I>) -> Background {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let (out, err) = (folder.path().join("stdout"), folder.path().join("stderr"));
-        let file = |path| std::fs::File::create(path).expect("the lab's folder can be written");
+        let file = |name| std::fs::File::create(folder.path().join(name)).expect("the lab's folder can be written");
         let mut command = Command::new(kith());
-        command.args(arguments).current_dir(folder.path()).stdin(Stdio::null()).stdout(file(&out)).stderr(file(&err));
+        command
+            .args(arguments)
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(file("stdout"))
+            .stderr(file("stderr"));
         clear_environment(&mut command);
-        let mut process = Process::spawn(command);
-        let status =
-            eventually("the command ends", PATIENCE, async || process.ended().ok_or("it runs".to_owned())).await;
-        let text = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
-        Run { code: status.code(), stdout: text(&out), stderr: text(&err) }
+        Background { process: Process::spawn(command), folder }
+    }
+
+    /// Its exit code, when it has ended by itself; none if a signal ended it.
+    ///
+    /// # Panics
+    /// If it does not end within that time.
+    pub async fn end(&mut self, within: Duration) -> Option<i32> {
+        eventually("the command ends", within, async || self.process.ended().ok_or("it runs".to_owned())).await.code()
+    }
+
+    /// Its standard output until now.
+    #[must_use]
+    pub fn stdout(&self) -> String {
+        self.text("stdout")
+    }
+
+    /// Its standard error until now.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        self.text("stderr")
+    }
+
+    fn text(&self, name: &str) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.folder.path().join(name)).unwrap_or_default()).into_owned()
     }
 }
 

@@ -1,0 +1,149 @@
+//! A server that was alone becomes one of a cluster, with its streams.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::{self, consumer, stream};
+use futures_util::StreamExt as _;
+use kith_tests::fetched::nats_server;
+use kith_tests::lab::{Background, Maker, NameServer, Runner, eventually, nats_address};
+use serde_json::Value;
+
+/// For a group to form, on a busy machine.
+const BOUND: Duration = Duration::from_secs(90);
+/// Messages of the larger stream.
+const MANY: u64 = 2_000;
+
+async fn context(at: Ipv4Addr) -> jetstream::Context {
+    jetstream::new(async_nats::connect(format!("nats://{at}:4222")).await.expect("it answers"))
+}
+
+/// Three streams: one with many messages and a consumer that has taken ten of them, one with one message, one with none.
+async fn fill(at: Ipv4Addr) {
+    let context = context(at).await;
+    for name in ["many", "one", "none"] {
+        let config =
+            stream::Config { name: name.to_owned(), subjects: vec![format!("{name}.>")], ..Default::default() };
+        context.create_stream(config).await.expect("a lone server takes it");
+    }
+    let mut told = Vec::new();
+    for number in 0..MANY {
+        let body = format!("{number} {}", "x".repeat(1_000));
+        told.push(context.publish("many.x", body.into()).await.expect("it is sent"));
+    }
+    for told in told {
+        told.await.expect("it is acknowledged");
+    }
+    context.publish("one.x", "1".into()).await.expect("it is sent").await.expect("it is acknowledged");
+    let many = context.get_stream("many").await.expect("it is there");
+    let config = consumer::pull::Config { durable_name: Some("reader".to_owned()), ..Default::default() };
+    let reader = many.create_consumer(config).await.expect("it is taken");
+    let mut taken = reader.fetch().max_messages(10).messages().await.expect("there are some");
+    while let Some(message) = taken.next().await {
+        message.expect("it can be read").double_ack().await.expect("it is acknowledged");
+    }
+}
+
+/// What the streams hold, and how: those of `fill`, with these replicas.
+async fn is_whole(at: Ipv4Addr, replicas: usize) {
+    let context = context(at).await;
+    for (name, messages) in [("many", MANY), ("none", 0), ("one", 1)] {
+        eventually(&format!("{name} is whole"), BOUND, async || {
+            let stream = context.get_stream(name).await.map_err(|error| error.to_string())?;
+            let info = stream.cached_info();
+            let shape = (info.state.messages, info.state.last_sequence, info.config.num_replicas);
+            if shape == (messages, messages, replicas) { Ok(()) } else { Err(format!("{info:?}")) }
+        })
+        .await;
+    }
+    let many = context.get_stream("many").await.expect("it is there");
+    let mut reader: consumer::PullConsumer = many.get_consumer("reader").await.expect("its consumer came with it");
+    assert_eq!(reader.info().await.expect("it is told").ack_floor.stream_sequence, 10);
+    let mut rest = reader.messages().await.expect("it can be read");
+    for number in 10..MANY {
+        let message = rest.next().await.expect("there are more").expect("it can be read");
+        let body = String::from_utf8_lossy(&message.payload).into_owned();
+        assert!(body.starts_with(&format!("{number} xxx")) && body.len() > 1_000, "{number}: {body}");
+        message.ack().await.expect("it is sent");
+    }
+}
+
+/// `kith nats grow` for the store of this runner, that runs beside the test.
+fn grow(runner: &Runner, addresses: &[Ipv4Addr], binary: &Path) -> Background {
+    let own = addresses[0];
+    let settings = [
+        format!("nats.store_dir={}", runner.store().display()),
+        format!("nats.bin={}", binary.display()),
+        "nats.servers=3".to_owned(),
+        "node.region=ams".to_owned(),
+        format!("nats.ip={own}"),
+        format!("nats.monitor={own}:8222"),
+    ];
+    let mut arguments: Vec<String> = ["nats", "grow", "--json", "--replicas", "3"].map(str::to_owned).into();
+    arguments.extend(settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]));
+    Background::of(arguments)
+}
+
+/// Waits for a step of it, and says which.
+async fn step(grow: &Background, name: &str) -> Value {
+    eventually(&format!("it says {name}"), BOUND, async || {
+        let said = grow.stdout();
+        let lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.into_iter().find(|line| line["step"] == name).ok_or_else(|| said.clone() + &grow.stderr())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_server_with_streams_joins_a_cluster_and_nothing_is_lost_however_often_it_is_interrupted() {
+    let test = "a_lone_server_with_streams_joins_a_cluster";
+    let Some(binary) = nats_server(test) else { return };
+    let Some(mut dns) = NameServer::new(test, Maker::Knot, nats_address(7)) else { return };
+    let mut runners: Vec<Runner> = (1..=3).map(|number| Runner::new(number, &binary)).collect();
+    let addresses: Vec<Ipv4Addr> = runners.iter().map(|runner| runner.address).collect();
+    runners[0].start().await;
+    fill(addresses[0]).await;
+    assert_eq!(runners[0].stop(BOUND).await.code(), Some(0));
+
+    let mut names = vec!["regions.nats TXT \"ams\"".to_owned()];
+    for address in &addresses {
+        names.extend(["center.process.nats", "ams.nats"].map(|name| format!("{name} A {address}")));
+    }
+    dns.serve(&names).await;
+    for runner in &mut runners {
+        runner.set(&format!("nats.resolvers={}", dns.address()));
+        runner.set("nats.servers=3");
+        runner.set("node.region=ams");
+        runner.launch();
+    }
+    assert_eq!(runners[0].end(BOUND).await.code(), Some(78), "{}", runners[0].log());
+    assert!(runners[0].log().contains("hint: `kith nats grow` takes the streams"), "{}", runners[0].log());
+
+    // Killed when they are put aside; killed when the first is copied.
+    let first = grow(&runners[0], &addresses, &binary);
+    let aside = step(&first, "aside").await;
+    assert_eq!(aside["streams"], 3, "{aside}");
+    step(&first, "waits").await;
+    drop(first);
+    runners[0].start().await;
+    let second = grow(&runners[0], &addresses, &binary);
+    step(&second, "copied").await;
+    drop(second);
+    let begun = Instant::now();
+    let mut third = grow(&runners[0], &addresses, &binary);
+    let done = step(&third, "done").await;
+    assert_eq!(third.end(BOUND).await, Some(0), "{}", third.stderr());
+    eprintln!("the streams that were left came into the cluster within {:?}", begun.elapsed());
+    assert!(third.stdout().contains("\"step\":\"there\""), "one was copied before: {}", third.stdout());
+    assert_eq!(done["streams"], 3, "{done}");
+    is_whole(addresses[1], 3).await;
+
+    let backup = PathBuf::from(done["backup"].as_str().expect("a folder"));
+    for stream in ["many", "one", "none"] {
+        assert!(backup.join("jetstream/$G/streams").join(stream).is_dir(), "{stream} is in {}", backup.display());
+    }
+    let mut again = grow(&runners[0], &addresses, &binary);
+    assert_eq!(again.end(BOUND).await, Some(1), "{}", again.stdout());
+    assert!(again.stderr().contains("holds no streams of a lone server"), "{}", again.stderr());
+}
