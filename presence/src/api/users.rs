@@ -155,7 +155,7 @@ impl PutBody {
         let bad = |error: &dyn std::fmt::Display| ApiError::bad(error.to_string());
         let status: Status = self.status.parse().map_err(|e| bad(&e))?;
         let ttl = match self.ttl {
-            Some(secs) => Ttl::try_from(u64::try_from(secs).unwrap_or(0)).map_err(|e| bad(&e))?,
+            Some(secs) => Ttl::from_secs(secs).map_err(|e| bad(&e))?,
             None => Ttl::default(),
         };
         let message = self.message.filter(|message| !message.is_empty());

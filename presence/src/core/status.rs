@@ -99,9 +99,17 @@ pub struct Ttl(u32);
 /// A number of seconds that is too small or too large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the ttl must be 5 to 86400 seconds, and is {0}")]
-pub struct TtlError(u64);
+pub struct TtlError(i64);
 
 impl Ttl {
+    /// So many seconds, if that is neither too small nor too large.
+    pub fn from_secs(secs: i64) -> Result<Self, TtlError> {
+        match u32::try_from(secs) {
+            Ok(secs @ 5..=86_400) => Ok(Self(secs)),
+            Ok(_) | Err(_) => Err(TtlError(secs)),
+        }
+    }
+
     /// In seconds.
     pub const fn as_secs(self) -> u64 {
         self.0 as u64
@@ -123,10 +131,7 @@ impl TryFrom<u64> for Ttl {
     type Error = TtlError;
 
     fn try_from(secs: u64) -> Result<Self, TtlError> {
-        match u32::try_from(secs) {
-            Ok(secs @ 5..=86_400) => Ok(Self(secs)),
-            Ok(_) | Err(_) => Err(TtlError(secs)),
-        }
+        Self::from_secs(i64::try_from(secs).unwrap_or(i64::MAX))
     }
 }
 
@@ -146,6 +151,7 @@ mod tests {
         assert_eq!("Online".parse::<Status>(), Err(StatusError));
         assert!(Status::Online > Status::Busy && Status::Busy > Status::Away && Status::Away > Status::Offline);
         assert_eq!(Ttl::try_from(4), Err(TtlError(4)));
+        assert_eq!(Ttl::from_secs(-1), Err(TtlError(-1)));
         assert_eq!(Ttl::try_from(5).map(Ttl::as_secs), Ok(5));
         assert_eq!(Ttl::try_from(86_401), Err(TtlError(86_401)));
         assert!(Message::try_from("ü".repeat(256)).is_ok());
