@@ -143,3 +143,64 @@ impl Board {
 /// Looks that find a node stale or silent come no later than this after it is.
 const _: () =
     assert!(BEAT_EVERY.as_millis() * 3 <= STALE_AFTER.as_millis() && STALE_AFTER.as_secs() < SILENT_AFTER.as_secs());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::board_test::{end, put};
+    use crate::core::{Status, Write};
+
+    fn at(secs: u64) -> Now {
+        Now { mono: Duration::from_secs(100 + secs), wall_ms: 1_000_000 + secs * 1_000 }
+    }
+
+    fn write(board: &mut Board, write: &Write, now: Now) {
+        let plan = board.plan(std::slice::from_ref(write), now);
+        board.commit(plan, now);
+    }
+
+    /// What one says comes to the other.
+    fn tell(from: &mut Board, to: &mut Board, now: Now) {
+        for (_, says) in from.drain().say {
+            to.hear(says, now);
+        }
+    }
+
+    fn shown(board: &Board, user: &UserId) -> (Status, bool) {
+        let nobody = super::super::User::default().into();
+        let shown = board.user(user).unwrap_or(&nobody).effective(board.sight());
+        (shown.status, shown.stale)
+    }
+
+    #[test]
+    fn who_is_heard_again_is_shown_as_before_until_it_is_known_what_he_said_meanwhile() {
+        let (ann, bob) = (UserId::try_from("ann").unwrap(), UserId::try_from("bob").unwrap());
+        for (away, before) in [(20, (Status::Online, true)), (45, (Status::Offline, false))] {
+            let mut owner = Board::new("n0".parse().unwrap(), 1, at(0));
+            let mut other = Board::new("n1".parse().unwrap(), 1, at(0));
+            write(&mut owner, &put(&ann, Status::Online, 600), at(0));
+            write(&mut owner, &put(&bob, Status::Online, 600), at(0));
+            for _ in 0..2 {
+                owner.tick(at(0));
+                tell(&mut owner, &mut other, at(0));
+                tell(&mut other, &mut owner, at(0));
+            }
+            other.tick(at(1));
+            assert_eq!((shown(&other, &ann), shown(&other, &bob)), ((Status::Online, false), (Status::Online, false)));
+            // Nothing that is said meanwhile is heard.
+            write(&mut owner, &end(&bob), at(5));
+            other.tick(at(away));
+            assert_eq!((shown(&other, &ann), shown(&other, &bob)), (before, before));
+            owner.drain();
+            owner.tick(at(away));
+            tell(&mut owner, &mut other, at(away));
+            other.tick(at(away + 1));
+            assert_eq!((shown(&other, &ann), shown(&other, &bob)), (before, before), "only a beat was heard");
+            tell(&mut other, &mut owner, at(away + 1));
+            tell(&mut owner, &mut other, at(away + 1));
+            other.tick(at(away + 1));
+            let now = ((Status::Online, false), (Status::Offline, false));
+            assert_eq!((shown(&other, &ann), shown(&other, &bob)), now, "after {away} s");
+        }
+    }
+}
