@@ -66,6 +66,9 @@ mod chain;
 mod retry;
 mod secret;
 
+#[cfg(test)]
+mod logged;
+
 pub use config::Config;
 pub use identity::Identity;
 pub use nats::{BuildError, Nats, RunError};

@@ -139,7 +139,7 @@ async fn what_a_process_has_started_is_ended_with_it_and_after_a_kill_by_the_nex
         gone(pid).await;
     }
     let again = [line(&near).await, line(&far).await];
-    assert!(runner.log().contains("left behind by an earlier runner, and ended"), "{}", runner.log());
+    assert!(runner.log().contains("left behind, and ended"), "{}", runner.log());
     assert_eq!(runner.stop(BOUND).await.code(), Some(0), "{}", runner.log());
     assert!(!again.iter().any(|pid| runs(pid)), "they outlive a runner that ends in good order");
 }

@@ -2,6 +2,7 @@
 //! parent-death signal is for children alone. So all carry a mark in their environment, which what they start inherits, and the next
 //! runner of the store ends whoever carries it. The lock of the store says that no other runner lives whose they are.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -30,34 +31,39 @@ struct Leftover {
 
 /// Ends all that carry this mark, and waits until they are gone.
 pub(crate) async fn end(mark: &str) {
+    let signal = |pid| kill(Pid::from_raw(pid), Signal::SIGKILL);
+    end_in(Path::new("/proc"), mark, signal).await;
+}
+
+/// Those that are mounted at `proc`, by this signal. Of each it is said once what becomes of it.
+async fn end_in(proc: &Path, mark: &str, signal: impl Fn(i32) -> nix::Result<()>) {
     let wanted = format!("{VARIABLE}={mark}");
     let until = Instant::now() + END;
-    let mut told: Vec<Leftover> = Vec::new();
+    let mut told: BTreeMap<Leftover, Option<Errno>> = BTreeMap::new();
     loop {
-        let wanted = wanted.clone();
-        let found = blocking(move || carriers(Path::new("/proc"), &wanted)).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "what an earlier runner has left behind is not known");
+        let (proc, wanted) = (proc.to_owned(), wanted.clone());
+        let found = blocking(move || carriers(&proc, &wanted)).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what is left behind is not known");
             Vec::new()
         });
         for leftover in &found {
-            let killed = kill(Pid::from_raw(leftover.pid), Signal::SIGKILL);
+            let failed = signal(leftover.pid).err().filter(|error| *error != Errno::ESRCH);
+            if told.insert(leftover.clone(), failed) == Some(failed) {
+                continue;
+            }
             let Leftover { pid, name } = leftover;
-            match killed {
-                Ok(()) | Err(Errno::ESRCH) if told.contains(leftover) => {}
-                Ok(()) | Err(Errno::ESRCH) => tracing::warn!(pid, name, "left behind by an earlier runner, and ended"),
-                Err(error) => {
-                    tracing::warn!(pid, name, %error, "left behind by an earlier runner, and not to be ended");
-                }
+            match failed {
+                None => tracing::warn!(pid, name, "left behind, and ended"),
+                Some(error) => tracing::warn!(pid, name, %error, "left behind, and not to be ended"),
             }
         }
         if found.is_empty() {
             return;
         }
         if Instant::now() >= until {
-            tracing::error!(left = found.len(), "processes of an earlier runner do not end");
+            tracing::error!(left = found.len(), "processes that are left behind do not end");
             return;
         }
-        told = found;
         sleep(AGAIN).await;
     }
 }
@@ -80,4 +86,34 @@ fn carriers(proc: &Path, wanted: &str) -> io::Result<Vec<Leftover>> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logged::Log;
+
+    /// A process of this id, as /proc has it.
+    fn process(proc: &Path, pid: i32, name: &str) {
+        let folder = proc.join(pid.to_string());
+        fs::create_dir(&folder).expect("room");
+        fs::write(folder.join("environ"), format!("HOME=/\0{VARIABLE}=1:2\0")).expect("room");
+        fs::write(folder.join("comm"), format!("{name}\n")).expect("room");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_becomes_of_a_process_is_said_once_also_where_it_is_not_to_be_ended() {
+        let (log, _guard) = Log::of_warnings();
+        let proc = tempfile::tempdir().expect("a folder");
+        process(proc.path(), 7, "theirs");
+        process(proc.path(), 8, "hangs");
+        let signal = |pid| if pid == 7 { Err(Errno::EPERM) } else { Ok(()) };
+        let begun = Instant::now();
+        end_in(proc.path(), "1:2", signal).await;
+        assert!(begun.elapsed() >= END, "{:?}", begun.elapsed());
+        let text = log.text();
+        let told = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        let counts = (told("left behind, and not to be ended"), told("left behind, and ended"), told("do not end"));
+        assert_eq!((counts, text.lines().count()), ((1, 1, 1), 3), "{text}");
+    }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::{Attempt, Keeper, LONGEST, Lease, LeaseError, Order, Own, RENEWAL, Reason, TTL, Turn};
 use crate::follow::{Change, Follow, FollowError, Prepared, Reloaded};
+use crate::logged::Log;
 
 /// A bucket that several servers share: who holds the key, at which revision, until when.
 #[derive(Clone, Default)]
@@ -399,10 +399,7 @@ async fn a_change_that_is_taken_back_has_nobody_restart_and_an_order_stays() {
 
 #[tokio::test(start_paused = true)]
 async fn a_turn_that_another_takes_the_place_of_is_no_error() {
-    let log = Log::default();
-    let _guard = tracing::subscriber::set_default(
-        tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(log.clone()).finish(),
-    );
+    let (log, _guard) = Log::of_warnings();
     let bucket = Bucket::default();
     let mut one = server("a", &bucket, Others::Some);
     for _ in 0..2 {
@@ -412,30 +409,4 @@ async fn a_turn_that_another_takes_the_place_of_is_no_error() {
     }
     one.is_told_nothing_for(10).await;
     assert_eq!(log.text(), "");
-}
-
-/// What is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().expect("free")).into_owned()
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("free").write(bytes)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Log;
-    fn make_writer(&self) -> Log {
-        self.clone()
-    }
 }
