@@ -8,7 +8,8 @@
 //!  Idle ───────────────────────────► Wanting ───────────────► Mine ─────────────────────────► well ──► Idle
 //!    ▲                                  │ held by another, no leader,    │ renewed every 30 s through another server;
 //!    │                                  │ no bucket: waits, and says so  │ a server that does not get well keeps it
-//!    ├── what it was due for is taken back                               │ for ten minutes: the roll stops there
+//!    ├── what it was due for is taken back                               │ for ten minutes: the roll stops there;
+//!    │                                                                   │ one that is due again has it for that too
 //!    └──── the process was started again in the meantime, by whomever ◄──┘
 //! ```
 //! Whether it is ours is known until its time is over, counted from before the last renewal that was answered; of one that was not
@@ -24,11 +25,11 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::follow::{Change, Follow, FollowError, Prepared, Reloaded};
 
+mod course;
 mod nats;
 mod own;
 #[cfg(test)]
@@ -37,6 +38,8 @@ mod tests;
 pub(crate) use nats::Shown;
 pub use nats::{Access, NatsLease, User};
 pub use own::OwnServer;
+
+use course::{Restart, Waiting, turn};
 
 /// How long a lease holds without being renewed. A restart takes about a minute; a holder that is gone blocks nobody for
 /// longer than two.
@@ -123,7 +126,12 @@ pub struct Turn<F, K> {
     says: watch::Sender<Option<Arc<str>>>,
     orders: mpsc::Receiver<Order>,
     tasks: JoinSet<()>,
+    /// Where the last turn is asked for the lease that it may still hold.
+    last: Option<Successor>,
 }
+
+/// Takes who is to have the lease after a turn. One for each turn, which has one at most.
+type Successor = mpsc::Sender<oneshot::Sender<Restart>>;
 
 /// Makes what a turn needs.
 pub trait Keeper: Send + 'static {
@@ -163,7 +171,7 @@ impl<F: Follow, K: Keeper> Turn<F, K> {
     pub fn new(inner: F, keeper: K) -> (Self, Ends) {
         let (says, waits) = watch::channel(None);
         let (orders_in, orders) = mpsc::channel(ORDERS);
-        let turn = Self { inner, keeper, phase: Phase::Idle, says, orders, tasks: JoinSet::new() };
+        let turn = Self { inner, keeper, phase: Phase::Idle, says, orders, tasks: JoinSet::new(), last: None };
         (turn, Ends { waits, orders: orders_in })
     }
 
@@ -198,10 +206,8 @@ impl<F: Follow, K: Keeper> Turn<F, K> {
                         return Change::Restart { what: "an operator's order, without a lease".to_owned() };
                     }
                 },
-                Some(ended) = self.tasks.join_next() => match ended {
-                    Err(error) if !error.is_cancelled() => tracing::error!(%error, "a turn failed"),
-                    // One that another took the place of was cancelled by us.
-                    Ok(()) | Err(_) => {}
+                Some(ended) = self.tasks.join_next() => if let Err(error) = ended {
+                    tracing::error!(%error, "a turn failed");
                 }
             }
         }
@@ -218,9 +224,10 @@ impl<F: Follow, K: Keeper> Turn<F, K> {
         }
         let Some((lease, own)) = self.keeper.turn() else { return Some(wish.into_change()) };
         let (grant, granted) = oneshot::channel();
-        // One that is still looking after the last restart is done with: this turn begins where it ended.
-        self.tasks.abort_all();
-        self.tasks.spawn(turn(lease, own, grant, self.says.clone()).in_current_span());
+        let (successor, next) = mpsc::channel(1);
+        let waiting = Waiting { grant: Some(grant), says: self.says.clone() };
+        let before = self.last.replace(successor);
+        self.tasks.spawn(turn(lease, own, waiting, before, next).in_current_span());
         self.phase = Phase::Wanting { wish, granted };
         None
     }
@@ -268,136 +275,5 @@ impl<F: Follow, K: Keeper> Follow for Turn<F, K> {
 
     fn reloaded(&mut self, outcome: Reloaded) -> BoxFuture<'_, ()> {
         self.inner.reloaded(outcome)
-    }
-}
-
-/// A lease that is ours.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    revision: u64,
-    /// Until when at least. Counted from before it was asked for: its time begins when the bucket hears of it.
-    until: Instant,
-}
-
-impl Held {
-    fn is_over(&self) -> bool {
-        Instant::now() >= self.until
-    }
-}
-
-/// One turn, from the wish to the end.
-async fn turn(mut lease: impl Lease, own: impl Own, grant: oneshot::Sender<()>, says: watch::Sender<Option<Arc<str>>>) {
-    let mut grant = grant;
-    let taken = tokio::select! {
-        biased;
-        // Nobody waits for it any more: what was taken half way goes away by itself.
-        () = grant.closed() => None,
-        taken = ready(&mut lease, &own, &says) => Some(taken),
-    };
-    says.send_replace(None);
-    let Some((held, before)) = taken else { return };
-    if grant.send(()).is_err() {
-        return give_back(&mut lease, held).await;
-    }
-    tracing::info!("it is this server's turn to restart");
-    if let Some(held) = kept(&mut lease, &own, before, held).await {
-        give_back(&mut lease, held).await;
-    }
-}
-
-/// Has the turn, and the server ready for its end.
-async fn ready(lease: &mut impl Lease, own: &impl Own, says: &watch::Sender<Option<Arc<str>>>) -> (Held, String) {
-    loop {
-        let (held, before) = taken(lease, own, says).await;
-        own.step_down().await;
-        // Where that took longer than a lease holds, the turn may be another's by now.
-        if !held.is_over() {
-            return (held, before);
-        }
-    }
-}
-
-/// Takes it when it can be had, and says what it waits for. The process is known before: only then is another told from
-/// it, and the lease not given back while the old one still ends.
-async fn taken(lease: &mut impl Lease, own: &impl Own, says: &watch::Sender<Option<Arc<str>>>) -> (Held, String) {
-    loop {
-        let until = Instant::now() + TTL;
-        let waits: String = match own.process().await {
-            None => "a restart waits: nats-server does not answer".to_owned(),
-            Some(before) => match lease.take().await {
-                Ok(Attempt::Mine(revision)) => return (Held { revision, until }, before),
-                Ok(Attempt::Held(who)) => format!("a restart waits: it is the turn of {who}"),
-                Err(error) => format!("a restart waits: {error}"),
-            },
-        };
-        says.send_if_modified(|said| {
-            if said.as_deref() == Some(&waits) {
-                return false;
-            }
-            tracing::info!(reason = waits, "nats-server is to be restarted, and waits for its turn");
-            *said = Some(Arc::from(waits.as_str()));
-            true
-        });
-        tokio::time::sleep(TRIES).await;
-    }
-}
-
-/// Renews it until the server is well again. None if it is over, lost, or left to go away by itself.
-async fn kept(lease: &mut impl Lease, own: &impl Own, before: String, mut held: Held) -> Option<Held> {
-    let end = Instant::now() + LONGEST;
-    let mut renewals = tokio::time::interval_at(Instant::now() + RENEWAL, RENEWAL);
-    let mut looks = tokio::time::interval(LOOKS);
-    loop {
-        // Both are ticks: one that is dropped comes again.
-        tokio::select! {
-            _ = renewals.tick() => match renewed(lease, held).await {
-                Ok(next) => held = next,
-                Err(LeaseError::Lost) => {
-                    tracing::warn!("the lease of a restart went to somebody else before the server was well");
-                    return None;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the lease of a restart is not renewed, and is tried again");
-                    renewals.reset_after(TRIES);
-                }
-            },
-            _ = looks.tick() => {
-                let process = own.process().await;
-                if process.is_some_and(|process| process != before) && own.well().await {
-                    tracing::info!("nats-server is well again after its restart");
-                    return Some(held);
-                }
-            }
-        }
-        if held.is_over() {
-            tracing::warn!("the lease of a restart is over before the server was well: it could not be renewed");
-            return None;
-        }
-        if Instant::now() >= end {
-            tracing::error!(
-                "nats-server is not well ten minutes after its restart; the lease is left to end by itself"
-            );
-            return None;
-        }
-    }
-}
-
-/// Has it go on. A renewal that was heard, and whose answer was lost, has given it another revision than the one we know: it is
-/// still ours if the bucket says so.
-async fn renewed(lease: &mut impl Lease, held: Held) -> Result<Held, LeaseError> {
-    let until = Instant::now() + TTL;
-    let revision = match lease.renew(held.revision).await {
-        Err(LeaseError::Lost) => match lease.take().await? {
-            Attempt::Mine(revision) => revision,
-            Attempt::Held(_) => return Err(LeaseError::Lost),
-        },
-        answered => answered?,
-    };
-    Ok(Held { revision, until })
-}
-
-async fn give_back(lease: &mut impl Lease, held: Held) {
-    if let Err(error) = lease.release(held.revision).await {
-        tracing::warn!(%error, "the lease of a restart is not given back, and ends by itself");
     }
 }

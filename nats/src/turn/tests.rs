@@ -410,3 +410,65 @@ async fn a_turn_that_another_takes_the_place_of_is_no_error() {
     one.is_told_nothing_for(10).await;
     assert_eq!(log.text(), "");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_second_wish_while_the_server_does_not_come_back_keeps_the_turn_that_it_has() {
+    let bucket = Bucket::default();
+    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
+    one.is_to_restart().await;
+    one.told().await;
+    one.restarts(Health::Silent).await;
+    one.is_told_nothing_for(5).await;
+    one.is_to_restart().await;
+    two.is_to_restart().await;
+    one.is_told_nothing_for(5).await;
+    assert_eq!(one.ends.waits.borrow().as_deref(), Some("a restart waits: nats-server does not answer"));
+    two.is_told_nothing_for(300).await;
+    assert_eq!(bucket.holder().as_deref(), Some("a"));
+    one.own.0.lock().expect("free").1 = Health::Unwell;
+    assert_eq!(one.told().await, restart("store"), "it answers, and another start may be what makes it well");
+    assert_eq!(one.ends.waits.borrow().as_deref(), None);
+    two.is_told_nothing_for(300).await;
+    one.restarts(Health::Well).await;
+    one.is_told_nothing_for(5).await;
+    assert_eq!(two.told().await, restart("store"));
+    assert_eq!(bucket.log(), "a takes, a steps down, a steps down, a gives back, b takes, b steps down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn wishes_that_are_taken_back_while_the_server_does_not_come_back_leave_it_the_turn_that_it_has() {
+    let bucket = Bucket::default();
+    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
+    one.is_to_restart().await;
+    one.told().await;
+    one.restarts(Health::Silent).await;
+    two.is_to_restart().await;
+    for _ in 0..15 {
+        one.is_to_restart().await;
+        one.is_told_nothing_for(5).await;
+        one.script.send(Change::TakenBack).await.expect("room");
+        one.is_told_nothing_for(5).await;
+    }
+    assert_eq!(one.ends.waits.borrow().as_deref(), None);
+    two.is_told_nothing_for(300).await;
+    assert_eq!(bucket.holder().as_deref(), Some("a"));
+    one.own.0.lock().expect("free").1 = Health::Well;
+    assert_eq!(two.told().await, restart("store"));
+    one.is_told_nothing_for(60).await;
+    assert_eq!(bucket.log(), "a takes, a steps down, a gives back, b takes, b steps down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_beside_a_turn_that_is_over_takes_one_of_its_own() {
+    let bucket = Bucket::default();
+    let mut one = server("a", &bucket, Others::Some);
+    one.is_to_restart().await;
+    one.told().await;
+    one.restarts(Health::Silent).await;
+    one.is_to_restart().await;
+    one.is_told_nothing_for(LONGEST.as_secs() + TTL.as_secs() + 60).await;
+    assert_eq!(bucket.holder(), None);
+    one.own.0.lock().expect("free").1 = Health::Unwell;
+    assert_eq!(one.told().await, restart("store"));
+    assert_eq!(bucket.log(), "a takes, a steps down, a takes, a steps down");
+}
