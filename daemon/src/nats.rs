@@ -8,6 +8,7 @@
 //! does to which a disk was moved, and the earlier leaves it to that one and says so, rather than that each takes it from the other for ever.
 
 mod ask;
+mod claim;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use crate::error::Error;
 use crate::own::{Own, Standing};
 use crate::store::Store;
 use ask::Runner;
+use claim::{Claim, Holder, Told};
 use plan::{Observed, Row, Said, Step, period, plan};
 
 /// Keeps the row.
@@ -37,27 +39,14 @@ pub(crate) struct Nats {
     silent: Option<Instant>,
     /// Why, for people.
     reason: Option<String>,
-    said: Option<Row>,
-    /// The name under which we had a row last.
-    had: Option<String>,
-    /// The server that has taken it.
-    taken: Option<String>,
+    claim: Claim,
 }
 
 impl Nats {
     /// The row of this node's nats-server, whose runner answers there.
     pub(crate) fn new(node: NodeId, store: Store, own: Own, at: SocketAddr) -> Nats {
-        Nats {
-            node,
-            store,
-            own,
-            runner: Runner::at(at),
-            silent: None,
-            reason: None,
-            said: None,
-            had: None,
-            taken: None,
-        }
+        let (runner, claim) = (Runner::at(at), Claim::default());
+        Nats { node, store, own, runner, silent: None, reason: None, claim }
     }
 
     async fn rows(&self) -> Result<Vec<(String, Row)>, Error> {
@@ -66,27 +55,23 @@ impl Nats {
         Ok(rows.into_iter().filter_map(Row::of).collect())
     }
 
-    /// The server that has taken the row of this name from us.
-    async fn taker(&self, id: &str) -> Result<Option<String>, Error> {
-        if self.had.as_deref() != Some(id) {
-            return Ok(None);
-        }
+    /// Whose the row of this name is, which is not ours.
+    async fn holder(&self, id: &str) -> Result<Holder, Error> {
         let sql = "SELECT server_id FROM nats_servers WHERE id = ? AND server_id <> ?";
         let rows = self.store.rows(Statement::new(sql).with([id, self.node.as_str()])).await?;
         let text = |value| if let Value::Text(text) = value { text } else { "\u{fffd}".to_owned() };
-        Ok(rows.into_iter().flatten().next().map(text))
+        Ok(rows.into_iter().flatten().next().map_or(Holder::Nobody, |value| Holder::Other(text(value))))
     }
-}
 
-impl Nats {
-    /// Says whose the row is, when that changes.
-    fn tell(&self, id: &str, taken: Option<&str>) {
-        match (&self.taken, taken) {
-            (before, Some(by)) if before.as_deref() != Some(by) => {
+    /// Notes whose the row is, and says so when that changes.
+    fn note(&mut self, id: &str, holder: Holder) {
+        match self.claim.note(id, holder) {
+            Some(Told::Taken) => {
+                let by = self.claim.taken();
                 tracing::error!(id, by, "row of nats-server is another server's: two hosts have a copy of one store");
             }
-            (Some(_), None) => tracing::info!(id, "row of nats-server is ours again"),
-            (Some(_) | None, _) => {}
+            Some(Told::Regained) => tracing::info!(id, "row of nats-server is ours again"),
+            None => {}
         }
     }
 }
@@ -99,25 +84,24 @@ impl Reconciler for Nats {
     async fn observe(&mut self, now: Now) -> Result<Observed, Error> {
         let said = match self.runner.ask().await {
             Ok((id, row)) => {
-                (self.silent, self.reason, self.said) = (None, None, Some(row.clone()));
+                (self.silent, self.reason) = (None, None);
                 Said::Row(id, row)
             }
             Err(error) => {
                 let since = *self.silent.get_or_insert(now.at);
-                (self.reason, self.said) = (Some(error.chain()), None);
+                self.reason = Some(error.chain());
                 Said::Nothing { since }
             }
         };
         let rows: BTreeMap<String, Row> = self.rows().await?.into_iter().collect();
         let mut taken = None;
         if let Said::Row(id, _) = &said {
-            if rows.contains_key(id) {
-                self.had = Some(id.clone());
+            let holder = if rows.contains_key(id) { Holder::Us } else { self.holder(id).await? };
+            if let Holder::Other(by) = &holder {
+                taken = self.claim.had(id).then(|| by.clone());
             }
-            taken = self.taker(id).await?;
-            self.tell(id, taken.as_deref());
+            self.note(id, holder);
         }
-        self.taken.clone_from(&taken);
         Ok(Observed { said, rows, taken })
     }
 
@@ -130,10 +114,10 @@ impl Reconciler for Nats {
 
     async fn apply(&mut self, step: Step, _now: Now) -> Result<(), Error> {
         self.store.write(&[statement(&self.node, &step)]).await?;
-        if let Step::Write { id, .. } = &step {
-            self.had = Some(id.clone());
-        }
         tracing::info!(%step, "row of nats-server");
+        if let Step::Write { id, .. } = &step {
+            self.note(id, Holder::Us);
+        }
         Ok(())
     }
 
@@ -143,7 +127,7 @@ impl Reconciler for Nats {
 
     fn detail(&self, now: Now) -> serde_json::Value {
         let silent = self.silent.map(|since| now.at.saturating_duration_since(since).as_secs());
-        json!({ "runner": self.runner.place().to_string(), "silent_s": silent, "reason": self.reason, "row_taken_by": self.taken })
+        json!({ "runner": self.runner.place().to_string(), "silent_s": silent, "reason": self.reason, "row_taken_by": self.claim.taken() })
     }
 }
 

@@ -176,19 +176,44 @@ async fn a_row_of_a_nats_server_that_another_host_has_taken_is_left_to_it_and_sa
     };
     holder("the row is there", "one").await;
     write(one, "UPDATE nats_servers SET server_id = 'two'").await;
-    eventually("it is said who has taken it", BOUND, async || {
+    let nats = async || {
         let status = one.api().get("/v1/status").await?.json();
-        let nats = &status["parts"]["daemon"]["reconcilers"]["nats"]["detail"];
-        if nats["row_taken_by"] == "two" { Ok(()) } else { Err(nats.to_string()) }
+        let nats = status["parts"]["daemon"]["reconcilers"]["nats"].clone();
+        if nats.is_object() { Ok(nats) } else { Err(status["parts"].to_string()) }
+    };
+    let seen = eventually("it is said who has taken it", BOUND, async || {
+        let nats: Value = nats().await?;
+        if nats["detail"]["row_taken_by"] == "two" { Ok(nats) } else { Err(nats.to_string()) }
     })
     .await;
-    // The runner is asked every second: what the daemon does next it does in the passes after.
-    let said = Instant::now();
-    eventually("some passes are over", BOUND, async || {
-        holder("the row stays the other's", "two").await;
-        if said.elapsed() > Duration::from_secs(3) { Ok(()) } else { Err("not yet".to_owned()) }
+    let passes = seen["passes"].as_u64().expect("they are counted");
+    eventually("three more passes are over", BOUND, async || {
+        let nats = nats().await?;
+        if nats["passes"].as_u64() >= Some(passes + 3) { Ok(()) } else { Err(nats.to_string()) }
     })
     .await;
+    holder("the row stays the other's", "two").await;
+    runner.kill();
+    eventually("its runner says nothing", BOUND, async || {
+        let nats = nats().await?;
+        if nats["detail"]["silent_s"].is_number() { Ok(()) } else { Err(nats.to_string()) }
+    })
+    .await;
+    runner.launch();
+    eventually("its runner is heard again", BOUND, async || {
+        let nats = nats().await?;
+        let detail = &nats["detail"];
+        if detail["silent_s"].is_null() && detail["row_taken_by"] == "two" { Ok(()) } else { Err(nats.to_string()) }
+    })
+    .await;
+    let told = |what: &str| one.log().lines().filter(|line| line.contains(what)).count();
+    assert_eq!(told("row of nats-server is another server's"), 1, "{}", one.log());
+    assert_eq!(told("row of nats-server is ours again"), 0, "{}", one.log());
     write(one, "DELETE FROM nats_servers").await;
     holder("it is ours again when the other has left it", "one").await;
+    eventually("that is said", BOUND, async || match told("row of nats-server is ours again") {
+        1 => Ok(()),
+        times => Err(format!("{times} times")),
+    })
+    .await;
 }
