@@ -7,7 +7,7 @@
 //! | `health`, `openapi` | how the node is, and what it answers |
 //!
 //! `server` accepts connections, within the limits of the process; `head` answers requests that are none. `limit` says who
-//! writes too often.
+//! writes too often, `patience` who reads too slowly.
 
 mod error;
 mod query;
@@ -23,6 +23,7 @@ mod openapi;
 
 mod head;
 mod limit;
+mod patience;
 mod server;
 
 use std::sync::Arc;
@@ -40,12 +41,12 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use error::ApiError;
 pub(crate) use limit::Limits;
 pub use limit::Rates;
-pub(crate) use server::{Server, Tls};
+pub(crate) use server::{FAREWELLS, Server, Tls};
 
 use crate::auth::Auth;
 use crate::core::{SessionName, UserId};
 use crate::desk::{Desk, Tally};
-use crate::hub::Hub;
+use crate::hub::{FOLLOWED, Hub};
 use crate::journal::Journal;
 use crate::shown::Shown;
 
@@ -67,6 +68,15 @@ pub(crate) struct App {
     pub(crate) stopping: CancellationToken,
     pub(crate) connections: AtomicUsize,
     pub(crate) refused: AtomicU64,
+    /// Connections whose other side took nothing for too long.
+    pub(crate) cut: Arc<AtomicU64>,
+}
+
+impl App {
+    /// Whether new connections are to go elsewhere: nine tenths of what can be followed are.
+    fn is_crowded(&self) -> bool {
+        self.hub.counts().1 >= FOLLOWED / 10 * 9
+    }
 }
 
 /// What is asked of the center, and of other nodes.
@@ -119,3 +129,6 @@ async fn page(State(app): State<Arc<App>>) -> Response {
         None => ApiError::new(StatusCode::NOT_FOUND, "no such path").into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use crate::core::UserId;
 /// Events that are remembered for who comes back: a minute at 1,000 a second.
 const REMEMBERED: usize = 65_536;
 /// Followings of all followers together, of which each takes about 100 bytes: what is asked beyond is refused.
-const FOLLOWED: usize = 1_000_000;
+pub(crate) const FOLLOWED: usize = 1_000_000;
 
 /// All followers, and the last events.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@
 //!
 //! [`core`] is all that is decided, pure. `desk` is the one task that owns the board; `shown` is what readers see, and `hub`
 //! who follows whom. `api` is the HTTP API, `auth` says who may write. `journal` is what the desk needs of a log, and `link`
-//! what gives it that, and other nodes. [`Presence`] puts it together.
+//! what gives it that, and other nodes. `tls` is the certificate. [`Presence`] puts it together.
 //!
 //! It knows nothing of the store or of DNS: other nodes are whoever is heard on the nats-server that it was given.
 
@@ -26,6 +26,7 @@ mod hub;
 mod journal;
 mod link;
 mod shown;
+mod tls;
 
 pub use api::Rates;
 pub use auth::{AuthConfig, KeyError, KeySource, SignError, Writes, sign};

@@ -110,11 +110,16 @@ impl Link {
 
     /// Connects, and reads what is known. Goes on trying until it has.
     pub(crate) async fn open(&self) -> Opened {
-        let mut retry = Retry::new();
+        let (mut retry, mut said) = (Retry::new(), String::new());
         loop {
-            match self.try_open().await {
+            match self.try_open().await.map_err(|error| error.to_string()) {
                 Ok(opened) => return opened,
-                Err(error) => tracing::warn!(url = %key::shown(&self.server.url), %error, "presence is not linked yet"),
+                // Said once: a nats-server that is started beside us takes some tries.
+                Err(error) if error == said => tracing::debug!(error, "presence is not linked yet"),
+                Err(error) => {
+                    tracing::warn!(url = %key::shown(&self.server.url), error, "presence is not linked yet");
+                    said = error;
+                }
             }
             tokio::time::sleep(retry.delay()).await;
         }

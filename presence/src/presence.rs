@@ -10,17 +10,14 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kith_gossip_proto::{Hlc, NodeId};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{App, Center, Limits, Others, Server, Tls, router};
+use crate::api::{App, Center, FAREWELLS, Limits, Others, Server, Tls, router};
 use crate::auth::{Auth, KeyError};
 use crate::clock::Clock;
 use crate::config::{Config, Nats, Page, TlsFiles};
@@ -31,12 +28,13 @@ use crate::hub::Hub;
 use crate::journal::{InMemory, Journal};
 use crate::link::{Link, LinkError};
 use crate::shown::Shown;
+use crate::tls::Certificate;
 
 /// Descriptors that are not for connections: log, link, files.
 const RESERVED: u64 = 64;
 /// New connections are refused at this share of the limit, so that the rest goes on.
 const SHARE: (u64, u64) = (9, 10);
-/// How often keys are looked at for changes.
+/// How often keys and certificates are looked at for changes.
 const KEYS_EVERY: Duration = Duration::from_secs(5);
 /// How long connections are waited for once all else has ended: longer than any of them goes on, which each knows best.
 const GRACE: Duration = Duration::from_secs(2);
@@ -83,7 +81,7 @@ impl Presence {
     /// Binds everything, reads keys and certificates, raises the limit of descriptors.
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let auth = Arc::new(Auth::new(config.auth.clone())?);
-        let tls = config.tls.as_ref().map(acceptor).transpose()?;
+        let tls = config.tls.as_ref().map(certificate).transpose()?;
         let (mut listeners, mut addrs) = (Vec::new(), Vec::new());
         for addr in &config.listen {
             let bound = async {
@@ -136,14 +134,17 @@ impl Presence {
             stopping: stopping.clone(),
             connections: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
+            cut: Arc::default(),
         });
         let node = Node { node: self.config.node, clock, epoch, app: Arc::clone(&app) };
         let server = Server {
             router: router(Arc::clone(&app)),
             app,
-            tls: self.tls,
+            tls: self.tls.clone(),
             connections: TaskTracker::new(),
             most: self.most,
+            // Out of the tenth that is left.
+            farewells: Arc::new(Semaphore::new((self.most / 9).clamp(1, FAREWELLS))),
         };
         let mut tasks = JoinSet::new();
         for listener in self.listeners {
@@ -153,7 +154,7 @@ impl Presence {
                 Ok(())
             });
         }
-        tasks.spawn(refresh(self.auth, stopping.clone()));
+        tasks.spawn(refresh(self.auth, self.tls, stopping.clone()));
         tasks.spawn(node.run(link, requests));
         let mut result = Ok(());
         // Each arm may be dropped: what ended stays in the set.
@@ -285,20 +286,21 @@ impl Others for Nobody {
     }
 }
 
-/// Reads keys again when their files change.
-async fn refresh(auth: Arc<Auth>, stopping: CancellationToken) -> Result<(), RunError> {
-    let mut told = None;
+/// Reads keys and certificates again when their files change.
+async fn refresh(auth: Arc<Auth>, tls: Tls, stopping: CancellationToken) -> Result<(), RunError> {
+    let (mut told, mut told_of_tls) = (None, None);
     loop {
         // Both may be dropped.
         tokio::select! {
             () = stopping.cancelled() => return Ok(()),
             () = tokio::time::sleep(KEYS_EVERY) => {}
         }
-        let read = Arc::clone(&auth);
+        let (keys, certificate) = (Arc::clone(&auth), tls.clone());
+        let read = move || (keys.refresh(), certificate.map_or(Ok(()), |certificate| certificate.refresh()));
         // A disk may hang: nobody waits for it but this task.
-        let read = tokio::select! {
+        let (read, certificate) = tokio::select! {
             () = stopping.cancelled() => return Ok(()),
-            read = tokio::task::spawn_blocking(move || read.refresh()) => read?,
+            read = tokio::task::spawn_blocking(read) => read?,
         };
         let error = read.as_ref().err().map(ToString::to_string);
         if error != told
@@ -307,6 +309,13 @@ async fn refresh(auth: Arc<Auth>, stopping: CancellationToken) -> Result<(), Run
             tracing::warn!(error = error as &dyn std::error::Error, "keys are not read again; those from before hold");
         }
         told = error;
+        let error = certificate.err();
+        if error != told_of_tls
+            && let Some(error) = &error
+        {
+            tracing::warn!(error, "the certificate is not read again; the one from before is shown");
+        }
+        told_of_tls = error;
     }
 }
 
@@ -320,17 +329,6 @@ fn connections() -> usize {
     usize::try_from(limit.saturating_sub(RESERVED) / SHARE.1 * SHARE.0).unwrap_or(usize::MAX)
 }
 
-fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, BuildError> {
-    let wrong = |e: String| BuildError::Tls(files.clone(), e);
-    let certs = CertificateDer::pem_file_iter(&files.cert).map_err(|e| wrong(e.to_string()))?;
-    let certs: Vec<_> = certs.collect::<Result<_, _>>().map_err(|e| wrong(e.to_string()))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| wrong(e.to_string()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| wrong(e.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(certs, key)
-        .map_err(|e| wrong(e.to_string()))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+fn certificate(files: &TlsFiles) -> Result<Arc<Certificate>, BuildError> {
+    Certificate::read(files).map(Arc::new).map_err(|reason| BuildError::Tls(files.clone(), reason))
 }

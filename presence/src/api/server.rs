@@ -13,14 +13,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::App;
 use super::head::Heads;
+use super::patience::Patient;
 use super::users::Peer;
+use crate::tls::Certificate;
 
 /// How long requests may go on after the server was told to stop: longer than a write takes that is not kept.
 const GRACE: Duration = Duration::from_millis(1_750);
@@ -32,12 +35,15 @@ const TLS_TIME: Duration = Duration::from_secs(10);
 const BUFFER_BYTES: usize = 16 << 10;
 /// How long to wait when the system gives no more sockets: some connection must end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections beyond the limit that are answered at once, of the descriptors that are left for it, and how long each.
+pub(crate) const FAREWELLS: usize = 256;
+const FAREWELL: Duration = Duration::from_millis(1_000);
 /// What a connection beyond the limit is told.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\n\
     connection: close\r\ncontent-length: 53\r\n\r\n{\"success\":false,\"error\":\"too many open connections\"}";
 
 /// TLS for all connections of a listener.
-pub(crate) type Tls = Option<TlsAcceptor>;
+pub(crate) type Tls = Option<Arc<Certificate>>;
 
 /// Serves connections.
 #[derive(Clone)]
@@ -48,6 +54,21 @@ pub(crate) struct Server {
     pub(crate) connections: TaskTracker,
     /// Most connections at once.
     pub(crate) most: usize,
+    /// Room to refuse others.
+    pub(crate) farewells: Arc<Semaphore>,
+}
+
+/// The place of a connection among those that fit. While somebody has it the connection is counted, and waited for at shutdown:
+/// its task, and then whoever goes on with it as a WebSocket.
+pub(crate) struct Place {
+    app: Arc<App>,
+    _waited_for: TaskTrackerToken,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.app.connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Server {
@@ -74,38 +95,56 @@ impl Server {
     }
 
     fn begin(&self, stream: TcpStream, peer: SocketAddr) {
-        if self.app.connections.fetch_add(1, Ordering::Relaxed) >= self.most {
+        let place = self.place();
+        if self.app.connections.load(Ordering::Relaxed) > self.most || self.app.is_crowded() {
             self.app.refused.fetch_add(1, Ordering::Relaxed);
-            self.app.connections.fetch_sub(1, Ordering::Relaxed);
-            refuse(&stream);
+            // Whoever finds no room even for an answer is closed without one.
+            if let Ok(turn) = Arc::clone(&self.farewells).try_acquire_owned() {
+                self.connections.spawn(async move {
+                    refuse(stream).await;
+                    drop(turn);
+                });
+            }
             return;
         }
         let server = self.clone();
-        self.connections.spawn(async move {
-            server.serve(stream, peer).await;
-            server.app.connections.fetch_sub(1, Ordering::Relaxed);
-        });
+        self.connections.spawn(async move { server.serve(stream, peer, place).await });
     }
 
-    async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+    /// One more connection.
+    pub(super) fn place(&self) -> Arc<Place> {
+        self.app.connections.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Place { app: Arc::clone(&self.app), _waited_for: self.connections.token() })
+    }
+
+    async fn serve(&self, stream: TcpStream, peer: SocketAddr, place: Arc<Place>) {
         // Small answers and events must not wait for an acknowledgement.
         if stream.set_nodelay(true).is_err() {
             return;
         }
+        let stream = Patient::new(stream, Arc::clone(&self.app.cut));
         match &self.tls {
-            None => self.http(stream, peer).await,
-            Some(tls) => match tokio::time::timeout(TLS_TIME, tls.accept(stream)).await {
-                Ok(Ok(stream)) => self.http(stream, peer).await,
+            None => self.http(stream, peer, &place).await,
+            Some(tls) => match tokio::time::timeout(TLS_TIME, tls.acceptor().accept(stream)).await {
+                Ok(Ok(stream)) => self.http(stream, peer, &place).await,
                 Ok(Err(error)) => tracing::debug!(%error, "no TLS"),
                 Err(_) => tracing::debug!("TLS took too long"),
             },
         }
     }
 
-    async fn http(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: SocketAddr) {
+    pub(super) async fn http(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: SocketAddr,
+        place: &Arc<Place>,
+    ) {
         let routes = TowerToHyperService::new(self.router.clone());
         let service = service_fn(|mut request: http::Request<Incoming>| {
             request.extensions_mut().insert(Peer(peer));
+            if request.headers().contains_key(http::header::UPGRADE) {
+                request.extensions_mut().insert(Arc::clone(place));
+            }
             hyper::service::Service::call(&routes, request)
         });
         let mut builder = http1::Builder::new();
@@ -128,10 +167,19 @@ impl Server {
     }
 }
 
-/// Says so, as far as the socket takes it at once: whoever is too many is not waited for.
-fn refuse(stream: &TcpStream) {
-    if let Err(error) = stream.try_write(FULL) {
-        tracing::debug!(%error, "a connection too many, not told");
+/// Says so, and waits a moment for the other side to have read it: closed while a request of its is unread, the system would
+/// throw the answer away.
+async fn refuse(mut stream: TcpStream) {
+    let said = async {
+        stream.write_all(FULL).await?;
+        stream.shutdown().await?;
+        while stream.read(&mut [0; 1_024]).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    match tokio::time::timeout(FAREWELL, said).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection too many, not told"),
+        Err(_) => tracing::debug!("a connection too many, which stays"),
     }
 }
 

@@ -7,6 +7,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::App;
 use super::error::ApiError;
 use super::record::Records;
+use super::server::Place;
 use super::users::id;
 use crate::core::UserId;
 use crate::hub::Follower;
@@ -28,8 +30,11 @@ const USERS: usize = 1_000;
 const FOLLOWED: usize = 10_000;
 /// Changes in one message.
 const AT_ONCE: usize = 256;
-/// A client that takes nothing for so long is closed.
-const WRITE_TIME: Duration = Duration::from_secs(30);
+/// A client that takes a message no faster is closed. Less than the connection's own patience, so that there is somebody to
+/// say why.
+const WRITE_TIME: Duration = Duration::from_secs(20);
+/// For a last word, and for the client to read it.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Proxies cut connections on which nothing comes for a minute; a client that is gone is found by it.
 const PING: Duration = Duration::from_secs(15);
 
@@ -72,10 +77,69 @@ pub(crate) async fn upgrade(State(app): State<Arc<App>>, request: Request) -> Re
     let upgrade = upgrade.max_message_size(MESSAGE_BYTES).max_frame_size(MESSAGE_BYTES);
     // Nothing is kept for a client that does not read beyond one message of ours and what the socket holds.
     let upgrade = upgrade.write_buffer_size(0).max_write_buffer_size(8 << 20).read_buffer_size(4 << 10);
-    Ok(upgrade.on_upgrade(move |socket| async move { serve(&app, socket).await }))
+    // What was a request's connection goes on as a socket, and keeps its place.
+    let place = parts.extensions.remove::<Arc<Place>>();
+    Ok(upgrade.on_upgrade(move |mut socket| async move {
+        let stopped = async {
+            app.stopping.cancelled().await;
+            tokio::time::sleep(LAST_WORD).await;
+        };
+        // Whoever is served when the node stops is told so; whoever does not listen is left.
+        tokio::select! {
+            end = serve(&app, &mut socket) => end.say(&app, &mut socket).await,
+            () = stopped => {}
+        }
+        drop(place);
+    }))
 }
 
-async fn serve(app: &Arc<App>, mut socket: WebSocket) {
+/// Why a socket ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The client has closed it, or is gone.
+    Gone,
+    /// The node stops.
+    Stopping,
+    /// The client does not read.
+    Slow,
+    /// A message of the client is too long.
+    TooLong,
+    /// What the client sends is none of the protocol.
+    Wrong,
+}
+
+impl End {
+    /// Says why to the client, as far as he listens.
+    async fn say(self, app: &App, socket: &mut WebSocket) {
+        let (code, reason) = match self {
+            Self::Gone => return,
+            Self::Stopping => (close_code::AWAY, "stopping".to_owned()),
+            Self::Slow => {
+                app.cut.fetch_add(1, Ordering::Relaxed);
+                (close_code::POLICY, format!("nothing was read for {} s", WRITE_TIME.as_secs()))
+            }
+            Self::TooLong => (close_code::SIZE, format!("a message has at most {MESSAGE_BYTES} bytes")),
+            Self::Wrong => (close_code::PROTOCOL, "this is no WebSocket (RFC 6455)".to_owned()),
+        };
+        tracing::debug!(code, reason, "a socket is closed");
+        let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
+        let said = async {
+            if socket.send(close).await.is_err() {
+                return;
+            }
+            while let Some(received) = socket.recv().await {
+                if received.is_err() {
+                    // He goes on sending what is not understood. Closed while some of it is unread, the system would
+                    // throw the reason away.
+                    return std::future::pending().await;
+                }
+            }
+        };
+        drop(tokio::time::timeout(LAST_WORD, said).await);
+    }
+}
+
+async fn serve(app: &Arc<App>, socket: &mut WebSocket) -> End {
     let mut follower = app.hub.follower();
     // Whatever else there is: who is woken for nothing new sends nothing.
     let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
@@ -86,15 +150,18 @@ async fn serve(app: &Arc<App>, mut socket: WebSocket) {
                 Some(Ok(Message::Text(text))) => {
                     let answer = answer(app, &mut follower, text.as_str());
                     match answer {
-                        Some(answer) => send(&mut socket, Message::text(answer)).await,
+                        Some(answer) => send(socket, Message::text(answer)).await,
                         None => Ok(()),
                     }
                 }
                 Some(Ok(Message::Binary(_))) => {
-                    send(&mut socket, Message::text(error("only text is understood"))).await
+                    send(socket, Message::text(error("only text is understood"))).await
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(Message::Close(_))) | None => return End::Gone,
+                // Of the library's errors only its text is to be had.
+                Some(Err(error)) if error.to_string().contains("too long") => return End::TooLong,
+                Some(Err(_)) => return End::Wrong,
             },
             (users, upto) = follower.changed(AT_ONCE) => {
                 let data = Records::news(&app.shown, &users, &mut follower);
@@ -102,28 +169,22 @@ async fn serve(app: &Arc<App>, mut socket: WebSocket) {
                     continue;
                 }
                 let change = Tells::Change { id: upto.map(|upto| app.event_id(upto)), data };
-                send(&mut socket, Message::text(text(&change))).await
+                send(socket, Message::text(text(&change))).await
             }
-            _ = ping.tick() => send(&mut socket, Message::Ping(axum::body::Bytes::new())).await,
-            () = app.stopping.cancelled() => {
-                let close = CloseFrame { code: close_code::AWAY, reason: "stopping".into() };
-                drop(send(&mut socket, Message::Close(Some(close))).await);
-                return;
-            }
+            _ = ping.tick() => send(socket, Message::Ping(axum::body::Bytes::new())).await,
+            () = app.stopping.cancelled() => return End::Stopping,
         };
-        if sent.is_err() {
-            return;
+        if let Err(end) = sent {
+            return end;
         }
     }
 }
 
-/// The client does not read, or is gone.
-struct Gone;
-
-async fn send(socket: &mut WebSocket, message: Message) -> Result<(), Gone> {
+async fn send(socket: &mut WebSocket, message: Message) -> Result<(), End> {
     match tokio::time::timeout(WRITE_TIME, socket.send(message)).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(Gone),
+        Ok(Err(_)) => Err(End::Gone),
+        Err(_) => Err(End::Slow),
     }
 }
 

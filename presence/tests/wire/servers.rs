@@ -1,5 +1,7 @@
 //! Real nats-servers on loopback: one center, and leaves that know it.
 
+#![allow(dead_code, reason = "each who uses it takes what it needs")]
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -36,8 +38,21 @@ pub(crate) struct NatsServer {
     store: PathBuf,
     port: u16,
     pub(crate) leaf_port: u16,
+    /// Where it tells of itself.
+    pub(crate) monitor: u16,
     domain: String,
     child: Option<Child>,
+}
+
+/// What a server's configuration has besides.
+#[derive(Default)]
+pub(crate) struct Secured {
+    /// By itself.
+    pub(crate) server: String,
+    /// For leaves that connect to it.
+    pub(crate) listener: String,
+    /// For its connection to the center.
+    pub(crate) remote: String,
 }
 
 fn free_port() -> u16 {
@@ -52,12 +67,26 @@ impl NatsServer {
 
     /// One that stores elsewhere.
     pub(crate) fn start_on(binary: &Path, dir: &Path, name: &str, center: Option<u16>, disk: &Path) -> Self {
-        let (port, leaf_port) = (free_port(), free_port());
+        Self::secured(binary, dir, name, (center, disk), &Secured::default())
+    }
+
+    /// One with more in its configuration.
+    pub(crate) fn secured(
+        binary: &Path,
+        dir: &Path,
+        name: &str,
+        (center, disk): (Option<u16>, &Path),
+        more: &Secured,
+    ) -> Self {
+        let (port, leaf_port, monitor) = (free_port(), free_port(), free_port());
         let (domain, leaf) = match center {
-            None => ("center".to_owned(), format!("listen: \"127.0.0.1:{leaf_port}\", no_advertise: true")),
+            None => (
+                "center".to_owned(),
+                format!("listen: \"127.0.0.1:{leaf_port}\"\nno_advertise: true\n{}", more.listener),
+            ),
             Some(center) => (
                 format!("leaf-{name}"),
-                format!("reconnect: 1\nremotes: [{{url: \"nats-leaf://127.0.0.1:{center}\"}}]"),
+                format!("reconnect: 1\nremotes: [{{url: \"nats-leaf://127.0.0.1:{center}\"\n{}}}]", more.remote),
             ),
         };
         let dir = dir.join(format!("nats-{name}"));
@@ -65,11 +94,12 @@ impl NatsServer {
         let store = disk.join("store");
         // Of what a stream may take it is not asked whether the disk has it.
         let config = format!(
-            "server_name: {name}\nlisten: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\", domain: {domain}, sync_interval: always, max_file_store: 10GB }}\nleafnodes {{ {leaf} }}\n",
-            store.display()
+            "server_name: {name}\nlisten: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\njetstream {{ store_dir: \"{}\", domain: {domain}, sync_interval: always, max_file_store: 10GB }}\nleafnodes {{ {leaf} }}\n{}",
+            store.display(),
+            more.server,
         );
         std::fs::write(dir.join("nats.conf"), config).unwrap();
-        let mut server = Self { binary: binary.to_owned(), dir, store, port, leaf_port, domain, child: None };
+        let mut server = Self { binary: binary.to_owned(), dir, store, port, leaf_port, monitor, domain, child: None };
         server.up();
         server
     }
@@ -94,6 +124,11 @@ impl NatsServer {
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.as_ref().expect("it runs").id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// The id of its process, if it runs.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Forgets all that was stored.

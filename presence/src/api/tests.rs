@@ -1,0 +1,131 @@
+//! Connections over a pipe, in virtual time: who does not read.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use futures_util::FutureExt;
+use kith_gossip_proto::Hlc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant, sleep};
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::auth::AuthConfig;
+use crate::core::Sight;
+use crate::journal::InMemory;
+
+struct Nobody;
+
+impl Others for Nobody {
+    fn confirm(&self, _: &UserId) -> BoxFuture<'static, Center> {
+        std::future::ready(Center::Away).boxed()
+    }
+
+    fn end(&self, _: &NodeId, _: &UserId, _: Option<&SessionName>, _: &str) -> BoxFuture<'static, bool> {
+        std::future::ready(false).boxed()
+    }
+}
+
+/// A server of which everybody is offline.
+fn server() -> Server {
+    let nodes = std::collections::BTreeMap::new();
+    let sight = Sight { me: "n1".parse().unwrap(), latest: Hlc::MAX, nodes };
+    let shown = Arc::new(Shown::new(Arc::new(sight)));
+    shown.filled();
+    let app = Arc::new(App {
+        shown,
+        hub: Arc::default(),
+        desk: Desk::new().0,
+        journal: Arc::<InMemory>::default(),
+        others: Arc::new(Nobody),
+        tally: Arc::default(),
+        auth: Arc::new(Auth::new(AuthConfig::default()).unwrap()),
+        limits: Limits::new(Rates::default()),
+        start: 1,
+        release: "1.2.3".to_owned(),
+        page: None,
+        stopping: CancellationToken::new(),
+        connections: AtomicUsize::new(0),
+        refused: AtomicU64::new(0),
+        cut: Arc::default(),
+    });
+    let (router, farewells) = (router(Arc::clone(&app)), Arc::new(Semaphore::new(FAREWELLS)));
+    Server { router, app, tls: None, connections: TaskTracker::new(), most: 10, farewells }
+}
+
+/// A connection to it, of which so much is buffered on the way.
+fn connect(server: &Server, tasks: &mut JoinSet<()>, buffer: usize) -> DuplexStream {
+    let (ours, theirs) = duplex(buffer);
+    let place = server.place();
+    let server = server.clone();
+    tasks.spawn(async move { server.http(ours, ([127, 0, 0, 1], 1).into(), &place).await });
+    theirs
+}
+
+/// A WebSocket that follows 100 users, up to its first answer, which is not read to its end.
+async fn follow(client: &mut DuplexStream) {
+    let head = "GET /api/v2/presence/ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"\r\n\r\n") {
+        read.push(client.read_u8().await.unwrap());
+    }
+    let users: Vec<String> = (0..100).map(|user| format!("user-{user}")).collect();
+    let text = serde_json::json!({ "op": "subscribe", "users": users }).to_string();
+    let mut frame = vec![0x81, 0x80 | 126];
+    frame.extend_from_slice(&u16::try_from(text.len()).unwrap().to_be_bytes());
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(text.as_bytes());
+    client.write_all(&frame).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_is_never_read_is_cut_with_a_reason_and_gives_back_its_place() {
+    let (server, mut tasks) = (server(), JoinSet::new());
+    let mut client = connect(&server, &mut tasks, 4_096);
+    follow(&mut client).await;
+    tasks.join_next().await;
+    assert_eq!(server.app.connections.load(Ordering::Relaxed), 1, "its request is answered, and it stays");
+    let begun = Instant::now();
+    // He begins to read when it is too late, just.
+    sleep(Duration::from_millis(20_500)).await;
+    let mut told = Vec::new();
+    client.read_to_end(&mut told).await.unwrap();
+    let told = String::from_utf8_lossy(&told).into_owned();
+    assert!(told.ends_with("nothing was read for 20 s"), "{}", &told[told.len().saturating_sub(200)..]);
+    drop(client);
+    server.connections.close();
+    server.connections.wait().await;
+    assert!(begun.elapsed() < Duration::from_secs(22), "{:?}", begun.elapsed());
+    assert_eq!(server.app.connections.load(Ordering::Relaxed), 0);
+    assert_eq!(server.app.cut.load(Ordering::Relaxed), 1);
+    assert_eq!(server.app.hub.counts().1, 0, "it follows nobody any longer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_is_never_read_does_not_hold_up_the_end_of_the_node() {
+    let (server, mut tasks) = (server(), JoinSet::new());
+    let mut client = connect(&server, &mut tasks, 4_096);
+    follow(&mut client).await;
+    tasks.join_next().await;
+    sleep(Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    server.app.stopping.cancel();
+    server.connections.close();
+    server.connections.wait().await;
+    assert!(begun.elapsed() <= Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(server.app.connections.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_nine_tenths_of_what_can_be_followed_is_new_connections_go_elsewhere() {
+    let server = server();
+    let mut follower = server.app.hub.follower();
+    let user = |at: usize| UserId::try_from(format!("user-{at}")).unwrap();
+    follower.follow((1..FOLLOWED / 10 * 9).map(user)).unwrap();
+    assert!(!server.app.is_crowded());
+    follower.follow([user(0)]).unwrap();
+    assert!(server.app.is_crowded());
+}
