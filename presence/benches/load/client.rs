@@ -2,28 +2,35 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// A connection that is kept.
 pub(crate) struct Client {
     stream: TcpStream,
     read: Vec<u8>,
+    /// Where the body of the last answer begins.
+    body: usize,
 }
-
-/// A stream of events.
-pub(crate) struct Stream(BufReader<TcpStream>);
 
 pub(crate) fn get(user: &str) -> String {
     format!("GET /api/v2/presence/{user} HTTP/1.1\r\nhost: x\r\n\r\n")
 }
 
 pub(crate) fn put(user: &str, token: &str, body: &str) -> String {
-    let head = format!("PUT /api/v2/presence/{user} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n");
+    with_body("PUT", &format!("/api/v2/presence/{user}"), token, body)
+}
+
+pub(crate) fn post(path: &str, token: &str, body: &str) -> String {
+    with_body("POST", path, token, body)
+}
+
+fn with_body(method: &str, path: &str, token: &str, body: &str) -> String {
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n");
     format!("{head}content-length: {}\r\n\r\n{body}", body.len())
 }
 
-async fn connect(addr: SocketAddr) -> Result<TcpStream, String> {
+pub(crate) async fn connect(addr: SocketAddr) -> Result<TcpStream, String> {
     let stream = TcpStream::connect(addr).await.map_err(|e| format!("{addr}: {e}"))?;
     stream.set_nodelay(true).map_err(|e| e.to_string())?;
     Ok(stream)
@@ -31,7 +38,7 @@ async fn connect(addr: SocketAddr) -> Result<TcpStream, String> {
 
 impl Client {
     pub(crate) async fn connect(addr: SocketAddr) -> Result<Self, String> {
-        Ok(Self { stream: connect(addr).await?, read: Vec::with_capacity(4_096) })
+        Ok(Self { stream: connect(addr).await?, read: Vec::with_capacity(4_096), body: 0 })
     }
 
     /// Asks, reads the answer, and says its status.
@@ -45,34 +52,18 @@ impl Client {
             }
             let Some(head) = self.read.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
             let text = std::str::from_utf8(&self.read[..head]).map_err(|e| e.to_string())?;
-            let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
-            let length: usize = length.and_then(|length| length.parse().ok()).ok_or("an answer without a length")?;
+            let length =
+                text.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            let length: usize = length.ok_or("an answer without a length")?;
             if self.read.len() >= head + 4 + length {
+                self.body = head + 4;
                 return text.get(9..12).and_then(|status| status.parse().ok()).ok_or_else(|| "no status".to_owned());
             }
         }
     }
-}
 
-impl Stream {
-    pub(crate) async fn open(addr: SocketAddr, users: &str) -> Result<Self, String> {
-        let mut stream = connect(addr).await?;
-        let request = format!("GET /api/v2/presence/stream?users={users} HTTP/1.1\r\nhost: x\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
-        Ok(Self(BufReader::new(stream)))
-    }
-
-    /// The data of the next event.
-    pub(crate) async fn next(&mut self) -> Result<String, String> {
-        let mut line = String::new();
-        loop {
-            line.clear();
-            if self.0.read_line(&mut line).await.map_err(|e| e.to_string())? == 0 {
-                return Err("the stream ended".to_owned());
-            }
-            if let Some(json) = line.strip_prefix("data: ") {
-                return Ok(json.to_owned());
-            }
-        }
+    /// The body of the last answer.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.read[self.body..]
     }
 }

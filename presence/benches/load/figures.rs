@@ -1,44 +1,94 @@
-//! What was measured.
+//! What was measured, beside what it must be.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Times of requests.
+use serde_json::{Value, json};
+
+/// Times, in microseconds.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Times(Vec<u32>);
+
+/// Answers of requests.
 #[derive(Debug, Default)]
-pub(crate) struct Figures {
-    micros: Vec<u32>,
-    refused: u64,
+pub(crate) struct Answers {
+    pub(crate) times: Times,
+    pub(crate) refused: u64,
     pub(crate) took: Duration,
 }
 
-impl Figures {
+impl Times {
+    pub(crate) fn add(&mut self, time: Duration) {
+        self.0.push(u32::try_from(time.as_micros()).unwrap_or(u32::MAX));
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// In milliseconds: the time within which so many of a thousand are. 1,000: the longest.
+    pub(crate) fn at(&self, of_thousand: usize) -> f64 {
+        let mut micros = self.0.clone();
+        micros.sort_unstable();
+        let at = (micros.len() * of_thousand / 1_000).min(micros.len().saturating_sub(1));
+        micros.get(at).map_or(0.0, |micros| f64::from(*micros) / 1e3)
+    }
+
+    /// The first and the second half of them, as they came.
+    pub(crate) fn halves(&self) -> [Self; 2] {
+        let (first, second) = self.0.split_at(self.0.len() / 2);
+        [Self(first.to_vec()), Self(second.to_vec())]
+    }
+}
+
+impl Answers {
     pub(crate) fn add(&mut self, time: Duration, status: u16) {
-        self.micros.push(u32::try_from(time.as_micros()).unwrap_or(u32::MAX));
+        self.times.add(time);
         self.refused += u64::from(status != 200);
     }
 
     pub(crate) fn merge(&mut self, other: Self) {
-        self.micros.extend(other.micros);
+        self.times.merge(other.times);
         self.refused += other.refused;
+    }
+
+    pub(crate) fn rate(&self) -> f64 {
+        self.times.len() as f64 / self.took.as_secs_f64().max(1e-9)
     }
 }
 
-impl fmt::Display for Figures {
+/// One line of the table.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) what: String,
+    pub(crate) target: String,
+    pub(crate) measured: String,
+    pub(crate) holds: bool,
+    /// Cores that the node, and the nats-servers, took while it was measured.
+    pub(crate) cores: [f64; 2],
+    pub(crate) figures: Value,
+}
+
+impl Row {
+    pub(crate) const HEAD: &'static str =
+        "| what | target | measured | holds | cores: node | cores: NATS |\n|---|---|---|---|---|---|";
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "what": self.what, "target": self.target, "measured": self.measured, "holds": self.holds,
+            "node_cores": self.cores[0], "nats_cores": self.cores[1], "figures": self.figures,
+        })
+    }
+}
+
+impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut micros = self.micros.clone();
-        micros.sort_unstable();
-        let at = |share: usize| micros.get(micros.len() * share / 1_000).map_or(0.0, |micros| f64::from(*micros) / 1e3);
-        let rate = micros.len() as f64 / self.took.as_secs_f64().max(1e-9);
-        let last = micros.last().map_or(0.0, |micros| f64::from(*micros) / 1e3);
-        write!(
-            f,
-            "{} in {:.1} s: {rate:.0}/s, p50 {:.2} ms, p99 {:.2} ms, p999 {:.2} ms, longest {last:.2} ms, refused {}",
-            micros.len(),
-            self.took.as_secs_f64(),
-            at(500),
-            at(990),
-            at(999),
-            self.refused
-        )
+        let holds = if self.holds { "yes" } else { "NO" };
+        let [node, nats] = self.cores;
+        write!(f, "| {} | {} | {} | {holds} | {node:.2} | {nats:.2} |", self.what, self.target, self.measured)
     }
 }

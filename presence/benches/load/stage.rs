@@ -1,0 +1,190 @@
+//! A center and two leaves on loopback, started for the measurement and ended with it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use kith_presence::{AuthConfig, Nats, Writes};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use super::client::Client;
+use super::node::Node;
+use super::process::cpu;
+use super::rows::Sizes;
+use super::servers::NatsServer;
+
+/// For processes to start and find each other.
+const STARTING: Duration = Duration::from_secs(60);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+const NAMES: [&str; 3] = ["center", "one", "two"];
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+
+/// All of it: the center first.
+pub(crate) struct Stage {
+    pub(crate) sizes: Sizes,
+    pub(crate) token: String,
+    pub(crate) servers: Vec<NatsServer>,
+    nodes: Vec<Running>,
+    /// How many users are known to be online at the first leaf.
+    pub(crate) filled: usize,
+    dir: TempDir,
+}
+
+struct Running {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Stage {
+    pub(crate) async fn start(binary: &Path, sizes: Sizes) -> Result<Self, String> {
+        raise_descriptors();
+        let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+        std::fs::write(dir.path().join("secret"), SECRET).map_err(|e| e.to_string())?;
+        let center = NatsServer::start(binary, dir.path(), NAMES[0], None);
+        let leaf = |name| NatsServer::start(binary, dir.path(), name, Some(center.leaf_port));
+        let (one, two) = (leaf(NAMES[1]), leaf(NAMES[2]));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let token = kith_presence::sign(SECRET, "load", now + 86_400, Writes::Any, &AuthConfig::default());
+        let token = token.map_err(|e| e.to_string())?;
+        let mut stage = Self { sizes, token, servers: vec![center, one, two], nodes: Vec::new(), filled: 0, dir };
+        for at in 0..NAMES.len() {
+            let node = stage.begin(at).await?;
+            stage.nodes.push(node);
+        }
+        for at in 0..NAMES.len() {
+            stage.heard(at).await?;
+        }
+        Ok(stage)
+    }
+
+    async fn begin(&self, at: usize) -> Result<Running, String> {
+        let Nats::Server(server) = self.servers[at].nats() else { return Err("no nats-server".to_owned()) };
+        let secret = self.dir.path().join("secret");
+        let node = Node { name: NAMES[at].to_owned(), url: server.url, role: server.role, secret };
+        let program = std::env::current_exe().map_err(|e| e.to_string())?;
+        let mut command = Command::new(program);
+        command.args(node.words()).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().map_err(|e| e.to_string())?;
+        let mut line = String::new();
+        let stdout = child.stdout.take().ok_or("it is piped")?;
+        BufReader::new(stdout).read_line(&mut line).await.map_err(|e| e.to_string())?;
+        let addr = line.trim().parse().map_err(|_| format!("node {} does not start", NAMES[at]))?;
+        Ok(Running { child, addr })
+    }
+
+    /// Waits until a node answers, and hears all others.
+    async fn heard(&self, at: usize) -> Result<(), String> {
+        let others = (NAMES.len() - 1) as u64;
+        until(STARTING, &format!("{} hears the others", NAMES[at]), async || {
+            Ok(self.figure(at, "ready").await? == 1 && self.figure(at, "peers").await? == others)
+        })
+        .await
+    }
+
+    pub(crate) fn addr(&self, at: usize) -> SocketAddr {
+        self.nodes[at].addr
+    }
+
+    /// The id of a node's process.
+    pub(crate) fn id(&self, at: usize) -> u32 {
+        self.nodes[at].child.id().unwrap_or(0)
+    }
+
+    /// A figure of a node.
+    pub(crate) async fn figure(&self, at: usize, name: &str) -> Result<u64, String> {
+        let text = get(self.addr(at), "/metrics").await?;
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("presence_{name} ")));
+        line.and_then(|value| value.parse().ok()).ok_or_else(|| format!("no {name} in {text}"))
+    }
+
+    /// SIGKILL to the center's node and its nats-server.
+    pub(crate) async fn kill_center(&mut self) -> Result<(), String> {
+        self.nodes[0].child.kill().await.map_err(|e| e.to_string())?;
+        self.servers[0].kill();
+        Ok(())
+    }
+
+    /// Starts the center's nats-server again.
+    pub(crate) fn center_up(&mut self) {
+        self.servers[0].up();
+    }
+
+    /// Starts the center's node again, and waits until it hears the others.
+    pub(crate) async fn center_node_up(&mut self) -> Result<(), String> {
+        self.nodes[0] = self.begin(0).await?;
+        self.heard(0).await
+    }
+
+    /// Whether the nats-server of a leaf is connected to the center's.
+    pub(crate) async fn is_linked(&self, at: usize) -> bool {
+        let addr = SocketAddr::from(([127, 0, 0, 1], self.servers[at].monitor));
+        let text = get(addr, "/leafz").await.unwrap_or_default();
+        let leafz: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        leafz["leafnodes"] == 1
+    }
+
+    /// Begins to count what a node and all nats-servers take.
+    pub(crate) fn meter(&self, at: usize) -> Meter {
+        let nats: Vec<u32> = self.servers.iter().filter_map(NatsServer::id).collect();
+        Meter { begun: Instant::now(), before: Meter::take(self.id(at), &nats), node: self.id(at), nats }
+    }
+}
+
+/// Counts CPU.
+pub(crate) struct Meter {
+    begun: Instant,
+    node: u32,
+    nats: Vec<u32>,
+    before: [Duration; 2],
+}
+
+impl Meter {
+    fn take(node: u32, nats: &[u32]) -> [Duration; 2] {
+        [cpu(node), nats.iter().map(|id| cpu(*id)).sum()]
+    }
+
+    /// Cores since then: of the node, and of the nats-servers.
+    pub(crate) fn cores(&self) -> [f64; 2] {
+        let (now, took) = (Self::take(self.node, &self.nats), self.begun.elapsed().as_secs_f64());
+        let of = |at: usize| now[at].saturating_sub(self.before[at]).as_secs_f64() / took.max(1e-9);
+        [of(0), of(1)]
+    }
+}
+
+/// What a path answers, once.
+async fn get(addr: SocketAddr, path: &str) -> Result<String, String> {
+    let mut client = Client::connect(addr).await?;
+    client.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await?;
+    Ok(String::from_utf8_lossy(client.body()).into_owned())
+}
+
+/// Waits until something holds.
+pub(crate) async fn until(
+    bound: Duration,
+    what: &str,
+    mut holds: impl AsyncFnMut() -> Result<bool, String>,
+) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        let seen = holds().await;
+        if seen == Ok(true) {
+            return Ok(());
+        }
+        if begun.elapsed() > bound {
+            return Err(format!("not within {bound:?}: {what} ({seen:?})"));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// As many descriptors as the system gives. With fewer, whoever connects says so.
+fn raise_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap_or_default();
+    }
+}
