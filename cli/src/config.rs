@@ -246,7 +246,7 @@ impl Config {
         let dns = Dns::read(&mut reader, cluster.cidr);
         let daemon = Daemon::read(&mut reader, cluster.cidr);
         let nats = Nats::read(&mut reader, &node, dns.zones.first(), purpose);
-        let presence = Presence::read(&mut reader, purpose);
+        let presence = Presence::read(&mut reader, &nats, purpose);
         let any = gossip.enabled || dns.enabled || daemon.enabled || nats.enabled || presence.enabled;
         if purpose == Purpose::Agent && !any {
             let hint = "enable gossip, dns, daemon, nats, presence or all of them";

@@ -129,6 +129,17 @@ pub struct Store {
     pub files: Option<Size>,
     /// Most bytes in memory; none: three quarters of what this process may use.
     pub memory: Option<Size>,
+    /// When what is in files is on the disk.
+    pub sync: SyncInterval,
+}
+
+/// When what nats-server has acknowledged is on the disk, and not only with the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncInterval {
+    /// Before it is acknowledged: it survives a power cut.
+    Always,
+    /// So long after it at most: the end of a process loses nothing, a power cut may.
+    Within(Duration),
 }
 
 /// Certificates, PEM. They name addresses, since peers are configured by address.
@@ -224,6 +235,29 @@ impl fmt::Display for Size {
     }
 }
 
+impl FromStr for SyncInterval {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<SyncInterval, &'static str> {
+        const WRONG: &str = "neither \"always\" nor a number of seconds, as \"120s\"";
+        if text == "always" {
+            return Ok(SyncInterval::Always);
+        }
+        let seconds =
+            text.strip_suffix('s').and_then(|digits| digits.parse::<u32>().ok()).filter(|seconds| *seconds > 0);
+        seconds.map(|seconds| SyncInterval::Within(Duration::from_secs(seconds.into()))).ok_or(WRONG)
+    }
+}
+
+impl fmt::Display for SyncInterval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SyncInterval::Always => f.write_str("always"),
+            SyncInterval::Within(time) => write!(f, "{}s", time.as_secs()),
+        }
+    }
+}
+
 impl FromStr for Role {
     type Err = &'static str;
 
@@ -285,6 +319,16 @@ mod tests {
         assert_eq!(shown("tls://[fd00::1]").as_deref(), Ok("tls://[fd00::1]:4222"));
         for wrong in ["nats://a:b@10.0.0.1", "nats://token@10.0.0.1", "http://10.0.0.1", ""] {
             assert!(shown(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn syncs_are_always_or_some_seconds_later() {
+        for good in ["always", "120s"] {
+            assert_eq!(good.parse::<SyncInterval>().map(|sync| sync.to_string()).as_deref(), Ok(good));
+        }
+        for wrong in ["", "never", "0s", "120", "-1s", "2m", "s"] {
+            assert!(wrong.parse::<SyncInterval>().is_err(), "{wrong}");
         }
     }
 

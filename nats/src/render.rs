@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::SyncInterval;
 use crate::name::Label;
 use crate::shape::{Place, Shape};
 
@@ -56,6 +57,8 @@ pub struct Store {
     pub max_file: Option<u64>,
     /// Most bytes of streams in memory.
     pub max_memory: Option<u64>,
+    /// When what is acknowledged is on the disk.
+    pub sync: SyncInterval,
 }
 
 /// Bounds that nats-server takes without a restart.

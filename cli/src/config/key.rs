@@ -49,7 +49,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 97] = [
+pub(crate) const KEYS: [Key; 98] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -118,6 +118,7 @@ pub(crate) const KEYS: [Key; 97] = [
     key("nats", "store_dir", Kind::Text),
     key("nats", "max_file_store", Kind::Text),
     key("nats", "max_mem_store", Kind::Text),
+    key("nats", "sync", Kind::Text),
     key("nats", "append_config", Kind::Secret),
     key("nats", "tls_ca", Kind::Text),
     key("nats", "tls_cert", Kind::Text),

@@ -1,13 +1,13 @@
 //! `[nats]`: the runner of nats-server. Variables of its ancestor are heard where the key's own is not set.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use kith_dns::ZoneName;
 use kith_nats::config::{
     CLUSTER, Config as Runner, Ending, HEALTH, Listen as Listeners, MONITOR, Ports, Role, STORE_DIR, Servers, Store,
-    Tls, Url,
+    SyncInterval, Tls, Url,
 };
 use kith_nats::render::Limits;
 
@@ -86,6 +86,7 @@ impl Nats {
                 dir: reader.or(("nats", "store_dir"), Text(STORE_DIR.to_owned())).0.into(),
                 files: reader.optional(("nats", "max_file_store")),
                 memory: reader.optional(("nats", "max_mem_store")),
+                sync: reader.or(("nats", "sync"), SyncInterval::Always),
             },
             tls,
             accounts,
@@ -101,6 +102,20 @@ impl Nats {
             ending: Ending::Drain,
         };
         Nats { enabled, runner }
+    }
+}
+
+impl Nats {
+    /// Where clients on this host reach it, or the one that somebody else runs.
+    pub(super) fn url(&self) -> String {
+        if let Some(url) = &self.runner.url {
+            return url.to_string();
+        }
+        let listen = &self.runner.listen;
+        let ip = listen.ip.map(IpAddr::from).or(listen.ip6.map(IpAddr::from));
+        let scheme = if self.runner.tls.is_some() { "tls" } else { "nats" };
+        let ip = ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        format!("{scheme}://{}", SocketAddr::new(ip, listen.ports.client))
     }
 }
 

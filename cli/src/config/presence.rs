@@ -8,6 +8,7 @@ use std::str::FromStr;
 use kith_presence::{Rates, Role};
 
 use super::Purpose;
+use super::nats::Nats;
 use super::reader::Reader;
 use super::value::{Listen, Rate, Switch, Text};
 
@@ -79,12 +80,12 @@ impl std::fmt::Display for Replicas {
 }
 
 impl Presence {
-    pub(super) fn read(reader: &mut Reader<'_>, purpose: Purpose) -> Presence {
+    pub(super) fn read(reader: &mut Reader<'_>, nats: &Nats, purpose: Purpose) -> Presence {
         let enabled = reader.or(("presence", "enabled"), Switch(false)).0;
         let listen = reader.list(("presence", "listen"), vec![Listen(([0, 0, 0, 0], 8080).into())]);
         let role = reader.or(("presence", "role"), Kind(Role::Leaf)).0;
         let Replicas(replicas) = reader.or(("presence", "replicas"), Replicas(1));
-        let url = reader.or(("presence", "url"), Text("nats://127.0.0.1:4222".to_owned())).0;
+        let url = reader.or(("presence", "url"), Text(nats.url())).0;
         let domain = reader.or(("presence", "domain"), Text("center".to_owned())).0;
         let rates = Rates::default();
         let of = |rate: Option<NonZeroU32>| Rate(rate.map_or(0, NonZeroU32::get));

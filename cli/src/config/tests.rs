@@ -105,6 +105,7 @@ fn what_is_in_force_is_shown_with_where_it_came_from() {
     store_dir = "/nats-store"   # default
     # max_file_store =          # default
     # max_mem_store =           # default
+    sync = "always"             # default
     # append_config =           # default
     # tls_ca =                  # default
     # tls_cert =                # default
@@ -327,6 +328,19 @@ fn raw_configuration_of_nats_server_may_hold_secrets_and_is_not_shown() {
 }
 
 #[test]
+fn presence_speaks_to_the_nats_server_of_this_server() {
+    let url = |flags: &[&str]| build("", &[], flags, Purpose::Nats).unwrap().presence.url;
+    assert_eq!(url(&[]), "nats://127.0.0.1:4222");
+    assert_eq!(url(&["nats.ip=10.210.1.1", "nats.client_port=4300"]), "nats://10.210.1.1:4300");
+    assert_eq!(
+        url(&["nats.ip6=fd00::1", "nats.tls_ca=a", "nats.tls_cert=b", "nats.tls_key=c"]),
+        "tls://[fd00::1]:4222"
+    );
+    assert_eq!(url(&["nats.ip=10.210.1.1", "presence.url=nats://10.0.0.1"]), "nats://10.0.0.1");
+    assert_eq!(url(&["nats.url=nats://10.0.0.2:4333"]), "nats://10.0.0.2:4333");
+}
+
+#[test]
 fn processes_beside_nats_server_come_back_as_they_are_shown() {
     let file = "[[nats.process]]\nname = \"exporter\"\ncommand = [\"/bin/x\", \"-a b\"]\n[[nats.process]]\nname = \"y\"\ncommand = [\"y\"]";
     let shown = build(file, &[], &[], Purpose::Nats).unwrap();
@@ -360,6 +374,7 @@ fn a_clustered_nats_server_has_an_address_and_a_region_and_files_of_tls_come_tog
         "role=both",
         "servers=2",
         "max_file_store=much",
+        "sync=never",
         "append_config=?",
         "process=nats-server=x",
         "process=a=",

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use kith_daemon::{Clock, Daemon, Host};
 use kith_gossip_client::Client;
 use kith_gossip_proto::NodeId;
-use kith_nats::config::{CLUSTER, Config, Ending, Listen, Ports, Role, Servers, Store};
+use kith_nats::config::{CLUSTER, Config, Ending, Listen, Ports, Role, Servers, Store, SyncInterval};
 use kith_nats::render::Limits;
 
 use crate::exit::Failure;
@@ -45,7 +45,7 @@ pub(super) fn parts(i: u8, node: &NodeId, dir: PathBuf, dns: SocketAddr, client:
         resolvers: vec![dns],
         url: None,
         binary: std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from),
-        store: Store { dir, files: None, memory: None },
+        store: Store { dir, files: None, memory: None, sync: SyncInterval::Always },
         tls: None,
         accounts: None,
         credentials: None,

@@ -129,6 +129,7 @@ fn reader(
                 dir: config.store.dir.clone(),
                 max_file: config.store.files.map(|size| size.0),
                 max_memory: config.store.memory.map(|size| size.0),
+                sync: config.store.sync,
             }),
             limits: config.limits,
             tls,

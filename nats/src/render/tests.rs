@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::quote::{string, userinfo};
 use super::{Credentials, Document, LeafCredentials, Limits, Section, Settings, Store, Tls};
 use crate::change::{Class, Due, reloadable};
+use crate::config::SyncInterval;
 use crate::shape::{Host, Listening, Place, Shape, Standing};
 
 /// A clustered server of `ams`.
@@ -22,7 +23,7 @@ pub(crate) fn settings() -> Settings {
         },
         name: "ams1-0f3a".parse().expect("a name"),
         monitor: "127.0.0.1:8222".parse().expect("an address"),
-        store: Some(Store { dir: "/nats-store".into(), max_file: Some(1 << 30), max_memory: Some(1 << 28) }),
+        store: Some(store("/nats-store", Some(1 << 30), Some(1 << 28))),
         limits: Limits::default(),
         tls: None,
         accounts: None,
@@ -33,6 +34,10 @@ pub(crate) fn settings() -> Settings {
         lame_duck: Duration::from_secs(30),
         append: None,
     }
+}
+
+fn store(dir: &str, max_file: Option<u64>, max_memory: Option<u64>) -> Store {
+    Store { dir: dir.into(), max_file, max_memory, sync: SyncInterval::Always }
 }
 
 fn servers(list: &[&str]) -> BTreeSet<std::net::SocketAddr> {
@@ -97,7 +102,7 @@ fn no_value_ends_its_quotes() {
     assert_eq!(string("a\"b\\c\nd$é"), r#""a\"b\\c\x0Ad$\xC3\xA9""#);
     assert_eq!(userinfo("a@b:c/d\""), "a%40b%3Ac%2Fd%22");
     let mut settings = everything();
-    settings.store = Some(Store { dir: "/a\" }\nport: 1 #".into(), max_file: None, max_memory: None });
+    settings.store = Some(store("/a\" }\nport: 1 #", None, None));
     settings.system.password = "x\" } ] }\nport: 2 #".to_owned();
     let text = Document::of(&settings, &center()).text();
     assert!(!text.lines().any(|line| line.starts_with("port:")), "{text}");
@@ -130,6 +135,12 @@ fn the_table_of_changes() {
         ("secret of turns", same(&|settings| settings.turns = None)),
         ("secret of routes", same(&|settings| settings.routes = None)),
         ("store", same(&|settings| settings.store.as_mut().expect("it has").max_file = None)),
+        (
+            "sync",
+            same(&|settings| {
+                settings.store.as_mut().expect("it has").sync = SyncInterval::Within(Duration::from_secs(120));
+            }),
+        ),
         ("no store", same(&|settings| settings.store = None)),
         ("port of clients", same(&|settings| settings.place.ports.client = 1)),
         ("port of routes", same(&|settings| settings.place.ports.route = 1)),

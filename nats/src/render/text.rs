@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::quote::{duration, path, string, userinfo};
 use super::{Credentials, LeafCredentials, Section, Settings, Store, Tls};
+use crate::config::SyncInterval;
 use crate::shape::{Host, Shape, Standing};
 
 /// JetStream of all regions is one domain and one meta group: different domains behind gateways break it.
@@ -141,7 +142,11 @@ fn jetstream(settings: &Settings, store: &Store) -> String {
         Standing::Leaf => format!("leaf-{}", settings.name),
     };
     let bound = |name: &str, value: Option<u64>| value.map(|value| format!("{name}: {value}\n")).unwrap_or_default();
-    format!("store_dir: {}\ndomain: {}\n", path(&store.dir), string(&domain))
+    let sync = match store.sync {
+        SyncInterval::Always => "always".to_owned(),
+        SyncInterval::Within(time) => duration(time),
+    };
+    format!("store_dir: {}\ndomain: {}\nsync_interval: {sync}\n", path(&store.dir), string(&domain))
         + &bound("max_file_store", store.max_file)
         + &bound("max_memory_store", store.max_memory)
 }
