@@ -22,13 +22,13 @@ pub(crate) fn read(text: &str, dir: &Path) -> Result<Legacy, Failure> {
     let mut legacy = Legacy::default();
     for (key, value) in keys(text)? {
         match key.as_str() {
-            "service.node_type" => legacy.key(&key, "role", &value),
-            "service.port" => legacy.key(&key, "listen", &format!("0.0.0.0:{value}")),
+            "service.node_type" => legacy.key(&key, ("presence", "role"), &value),
+            "service.port" => legacy.key(&key, ("presence", "listen"), &format!("0.0.0.0:{value}")),
             "auth.jwt_secret" => {
                 let path = keep(&value, dir)?;
-                legacy.key(&key, "jwt_secret_file", &path.display().to_string());
+                legacy.key(&key, ("presence", "jwt_secret_file"), &path.display().to_string());
             }
-            "nats.data_dir" => legacy.told.push(format!("{key} is [nats] store_dir: `kith nats` runs the nats-server")),
+            "nats.data_dir" => legacy.key(&key, ("nats", "store_dir"), &value),
             "nats.embedded" => {
                 legacy.told.push(format!("{key} is gone: presence.url names the nats-server that `kith nats` runs"));
             }
@@ -46,10 +46,11 @@ pub(crate) fn read(text: &str, dir: &Path) -> Result<Legacy, Failure> {
 }
 
 impl Legacy {
-    fn key(&mut self, old: &str, name: &str, value: &str) {
-        self.set.push(format!("presence.{name}={value}"));
-        let value = if name == "listen" { format!("[\"{value}\"]") } else { format!("\"{value}\"") };
-        self.told.push(format!("{old} is [presence] {name} = {value}"));
+    fn key(&mut self, old: &str, (section, name): (&str, &str), value: &str) {
+        self.set.push(format!("{section}.{name}={value}"));
+        let value = toml::Value::from(value);
+        let value = if name == "listen" { toml::Value::Array(vec![value]) } else { value };
+        self.told.push(format!("{old} is [{section}] {name} = {value}"));
     }
 }
 
@@ -117,11 +118,21 @@ auth:
         let dir = tempfile::tempdir().unwrap();
         let legacy = read(FILE, dir.path()).unwrap();
         let secret = dir.path().join("presence.secret");
-        assert_eq!(legacy.set[..2], ["presence.role=leaf", "presence.listen=0.0.0.0:8081"]);
-        assert_eq!(legacy.set[2], format!("presence.jwt_secret_file={}", secret.display()));
-        assert_eq!(std::fs::read_to_string(secret).unwrap(), "0123456789abcdef0123456789abcdef");
-        assert_eq!(legacy.told.len(), 8, "{:#?}", legacy.told);
-        assert_eq!(legacy.told[1], "service.port is [presence] listen = [\"0.0.0.0:8081\"]");
+        let kept = format!("presence.jwt_secret_file={}", secret.display());
+        let set = ["presence.role=leaf", "presence.listen=0.0.0.0:8081", "nats.store_dir=/var/lib/nats", &kept];
+        assert_eq!(legacy.set, set);
+        assert_eq!(std::fs::read_to_string(&secret).unwrap(), "0123456789abcdef0123456789abcdef");
+        let told = legacy.told.join("\n").replace(&secret.display().to_string(), "SECRET");
+        insta::assert_snapshot!(told, @r#"
+        service.node_type is [presence] role = "leaf"
+        service.port is [presence] listen = ["0.0.0.0:8081"]
+        nats.embedded is gone: presence.url names the nats-server that `kith nats` runs
+        nats.data_dir is [nats] store_dir = "/var/lib/nats"
+        cache.max_cost is gone: all users are kept in memory
+        cache.num_counters is gone: all users are kept in memory
+        cache.buffer_items is gone: all users are kept in memory
+        auth.jwt_secret is [presence] jwt_secret_file = "SECRET"
+        "#);
     }
 
     #[test]
