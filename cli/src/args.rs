@@ -154,6 +154,7 @@ Examples:
   kith dev
   kith dev --nodes 1 --dir ./data
   kith dev --nats
+  kith dev --presence
   kith dev --empty --json --api 127.0.0.1:0 --dns 127.0.0.1:0 --gossip 127.0.0.1:0")]
     Dev(Dev),
     /// Found a cluster: its authority, and this server as its first
@@ -520,12 +521,22 @@ pub(crate) struct Dev {
     /// No sample services
     #[arg(long)]
     pub(crate) empty: bool,
-    /// Also three NATS servers, on 127.0.0.11 to 13, which find each other by the cluster's DNS
-    #[arg(long)]
-    pub(crate) nats: bool,
+    #[command(flatten)]
+    pub(crate) beside: Beside,
     /// Say where everything listens in one line of JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What a cluster to play with has besides.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Beside {
+    /// Also three NATS servers, on 127.0.0.11 to 13, which find each other by the cluster's DNS
+    #[arg(long)]
+    pub(crate) nats: bool,
+    /// Also presence, on port 8080 of the same addresses: these NATS servers are then a center and two leaves
+    #[arg(long)]
+    pub(crate) presence: bool,
 }
 
 /// About the schema.

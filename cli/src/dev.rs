@@ -2,6 +2,7 @@
 //! QUIC between the nodes, DNS fed over its own Unix socket. Certificates are made in memory and never written.
 
 mod nats;
+mod presence;
 mod sample;
 
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use kith_gossip_client::error::Chain;
 use kith_gossip_client::members::MemberState;
 use kith_gossip_client::{Client, Endpoint};
 use kith_gossip_proto::NodeId;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -64,11 +65,9 @@ pub(crate) async fn run(args: &args::Dev, token: CancellationToken) -> Result<()
     for first in [args.api, args.dns, args.gossip] {
         nth(first, args.nodes - 1)?;
     }
-    if args.nats && args.nodes < nats::SERVERS {
-        let few = format!("--nats takes {} nodes, and there are {}", nats::SERVERS, args.nodes);
-        return Err(Failure::message(Exit::Usage, few));
-    }
+    let group = group(args)?;
     let home = Home::open(args.dir.as_deref())?;
+    let secret = if args.beside.presence { Some(presence::secret(home.folder())?) } else { None };
     let authority =
         DevAuthority::new(CLUSTER).map_err(|e| Failure::new(Exit::Software, e).context("cannot make certificates"))?;
     let (mut nodes, mut agents) = (Vec::new(), Vec::new());
@@ -78,8 +77,9 @@ pub(crate) async fn run(args: &args::Dev, token: CancellationToken) -> Result<()
         let span = tracing::info_span!("node", name = %name);
         let (node, agent) = build(args, i, name, &home, &authority, seeds).instrument(span.clone()).await?;
         agents.push((agent, span.clone()));
-        if args.nats && i < nats::SERVERS {
-            agents.push((node.nats(i, &home).instrument(span.clone()).await?, span));
+        if let Some(group) = group.filter(|_| i < nats::SERVERS) {
+            let beside = node.beside((i, group), &home, secret.as_deref());
+            agents.push((beside.instrument(span.clone()).await?, span));
         }
         nodes.push(node);
     }
@@ -90,7 +90,7 @@ pub(crate) async fn run(args: &args::Dev, token: CancellationToken) -> Result<()
     }
     // An agent that ends, or a token that is cancelled, while the cluster comes up ends the coming up.
     let mut result = tokio::select! {
-        welcomed = welcome(args, &nodes) => welcomed,
+        welcomed = welcome(args, &nodes, secret.as_deref()) => welcomed,
         Some(ended) = running.join_next() => joined(ended),
         () = token.cancelled() => Ok(()),
     };
@@ -107,6 +107,20 @@ pub(crate) async fn run(args: &args::Dev, token: CancellationToken) -> Result<()
     home.close().and(result)
 }
 
+/// What NATS servers there are to be.
+fn group(args: &args::Dev) -> Result<Option<nats::Group>, Failure> {
+    let (group, option) = match (args.beside.presence, args.beside.nats) {
+        (true, _) => (nats::Group::Leaves, "--presence"),
+        (false, true) => (nats::Group::Cluster, "--nats"),
+        (false, false) => return Ok(None),
+    };
+    if args.nodes < nats::SERVERS {
+        let few = format!("{option} takes {} nodes, and there are {}", nats::SERVERS, args.nodes);
+        return Err(Failure::message(Exit::Usage, few));
+    }
+    Ok(Some(group))
+}
+
 fn joined(ended: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result<(), Failure> {
     ended.unwrap_or_else(|e| Err(Failure::new(Exit::Software, e).context("a node failed")))
 }
@@ -120,9 +134,14 @@ impl Home {
         Ok(Home { scratch, dir: dir.map(Path::to_owned) })
     }
 
+    /// What lasts as long as the data.
+    fn folder(&self) -> &Path {
+        self.dir.as_deref().unwrap_or(self.scratch.path())
+    }
+
     /// Where a node's database is. It is made if missing.
     fn data(&self, name: &NodeId) -> Result<PathBuf, Failure> {
-        let dir = self.dir.as_deref().unwrap_or(self.scratch.path()).join(name.as_str());
+        let dir = self.folder().join(name.as_str());
         std::fs::create_dir_all(&dir)
             .map_err(|e| Failure::new(Exit::Io, e).context(format!("cannot make {}", dir.display())))?;
         Ok(dir)
@@ -200,28 +219,46 @@ fn nth(first: SocketAddr, i: u8) -> Result<SocketAddr, Failure> {
 }
 
 /// Waits until everything is there, fills it, and says where it is.
-async fn welcome(args: &args::Dev, nodes: &[Node]) -> Result<(), Failure> {
+async fn welcome(args: &args::Dev, nodes: &[Node], secret: Option<&Path>) -> Result<(), Failure> {
     ready(nodes).await?;
+    if secret.is_some() {
+        presence::ready().await?;
+    }
     if let Some(first) = nodes.first().filter(|_| !args.empty) {
         sample::load(&first.client, nodes.len()).await?;
     }
     let mut out = Out::new();
     if args.json {
-        let list: Vec<_> = nodes
-            .iter()
-            .map(|node| json!({ "name": node.name.as_str(), "api": node.api, "dns": node.dns, "gossip": node.gossip }))
-            .collect();
-        return out.json(&json!({ "ready": true, "nodes": list }));
+        return out.json(&ready_line(nodes, secret));
     }
     for (Node { name, api, dns, gossip, .. }, i) in nodes.iter().zip(0..) {
-        let nats =
-            if args.nats && i < nats::SERVERS { format!("  nats {}:4222", nats::address(i)) } else { String::new() };
-        out.line(format!("{name}  api {api}  dns {dns}  gossip {gossip}{nats}"))?;
+        let has_nats = (args.beside.nats || args.beside.presence) && i < nats::SERVERS;
+        let nats = if has_nats { format!("  nats {}:4222", nats::address(i)) } else { String::new() };
+        let presence = if has_nats && args.beside.presence { presence::shown(i) } else { String::new() };
+        out.line(format!("{name}  api {api}  dns {dns}  gossip {gossip}{nats}{presence}"))?;
     }
     if let (Some(first), Some(last)) = (nodes.first(), nodes.last()) {
-        sample::suggestions(args, &first.api, &last.dns).iter().try_for_each(|line| out.line(line))?;
+        let presence = secret.map(presence::suggestions).unwrap_or_default();
+        let suggestions = sample::suggestions(args, &first.api, &last.dns, presence);
+        suggestions.iter().try_for_each(|line| out.line(line))?;
     }
     Ok(())
+}
+
+/// Where everything listens, and the secret that writers of presence need.
+fn ready_line(nodes: &[Node], secret: Option<&Path>) -> Value {
+    let of = |(node, i): (&Node, u8)| {
+        let mut line = json!({ "name": node.name.as_str(), "api": node.api, "dns": node.dns, "gossip": node.gossip });
+        if secret.is_some() && i < nats::SERVERS {
+            line["presence"] = json!(presence::at(i).to_string());
+        }
+        line
+    };
+    let mut line = json!({ "ready": true, "nodes": nodes.iter().zip(0..).map(of).collect::<Vec<_>>() });
+    if let Some(secret) = secret {
+        line["presence_secret_file"] = json!(secret);
+    }
+    line
 }
 
 /// Waits until every node serves, sees all others and answers names.
@@ -243,11 +280,18 @@ async fn ready(nodes: &[Node]) -> Result<(), Failure> {
 }
 
 impl Node {
-    /// The NATS server of this node, the `i`th, which asks its DNS for the others.
-    async fn nats(&self, i: u8, home: &Home) -> Result<Agent, Failure> {
+    /// The NATS server of this node, the `i`th, which asks its DNS for the others; and presence, if it has a secret.
+    async fn beside(
+        &self,
+        (i, group): (u8, nats::Group),
+        home: &Home,
+        secret: Option<&Path>,
+    ) -> Result<Agent, Failure> {
         let dns = self.dns.parse().expect("it listens at an address");
         let dir = home.data(&self.name)?.join("nats");
-        Agent::build(nats::parts(i, &self.name, dir, dns, self.client.clone()), None).await
+        let mut parts = nats::parts((i, group), &self.name, dir, dns, self.client.clone());
+        parts.extend(secret.map(|secret| presence::part(i, &self.name, secret)));
+        Agent::build(parts, None).await
     }
 
     /// What is missing, if anything is.

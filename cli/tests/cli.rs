@@ -166,6 +166,7 @@ fn wrong_usage_is_2() {
         &["status", "--api", "127.0.0.1:1"],
         &["dev", "--nodes", "0"],
         &["dev", "--nodes", "2", "--api", "127.0.0.1:65535"],
+        &["dev", "--nodes", "2", "--presence"],
         &["resolve", "a", "NOTYPE"],
         &["resolve", "-x", "a"],
         &["resolve", "a", "--server", "b"],

@@ -1,4 +1,4 @@
-//! What `scripts/tools`, `scripts/foreign` and `scripts/nats` fetch for the tests, outside the tree.
+//! What `scripts/setup test` installs and fetches for the tests, outside the tree.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -33,4 +33,18 @@ pub fn nats_server(test: &str) -> Option<PathBuf> {
     }
     skip(test, "no nats-server: run scripts/setup test");
     None
+}
+
+/// A real browser, which needs no screen; none, said aloud in the name of `test`, where it was not installed.
+#[must_use]
+pub fn browser(test: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Debian's two packages; either will do.
+    let names = ["chromium-headless-shell", "chromium"];
+    let found = names.iter().flat_map(|name| std::env::split_paths(&path).map(move |folder| folder.join(name)));
+    let found = found.into_iter().find(|path| path.is_file());
+    if found.is_none() {
+        skip(test, "no Chromium: run scripts/setup test");
+    }
+    found
 }

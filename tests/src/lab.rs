@@ -1,7 +1,7 @@
 //! The lab: real `kith` processes on loopback, seen only from outside, as their users see them.
 //!
 //! A [`Lab`] is a cluster of `kith agent` processes: it makes the cluster's certificate authority, writes each node's
-//! configuration, and hands out [`Node`]s that can be started, killed, stopped and asked. A [`Dev`] is one `kith dev`.
+//! configuration, and hands out [`Node`]s that can be started, killed, stopped and asked. A [`Dev`] is one `kith dev`, a [`Browser`] a real one.
 //! [`Run`] is any other command that ends by itself. A [`Fleet`] is a cluster over [`Links`], a [`Mesh`] one with tunnels; a [`Disk`] can lose power;
 //! [`Tampering`] makes syncs fail. An [`Upstream`] answers for foreign names. A [`ScriptedDocker`] runs what the test says, a [`Dockerd`] is a real one.
 //! A [`Runner`] is one `kith nats`. [`Hosts`] are whole servers, each with an /etc, a Docker and a power switch; [`Casa`] is a cluster of them.
@@ -13,6 +13,7 @@
 mod agree;
 mod authority;
 mod binary;
+mod browser;
 mod casa;
 mod dev;
 mod disk;
@@ -37,6 +38,7 @@ mod wait;
 pub use agree::agree;
 pub use authority::Authority;
 pub use binary::{Background, Run, kith};
+pub use browser::Browser;
 pub use casa::Casa;
 pub use dev::Dev;
 pub use disk::Disk;

@@ -67,7 +67,7 @@ fn statements(nodes: usize) -> Vec<Statement> {
 }
 
 /// What to try, for people. The program is named by the path it was started by: it need not be installed.
-pub(crate) fn suggestions(args: &args::Dev, api: &str, dns: &str) -> Vec<String> {
+pub(crate) fn suggestions(args: &args::Dev, api: &str, dns: &str, more: Vec<String>) -> Vec<String> {
     let kith = std::env::args().next().unwrap_or_else(|| "kith".to_owned());
     let (ip, port) = dns.rsplit_once(':').unwrap_or((dns, "53"));
     let dig = |name: &str| format!("  dig @{} -p {port} {name}", ip.trim_matches(['[', ']']));
@@ -90,6 +90,7 @@ pub(crate) fn suggestions(args: &args::Dev, api: &str, dns: &str) -> Vec<String>
     }
     lines.push(format!("  {kith} watch 'SELECT id, ip, health_status FROM containers'{api}"));
     lines.push(format!("  {kith} status{api}"));
+    lines.extend(more.into_iter().map(|words| format!("  {}", words.replace("KITH", &kith))));
     lines.push("Ctrl-C stops.".to_owned());
     lines
 }

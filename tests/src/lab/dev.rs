@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -16,13 +16,17 @@ use super::process::Process;
 use super::wait::eventually;
 
 /// From start to the line that says where everything listens.
-const STARTING: Duration = Duration::from_secs(30);
+const STARTING: Duration = Duration::from_secs(90);
 
 /// A running `kith dev --empty --json` on free ports.
 #[derive(Debug)]
 pub struct Dev {
     /// Where its nodes listen, the first first.
     pub nodes: Vec<Addresses>,
+    /// Where presence of each listens, if it was asked for: the center's first.
+    pub presence: Vec<SocketAddr>,
+    /// The secret of those who write it.
+    pub secret: Option<PathBuf>,
     process: Process,
     folder: TempDir,
 }
@@ -31,20 +35,28 @@ impl Dev {
     /// Starts `count` nodes that keep their data in `dir`, or nowhere, and waits until they are ready.
     ///
     /// # Panics
-    /// If they are not within 30 s, with what was said instead.
+    /// If they are not, with what was said instead.
     pub async fn start(count: usize, dir: Option<&Path>) -> Dev {
-        Dev::started(count, dir, &[]).await
+        Dev::started(count, dir, None).await
     }
 
     /// Starts three nodes that keep nothing, with a NATS server each, by this nats-server.
     ///
     /// # Panics
-    /// If the nodes are not ready within 30 s.
+    /// If the nodes are not ready.
     pub async fn nats(server: &Path) -> Dev {
-        Dev::started(3, None, &[("NATS_SERVER_BIN", server)]).await
+        Dev::started(3, None, Some(("--nats", server))).await
     }
 
-    async fn started(count: usize, dir: Option<&Path>, nats: &[(&str, &Path)]) -> Dev {
+    /// Starts three nodes that keep nothing, with presence over a NATS server each, by this nats-server.
+    ///
+    /// # Panics
+    /// If the nodes are not ready, presence and all, within a minute and a half.
+    pub async fn presence(server: &Path) -> Dev {
+        Dev::started(3, None, Some(("--presence", server))).await
+    }
+
+    async fn started(count: usize, dir: Option<&Path>, beside: Option<(&str, &Path)>) -> Dev {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let file = |name| fs::File::create(folder.path().join(name)).expect("the lab's folder can be written");
         let mut command = Command::new(kith());
@@ -53,10 +65,13 @@ impl Dev {
         if let Some(dir) = dir {
             command.arg("--dir").arg(dir);
         }
-        command.args(nats.first().map(|_| "--nats")).envs(nats.iter().copied());
+        if let Some((what, server)) = beside {
+            command.arg(what).env("NATS_SERVER_BIN", server);
+        }
         command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("log"));
         clear_environment(&mut command);
-        let mut dev = Dev { nodes: Vec::new(), process: Process::spawn(command), folder };
+        let process = Process::spawn(command);
+        let mut dev = Dev { nodes: Vec::new(), presence: Vec::new(), secret: None, process, folder };
         let line = eventually("kith dev is ready", STARTING, async || {
             let ended = dev.process.ended();
             assert!(ended.is_none(), "kith dev ended: {ended:?}\n{}", dev.log());
@@ -75,7 +90,11 @@ impl Dev {
             dns: address(node, "dns"),
             gossip: address(node, "gossip"),
         };
-        dev.nodes = line["nodes"].as_array().expect("a list of nodes").iter().map(place).collect();
+        let nodes = line["nodes"].as_array().expect("a list of nodes");
+        dev.presence =
+            nodes.iter().filter(|node| node["presence"].is_string()).map(|node| address(node, "presence")).collect();
+        dev.secret = line["presence_secret_file"].as_str().map(PathBuf::from);
+        dev.nodes = nodes.iter().map(place).collect();
         assert_eq!(dev.nodes.len(), count, "{line}");
         dev
     }
