@@ -35,6 +35,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use run::PERIOD;
 pub use source::BadSource;
 
 /// Asks of the runner that wait: it makes one at a time.

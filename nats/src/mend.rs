@@ -9,16 +9,20 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::discovery::News;
+use crate::discovery::{News, PERIOD};
 use crate::monitor::Monitor;
+use crate::peers::{HOLD, MISSES};
 use crate::status::Named;
 use crate::turn::{Order, Reason};
 
 /// How often it is looked.
 const LOOKS: Duration = Duration::from_secs(10);
-/// For how long a region is to be in DNS with no gateway to it. What nats-server hears of it hears within a second or two, and one whose last
-/// server is gone leaves the list within half a minute.
-const UNHEARD: Duration = Duration::from_secs(60);
+/// How long DNS has a server that is gone: its row goes when nobody hears of its store, or its runner says nothing.
+const LEAVES: Duration = Duration::from_secs(30);
+/// For how long a region is to be named with no gateway to it: 150 s. What nats-server hears of it hears within a second or two; but one whose
+/// last server is gone is named for as long as DNS has it and its absence is not believed, and of that one no restart would know more.
+const UNHEARD: Duration =
+    LEAVES.saturating_add(HOLD).saturating_add(PERIOD.saturating_mul(MISSES + 1)).saturating_add(LOOKS);
 /// How long after a restart the next one is asked for: what one did not mend, many will not.
 const AGAIN: Duration = Duration::from_secs(3600);
 
@@ -68,7 +72,7 @@ pub(crate) async fn mend(
                 let regions = missing.into_iter().collect::<Vec<_>>().join(", ");
                 tracing::warn!(
                     regions,
-                    "in DNS for a minute, and no gateway leads there: nats-server is to be restarted"
+                    "in DNS for minutes, and no gateway leads there: nats-server is to be restarted"
                 );
                 if let Err(error) = orders.try_send(Order::Restart(Reason::Regions)) {
                     tracing::warn!(%error, "the restart cannot be asked for");
@@ -97,20 +101,22 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::Unheard;
+    use super::{UNHEARD, Unheard};
+    use crate::peers::HOLD;
 
     #[test]
-    fn a_region_that_is_not_heard_of_for_a_minute_is_a_restart_and_not_one_after_the_other() {
+    fn a_region_that_is_not_heard_of_for_minutes_is_a_restart_and_not_one_after_the_other() {
+        assert!(UNHEARD > HOLD, "one that is gone is named for so long");
         let begun = Instant::now();
         let mut unheard = Unheard::default();
         let mut asked = |missing: bool, second| {
             let missing = missing.then(|| "iad".to_owned()).into_iter().collect();
             unheard.observe(&missing, begun + Duration::from_secs(second))
         };
-        assert!(!asked(true, 0) && !asked(true, 59), "it may be heard of yet");
-        assert!(!asked(false, 60) && !asked(true, 61) && !asked(true, 120), "it was, meanwhile");
-        assert!(asked(true, 121));
-        assert!(!asked(true, 122) && !asked(true, 3_720), "once an hour");
-        assert!(asked(true, 3_721));
+        assert!(!asked(true, 0) && !asked(true, 149), "it may be heard of yet");
+        assert!(!asked(false, 150) && !asked(true, 151) && !asked(true, 300), "it was, meanwhile");
+        assert!(asked(true, 301));
+        assert!(!asked(true, 302) && !asked(true, 3_900), "once an hour");
+        assert!(asked(true, 3_901));
     }
 }

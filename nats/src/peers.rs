@@ -27,10 +27,10 @@ pub(crate) use keep::replace;
 pub use keep::{Kept, NotKept};
 
 /// Answers that must lack a peer before it goes. One can be cut, two can come from one name server that lags.
-const MISSES: u32 = 3;
+pub(crate) const MISSES: u32 = 3;
 /// How long they must lack it: a server that restarts in its turn is out of DNS from the moment in which its clients are sent
 /// away until it answers again, about a minute, and is not gone.
-const HOLD: Duration = Duration::from_secs(90);
+pub(crate) const HOLD: Duration = Duration::from_secs(90);
 /// Most regions. Each is a question in every pass.
 pub const REGIONS: usize = 64;
 

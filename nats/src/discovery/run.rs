@@ -18,7 +18,7 @@ use crate::resolve::Dns;
 use crate::shape::{Place, Shape, Standing, Unknown};
 
 /// The longest time between two looks at DNS.
-const PERIOD: Duration = Duration::from_secs(5);
+pub(crate) const PERIOD: Duration = Duration::from_secs(5);
 /// The shortest, for records that say they hold for less.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// How long after its start a server looks as often as it may: those that are started with it are not all in DNS yet.
