@@ -19,8 +19,9 @@ pub const HEALTH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 /// Where nats-server answers the runner.
 pub const MONITOR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8222);
 
-/// The least that [`Config::remove_after`] may be: for so long one that was killed counts as up.
-pub const REMOVAL: Duration = Duration::from_secs(10);
+/// The least that an operator may have [`Config::remove_after`] be: a server that restarts, or whose host does, is back by then. Below 10 s one
+/// that was killed counts as up.
+pub const REMOVAL: Duration = Duration::from_secs(600);
 
 /// The runner's configuration.
 #[derive(Debug, Clone)]

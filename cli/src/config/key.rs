@@ -49,7 +49,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind) -> Key {
 }
 
 /// All keys, in the order they are shown.
-pub(crate) const KEYS: [Key; 98] = [
+pub(crate) const KEYS: [Key; 99] = [
     key("node", "name", Kind::Text),
     key("node", "region", Kind::Text),
     key("node", "boot_id_file", Kind::Text),
@@ -129,6 +129,7 @@ pub(crate) const KEYS: [Key; 98] = [
     key("nats", "max_connections", Kind::Text),
     key("nats", "max_payload", Kind::Text),
     key("nats", "remove_after_ms", Kind::Text),
+    key("nats", "remove_early_ms", Kind::Text),
     key("nats", "process", Kind::Processes),
     key("presence", "enabled", Kind::Switch),
     key("presence", "listen", Kind::Texts),

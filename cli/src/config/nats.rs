@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kith_dns::ZoneName;
 use kith_nats::config::{
@@ -96,7 +97,7 @@ impl Nats {
                 max_connections: reader.optional(("nats", "max_connections")).map(|Connections(number)| number.get()),
                 max_payload: reader.optional(("nats", "max_payload")).map(|Payload(bytes)| bytes),
             },
-            remove_after: reader.optional(("nats", "remove_after_ms")).map(|Away(time)| time),
+            remove_after: removal(reader),
             append: reader.optional(("nats", "append_config")).map(|Appended { text }| text),
             processes: reader.list(("nats", "process"), Vec::new()).into_iter().map(|Extra(extra)| extra).collect(),
             ending: Ending::Drain,
@@ -117,6 +118,12 @@ impl Nats {
         let ip = ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
         format!("{scheme}://{}", SocketAddr::new(ip, listen.ports.client))
     }
+}
+
+/// After how long away a member is removed. A test has no ten minutes.
+fn removal(reader: &mut Reader<'_>) -> Option<Duration> {
+    let asked = reader.optional(("nats", "remove_after_ms")).map(|Away(time)| time);
+    reader.hidden(("nats", "remove_early_ms")).map(Duration::from_millis).or(asked)
 }
 
 /// Who finds a nats-server.

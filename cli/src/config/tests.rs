@@ -370,7 +370,7 @@ fn a_clustered_nats_server_has_an_address_and_a_region_and_files_of_tls_come_tog
         "url=nats://u:p@10.0.0.1",
         "max_payload=65MB",
         "max_connections=0",
-        "remove_after_ms=9999",
+        "remove_after_ms=599999",
         "role=both",
         "servers=2",
         "max_file_store=much",

@@ -173,7 +173,11 @@ impl FromStr for Away {
 
     fn from_str(text: &str) -> Result<Away, &'static str> {
         let time = text.parse().map(Duration::from_millis).map_err(|_| "not a number of milliseconds")?;
-        if time < REMOVAL { Err("less than 10000: a server that restarts is not gone") } else { Ok(Away(time)) }
+        if time < REMOVAL {
+            Err("less than 600000: a server or a host that restarts is not gone")
+        } else {
+            Ok(Away(time))
+        }
     }
 }
 
