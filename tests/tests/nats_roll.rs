@@ -82,8 +82,8 @@ async fn client(runners: &[Ipv4Addr]) -> async_nats::Client {
     async_nats::connect(servers).await.expect("one of three answers")
 }
 
-/// What was sent, by the place in the stream that its acknowledgement names.
-type Acknowledged = BTreeMap<u64, String>;
+/// What was sent, each with the place in the stream that its acknowledgement names. A place that is given away twice is a message lost.
+type Acknowledged = Vec<(u64, String)>;
 
 /// Publishes as one of [`WRITERS`] until it is told to end; what was acknowledged.
 async fn publish(context: jetstream::Context, writer: usize, token: CancellationToken) -> Acknowledged {
@@ -99,20 +99,20 @@ async fn publish(context: jetstream::Context, writer: usize, token: Cancellation
         if let Ok(told) = context.publish(format!("load.{writer}"), body.clone().into()).await
             && let Ok(told) = told.await
         {
-            acknowledged.insert(told.sequence, body);
+            acknowledged.push((told.sequence, body));
         }
     }
     acknowledged
 }
 
 /// All that the stream holds, by place.
-async fn held(context: &jetstream::Context) -> Acknowledged {
+async fn held(context: &jetstream::Context) -> BTreeMap<u64, String> {
     let stream = context.get_stream("load").await.expect("it is there");
     let config = consumer::pull::OrderedConfig::default();
     let consumer = stream.create_consumer(config).await.expect("it can be read");
     let pending = consumer.cached_info().num_pending;
     let mut messages = consumer.messages().await.expect("it can be read");
-    let mut held = Acknowledged::new();
+    let mut held = BTreeMap::new();
     while u64::try_from(held.len()).expect("fewer") < pending {
         let message = messages.next().await.expect("there are more").expect("it can be read");
         let place = message.info().expect("it is of a stream").stream_sequence;
@@ -182,7 +182,7 @@ async fn three_servers_told_to_restart_at_once_do_so_one_after_the_other_and_los
     eprintln!("three servers rolled in {rolled:?}; {count} messages were acknowledged meanwhile, {rate} a second");
     assert!(count > LEAST, "{count} are no load");
     let held = held(&context).await;
-    let lost: Vec<_> = acknowledged.iter().filter(|(place, body)| held.get(place) != Some(*body)).collect();
+    let lost: Vec<_> = acknowledged.iter().filter(|(place, body)| held.get(place) != Some(body)).collect();
     assert!(lost.is_empty(), "{} acknowledged messages are lost, the first: {:?}", lost.len(), lost.first());
 }
 
