@@ -23,7 +23,7 @@ pub(crate) const PERIOD: Duration = Duration::from_secs(5);
 const SHORTEST: Duration = Duration::from_secs(1);
 /// How long after its start a server looks as often as it may: those that are started with it are not all in DNS yet.
 const EARLY: Duration = Duration::from_secs(60);
-/// The time between two looks while the first list settles, or is waited for in that minute: it is a part of how long all wait for the last one.
+/// The time between two looks while the first list is waited for, or settles, in that minute: it is a part of how long all wait for the last one.
 const SETTLING: Duration = Duration::from_millis(250);
 /// How long the first list of peers has to stay the same before a server is started with it for the first time: in several looks, and longer
 /// than rows of servers that are started together take to all names, which is tenths of a second. A server that comes later joins the group.
@@ -99,9 +99,9 @@ impl<D: Dns, C: Check> Loop<D, C> {
     fn rest(&self, ttl: Duration) -> Duration {
         let is_early = now().saturating_duration_since(self.begun) < EARLY;
         match self.first {
-            First::Since(..) => SETTLING,
-            First::Unheard if is_early => SETTLING,
-            First::Unheard => SHORTEST,
+            First::Unheard | First::Since(..) if is_early => SETTLING,
+            // A list that never settles is asked for no more often than any other.
+            First::Unheard | First::Since(..) => SHORTEST,
             First::Over if is_early => SHORTEST,
             First::Over => ttl.clamp(SHORTEST, PERIOD),
         }

@@ -1,6 +1,7 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ const TTL: Duration = Duration::from_secs(5);
 
 /// A name server whose answers the test turns.
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<BTreeMap<String, Said>>>);
+struct Fake(Arc<Mutex<BTreeMap<String, Said>>>, Arc<AtomicU32>);
 
 #[derive(Clone, Default)]
 struct Said {
@@ -74,6 +75,8 @@ impl Dns for Fake {
         self.answer(name, |said| said.services)
     }
     async fn texts(&self, name: &str) -> Answer<String> {
+        // Regions, once in a look.
+        self.1.fetch_add(1, Ordering::Relaxed);
         self.answer(name, |said| said.texts)
     }
 }
@@ -181,6 +184,27 @@ impl Discovery {
 
 async fn pass(time: u64) {
     tokio::time::sleep(Duration::from_secs(time)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_list_that_never_settles_is_asked_for_once_a_second_after_a_minute() {
+    let bench = Bench::with_peers();
+    let (mut discovery, task) = bench.start();
+    let mut looks = Vec::new();
+    for second in 0..90 {
+        // Ports are those of the last answer; addresses are held.
+        let service = Service { target: "a.".to_owned(), port: 6_222 + second % 2, addresses: BTreeSet::new() };
+        bench.dns.set("_nats-route._tcp", Said { services: vec![service], ..Said::default() });
+        pass(1).await;
+        looks.push(bench.dns.1.swap(0, Ordering::Relaxed));
+    }
+    assert!(looks[10..50].iter().all(|count| (3..=4).contains(count)), "{looks:?}");
+    assert!(looks[62..].iter().all(|count| *count <= 1), "{looks:?}");
+    assert!(looks[62..].iter().sum::<u32>() > 20, "{looks:?}");
+    let waits = discovery.before_start().await.expect("it can wait");
+    assert!(matches!(waits, Prepared::Waiting(_)), "{waits:?}");
+    bench.token.cancel();
+    task.join_all().await;
 }
 
 #[tokio::test(start_paused = true)]
