@@ -7,7 +7,7 @@ use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -21,10 +21,13 @@ use crate::turn::User;
 
 /// How often it is looked.
 const LOOKS: Duration = Duration::from_secs(1);
-/// How long it may take to let us in.
+/// How long it may take to let us in, and a client that was let in to come back by itself.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How often the client asks whether it is there: one that was stopped is found by it.
 const PING: Duration = Duration::from_secs(5);
+/// How often a client that was let in tries to come back, ever more rarely: for some four seconds. Then it ends; one that was given up would
+/// go on for ever.
+const RETRIES: usize = 12;
 /// What its version is called before it has said it.
 const UNKNOWN: &str = "not known yet";
 
@@ -75,17 +78,25 @@ impl External {
     }
 }
 
+/// What is known of it by the client that was let in, if one was.
+#[derive(Default)]
+struct Known {
+    client: Option<Client>,
+    /// Since when that one is not connected.
+    lost: Option<Instant>,
+}
+
 async fn look(config: Config, url: Url, board: Board, token: CancellationToken) {
     let mut looks = interval(LOOKS);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut client = None;
+    let mut known = Known::default();
     let mut before = None;
     // A look that is dropped has changed nothing.
     token
         .run_until_cancelled(async {
             loop {
                 looks.tick().await;
-                let found = state(&config, &url, &mut client).await;
+                let found = state(&config, &url, &mut known).await;
                 let is_up = found.is_ok();
                 if before.replace(is_up) != Some(is_up) {
                     match &found {
@@ -111,9 +122,10 @@ fn up(board: &Board, version: String) {
     board.phase(Phase::Running, None);
 }
 
-/// Its version, or why it is not there. A client that was let in once comes back by itself.
-async fn state(config: &Config, url: &Url, client: &mut Option<Client>) -> Result<String, String> {
-    let client = match client {
+/// Its version, or why it is not there. A client that was let in comes back by itself, as whom it was then; after a while another takes its
+/// place, by what files hold now.
+async fn state(config: &Config, url: &Url, known: &mut Known) -> Result<String, String> {
+    let client = match &mut known.client {
         Some(client) => client,
         none @ None => {
             let connected = timeout(ANSWER, connect(config, url)).await;
@@ -121,13 +133,27 @@ async fn state(config: &Config, url: &Url, client: &mut Option<Client>) -> Resul
         }
     };
     match client.connection_state() {
-        State::Connected => Ok(client.server_info().version),
-        State::Pending | State::Disconnected => Err("the connection to it is lost".to_owned()),
+        State::Connected => {
+            known.lost = None;
+            Ok(client.server_info().version)
+        }
+        State::Pending | State::Disconnected => {
+            if known.lost.get_or_insert_with(Instant::now).elapsed() >= ANSWER {
+                *known = Known::default();
+            }
+            Err("the connection to it is lost".to_owned())
+        }
     }
 }
 
 async fn connect(config: &Config, url: &Url) -> Result<Client, String> {
-    let mut options = ConnectOptions::new().name("kith nats").connection_timeout(ANSWER).ping_interval(PING);
+    let mut options = ConnectOptions::new()
+        .name("kith nats")
+        .connection_timeout(ANSWER)
+        .ping_interval(PING)
+        .max_reconnects(RETRIES)
+        // It is asked of this server, not of another of its cluster.
+        .ignore_discovered_servers();
     if let Some(tls) = &config.tls {
         options = options
             .require_tls(true)

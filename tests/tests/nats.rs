@@ -281,3 +281,26 @@ async fn a_server_that_somebody_else_runs_is_shown_and_entered_and_left_alone() 
     assert_eq!(other.monitor("/varz").await["version"], "2.15.1", "it goes on");
     assert!(!runner.store().exists(), "nothing was made for it");
 }
+
+#[tokio::test]
+async fn a_server_that_somebody_else_runs_is_signed_on_at_by_what_the_file_of_credentials_holds_then() {
+    let Some(server) = nats_server("a_server_that_somebody_else_runs_is_signed_on_at") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let credentials = folder.path().join("credentials");
+    let signed_on_by = |password: &str| {
+        fs::write(&credentials, format!("kith:{password}")).expect("room");
+        format!("authorization {{ user: kith, password: {password} }}")
+    };
+    let mut other = NatsServer::new(&server, folder.path(), 0);
+    let mut runner = Runner::new(1, std::path::Path::new("/nonexistent"));
+    runner.set(&format!("nats.url=nats://{}:4222", other.address()));
+    runner.set(&format!("nats.credentials={}", credentials.display()));
+    other.start(&signed_on_by("one"));
+    runner.launch();
+    runner.phase("running").await;
+    other.kill();
+    runner.phase("unwell").await;
+    other.start(&signed_on_by("two"));
+    runner.phase("running").await;
+    assert_eq!(runner.stop(BOUND).await.code(), Some(0), "{}", runner.log());
+}
