@@ -1,6 +1,7 @@
 //! Two regions that join in the same moment may never hear of each other: each started with a list that lacks the other, and of gateways
 //! nats-server learns by what others tell it when they connect, once. DNS has both. The next start has the whole list, so this server restarts,
-//! in its turn; no other does.
+//! in its turn. All servers of a region that lack another see it in the same moments and ask for a turn; the first restart has the others hear of
+//! it, so who gets the next turn looks again, and gives it back (see [`crate::turn`]).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -65,7 +66,8 @@ pub(crate) async fn mend(
         .run_until_cancelled(async {
             loop {
                 looks.tick().await;
-                let missing = missing(&monitor, &news).await;
+                // One that is not there to be asked is started with the whole list.
+                let missing = missing(&monitor, &news).await.unwrap_or_default();
                 if !unheard.observe(&missing, Instant::now()) {
                     continue;
                 }
@@ -83,15 +85,15 @@ pub(crate) async fn mend(
 }
 
 /// Regions that DNS names, that no gateway leads to, and that the process does not know from its file: of those that it does it tries by itself.
-async fn missing(monitor: &Monitor, news: &watch::Receiver<News>) -> BTreeSet<String> {
-    let Named::Center { regions, .. } = news.borrow().named.clone() else { return BTreeSet::new() };
+/// None where it does not answer.
+pub(crate) async fn missing(monitor: &Monitor, news: &watch::Receiver<News>) -> Option<BTreeSet<String>> {
+    let Named::Center { regions, .. } = news.borrow().named.clone() else { return Some(BTreeSet::new()) };
     match (monitor.gateways().await, monitor.varz().await) {
         (Ok(seen), Ok(varz)) => {
             let told: BTreeSet<String> = varz.gateway.gateways.into_iter().map(|gateway| gateway.name).collect();
-            regions.into_iter().filter(|region| !seen.contains(region) && !told.contains(region)).collect()
+            Some(regions.into_iter().filter(|region| !seen.contains(region) && !told.contains(region)).collect())
         }
-        // It is not there to be asked.
-        (Err(_), _) | (_, Err(_)) => BTreeSet::new(),
+        (Err(_), _) | (_, Err(_)) => None,
     }
 }
 

@@ -46,7 +46,12 @@ impl Keeper for Roll {
         }
         let user = user(&self.config);
         let access = Access { servers, user, tls: self.config.tls.clone() };
-        let own = OwnServer { monitor: self.monitor.clone(), name: self.name.clone(), system: self.system.clone() };
+        let own = OwnServer {
+            monitor: self.monitor.clone(),
+            name: self.name.clone(),
+            system: self.system.clone(),
+            news: self.news.clone(),
+        };
         Some((NatsLease::new(self.name.clone(), access), own))
     }
 }

@@ -8,7 +8,7 @@
 //!  Idle ───────────────────────────► Wanting ───────────────► Mine ─────────────────────────► well ──► Idle
 //!    ▲                                  │ held by another, no leader,    │ renewed every 30 s through another server;
 //!    │                                  │ no bucket: waits, and says so  │ a server that does not get well keeps it
-//!    ├── what it was due for is taken back                               │ for ten minutes: the roll stops there;
+//!    ├── what it was due for is taken back, or mended by another's       │ for ten minutes: the roll stops there;
 //!    │                                                                   │ one that is due again has it for that too
 //!    └──── the process was started again in the meantime, by whomever ◄──┘
 //! ```
@@ -52,6 +52,9 @@ const TRIES: Duration = Duration::from_secs(2);
 const LOOKS: Duration = Duration::from_secs(1);
 /// How long a server that does not get well keeps the others from restarting, so that somebody can look at it.
 const LONGEST: Duration = Duration::from_secs(600);
+/// How many looks a lease that was had for regions alone is kept to see whether nats-server hears of them: the server before has only just got
+/// well, and what it tells of them arrives within a second or two.
+const HEARS: u32 = 10;
 /// Orders that wait.
 const ORDERS: usize = 4;
 
@@ -94,6 +97,8 @@ pub trait Own: Send + Sync + 'static {
     fn process(&self) -> impl Future<Output = Option<String>> + Send;
     /// Whether it is well: it has caught up with all others.
     fn well(&self) -> impl Future<Output = bool> + Send;
+    /// Whether there are regions that it has not heard of, and would know after a start.
+    fn lacks_regions(&self) -> impl Future<Output = bool> + Send;
     /// Has it give up the leadership of JetStream, if it has it. It gives up that of streams by itself when it ends.
     fn step_down(&self) -> impl Future<Output = ()> + Send;
 }
@@ -114,7 +119,7 @@ pub enum Reason {
     Operator,
     /// nats-server has given up writing, and its disk has room again.
     Store,
-    /// Regions are in DNS that no gateway leads to, and that a start would know.
+    /// Regions are in DNS that no gateway leads to, and that a start would know. Void where another server's restart has mended it first.
     Regions,
 }
 
@@ -146,16 +151,25 @@ pub trait Keeper: Send + 'static {
 /// The phases in which the runner can be told something; what comes after is the task's alone.
 enum Phase {
     Idle,
-    Wanting { wish: Wish, granted: oneshot::Receiver<()> },
+    Wanting { wish: watch::Sender<Wish>, granted: oneshot::Receiver<Verdict> },
 }
 
-/// What a restart is for.
+/// What a restart is for: one of both, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Wish {
+struct Wish {
     /// A configuration, which may be taken back: in words.
-    Change(String),
-    /// An order, which is not.
-    Order(Reason),
+    change: Option<String>,
+    /// An order, which is not; one for regions may be void when the turn comes.
+    order: Option<Reason>,
+}
+
+/// What came of waiting for the turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It is this server's.
+    Granted,
+    /// It was wished for regions alone, of which nats-server has heard meanwhile.
+    Void,
 }
 
 /// The other ends of a [`Turn`].
@@ -182,22 +196,21 @@ impl<F: Follow, K: Keeper> Turn<F, K> {
             tokio::select! {
                 change = self.inner.changed() => match change {
                     Change::Restart { what } => {
-                        if let Some(change) = self.want(Wish::Change(what)) {
+                        if let Some(change) = self.want(Wish::of_change(what)) {
                             return change;
                         }
                     }
                     Change::TakenBack => self.forget(),
                     other @ (Change::Start | Change::Reload { .. }) => return other,
                 },
-                wish = granted(&mut self.phase) => {
-                    self.phase = Phase::Idle;
-                    if let Some(wish) = wish {
-                        return wish.into_change();
+                verdict = verdict(&mut self.phase) => {
+                    if let Some(change) = self.decide(verdict) {
+                        return change;
                     }
                 }
                 Some(order) = self.orders.recv() => match order {
                     Order::Restart(reason) => {
-                        if let Some(change) = self.want(Wish::Order(reason)) {
+                        if let Some(change) = self.want(Wish::of_order(reason)) {
                             return change;
                         }
                     }
@@ -215,49 +228,86 @@ impl<F: Follow, K: Keeper> Turn<F, K> {
 
     /// Begins to wait for the turn; a restart at once if there is nobody to wait for.
     fn want(&mut self, wish: Wish) -> Option<Change> {
-        if let Phase::Wanting { wish: before, .. } = &mut self.phase {
-            // A restart that was ordered is due whatever becomes of the configuration.
-            if let Wish::Change(_) = before {
-                *before = wish;
-            }
+        if let Phase::Wanting { wish: before, .. } = &self.phase {
+            before.send_modify(|before| before.add(wish));
             return None;
         }
         let Some((lease, own)) = self.keeper.turn() else { return Some(wish.into_change()) };
         let (grant, granted) = oneshot::channel();
         let (successor, next) = mpsc::channel(1);
-        let waiting = Waiting { grant: Some(grant), says: self.says.clone() };
+        let (wish, wished) = watch::channel(wish);
+        let waiting = Waiting { grant: Some(grant), wished, says: self.says.clone() };
         let before = self.last.replace(successor);
         self.tasks.spawn(turn(lease, own, waiting, before, next).in_current_span());
         self.phase = Phase::Wanting { wish, granted };
         None
     }
 
-    /// Waits no longer, if it was for a configuration.
+    /// Waits no longer, if it was for a configuration alone.
     fn forget(&mut self) {
-        if let Phase::Wanting { wish: Wish::Change(what), .. } = &self.phase {
+        let Phase::Wanting { wish, .. } = &self.phase else { return };
+        let mut what = None;
+        wish.send_modify(|wish| what = wish.change.take());
+        let is_ordered = wish.borrow().order.is_some();
+        if !is_ordered {
             tracing::info!(what, "the change that a restart was due for is taken back");
             self.phase = Phase::Idle;
+        }
+    }
+
+    /// Waits no longer; a restart if it is still due. A task that failed has said nothing.
+    fn decide(&mut self, verdict: Option<(Verdict, Wish)>) -> Option<Change> {
+        self.phase = Phase::Idle;
+        match verdict? {
+            (Verdict::Granted, wish) => Some(wish.into_change()),
+            (Verdict::Void, wish) if wish.is_for_regions() => {
+                tracing::info!("nats-server has heard of all regions meanwhile: it is not restarted");
+                None
+            }
+            // Something else became due in the same moment.
+            (Verdict::Void, wish) => self.want(wish),
         }
     }
 }
 
 impl Wish {
+    fn of_change(what: String) -> Self {
+        Self { change: Some(what), order: None }
+    }
+
+    fn of_order(reason: Reason) -> Self {
+        Self { change: None, order: Some(reason) }
+    }
+
+    /// Has it be for `other` as well. Of two orders the first stays, unless it may be void.
+    fn add(&mut self, other: Wish) {
+        self.change = other.change.or(self.change.take());
+        if let None | Some(Reason::Regions) = self.order {
+            self.order = other.order.or(self.order);
+        }
+    }
+
+    /// Whether it is void once nats-server has heard of all regions.
+    fn is_for_regions(&self) -> bool {
+        self.change.is_none() && self.order == Some(Reason::Regions)
+    }
+
     fn into_change(self) -> Change {
-        let what = match self {
-            Wish::Change(what) => what,
-            Wish::Order(Reason::Operator) => "an operator's order".to_owned(),
-            Wish::Order(Reason::Regions) => "regions are in DNS that it has not heard of".to_owned(),
-            Wish::Order(Reason::Store) => "nats-server cannot write its streams until it is started again".to_owned(),
+        let what = match (self.order, self.change) {
+            (Some(Reason::Operator), _) => "an operator's order".to_owned(),
+            (Some(Reason::Store), _) => "nats-server cannot write its streams until it is started again".to_owned(),
+            (Some(Reason::Regions) | None, Some(what)) => what,
+            (Some(Reason::Regions) | None, None) => "regions are in DNS that it has not heard of".to_owned(),
         };
         Change::Restart { what }
     }
 }
 
-/// Waits for the grant. None: the task ended without one.
-async fn granted(phase: &mut Phase) -> Option<Wish> {
+/// Waits for the verdict, and what was wished for by then. None: the task ended without one.
+async fn verdict(phase: &mut Phase) -> Option<(Verdict, Wish)> {
     match phase {
         Phase::Idle => std::future::pending().await,
-        Phase::Wanting { wish, granted } => granted.await.ok().map(|()| wish.clone()),
+        Phase::Wanting { wish, granted } => granted.await.ok().map(|verdict| (verdict, wish.borrow().clone())),
     }
 }
 

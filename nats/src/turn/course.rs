@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Attempt, LONGEST, LOOKS, Lease, LeaseError, Own, RENEWAL, Successor, TRIES, TTL};
+use super::{Attempt, HEARS, LONGEST, LOOKS, Lease, LeaseError, Own, RENEWAL, Successor, TRIES, TTL, Verdict, Wish};
 
 /// What a restart waits for where nats-server cannot be told from the next.
 const SILENT: &str = "a restart waits: nats-server does not answer";
@@ -42,7 +42,9 @@ impl Restart {
 
 /// Whoever waits for a turn; nobody after the grant, or when it is not wanted any more.
 pub(super) struct Waiting {
-    pub(super) grant: Option<oneshot::Sender<()>>,
+    pub(super) grant: Option<oneshot::Sender<Verdict>>,
+    /// What for.
+    pub(super) wished: watch::Receiver<Wish>,
     pub(super) says: watch::Sender<Option<Arc<str>>>,
 }
 
@@ -63,11 +65,19 @@ impl Waiting {
     /// Whether somebody still waited.
     fn grant(&mut self) -> bool {
         self.says.send_replace(None);
-        let granted = self.grant.take().is_some_and(|grant| grant.send(()).is_ok());
+        let granted = self.grant.take().is_some_and(|grant| grant.send(Verdict::Granted).is_ok());
         if granted {
             tracing::info!("it is this server's turn to restart");
         }
         granted
+    }
+
+    /// There is nothing left to wait for.
+    fn void(&mut self) {
+        self.says.send_replace(None);
+        if self.grant.take().is_some_and(|grant| grant.send(Verdict::Void).is_err()) {
+            tracing::debug!("a turn that nobody waits for any more is given back");
+        }
     }
 }
 
@@ -109,6 +119,10 @@ pub(super) async fn turn(
                 drop(to.send(restart));
                 return;
             }
+            Kept::Again(_) if is_void(&own, &waiting.wished).await => {
+                waiting.void();
+                holds = Some(restart);
+            }
             Kept::Again(process) => {
                 own.step_down().await;
                 // Where that took longer than a lease holds, it is taken anew.
@@ -133,34 +147,58 @@ async fn handed(before: Option<Successor>) -> Option<Restart> {
 /// Takes the lease, and gives the turn to whoever waits. None if nobody does any more.
 async fn granted_anew(lease: &mut impl Lease, own: &impl Own, waiting: &mut Waiting) -> Option<Restart> {
     waiting.grant.as_ref()?;
-    let says = waiting.says.clone();
+    let (says, wished) = (waiting.says.clone(), waiting.wished.clone());
     let taken = tokio::select! {
         biased;
         // What was taken half way goes away by itself.
         () = waiting.given_up() => None,
-        taken = ready(lease, own, &says) => Some(taken),
+        taken = ready(lease, own, &wished, &says) => Some(taken),
     };
-    let Some((held, before)) = taken else {
+    let Some((held, before, verdict)) = taken else {
         waiting.forget();
         return None;
     };
-    if waiting.grant() {
+    if verdict == Verdict::Granted && waiting.grant() {
         return Some(Restart::of(before, held));
     }
     give_back(lease, held).await;
+    waiting.void();
     None
 }
 
-/// Has the turn, and the server ready for its end.
-async fn ready(lease: &mut impl Lease, own: &impl Own, says: &watch::Sender<Option<Arc<str>>>) -> (Held, String) {
+/// Has the turn, and the server ready for its end, if it is to end.
+async fn ready(
+    lease: &mut impl Lease,
+    own: &impl Own,
+    wished: &watch::Receiver<Wish>,
+    says: &watch::Sender<Option<Arc<str>>>,
+) -> (Held, String, Verdict) {
     loop {
         let (held, before) = taken(lease, own, says).await;
+        if is_void(own, wished).await {
+            return (held, before, Verdict::Void);
+        }
         own.step_down().await;
         // Where that took longer than a lease holds, the turn may be another's by now.
         if !held.is_over() {
-            return (held, before);
+            return (held, before, Verdict::Granted);
         }
     }
+}
+
+/// Whether nothing is left to restart for: all servers of a region miss the same regions, and the restart of one has the others hear of them.
+async fn is_void(own: &impl Own, wished: &watch::Receiver<Wish>) -> bool {
+    for _ in 0..HEARS {
+        let is_for_regions = wished.borrow().is_for_regions();
+        if !is_for_regions {
+            return false;
+        }
+        if !own.lacks_regions().await {
+            return true;
+        }
+        tokio::time::sleep(LOOKS).await;
+    }
+    false
 }
 
 /// Takes it when it can be had, and says what it waits for. The process is known before: only then is another told from

@@ -1,6 +1,10 @@
 //! The server that this runner runs.
 
+use tokio::sync::watch;
+
+use crate::discovery::News;
 use crate::group::Group;
+use crate::mend::missing;
 use crate::monitor::Monitor;
 use crate::name::Label;
 
@@ -14,6 +18,8 @@ pub struct OwnServer {
     pub(crate) name: Label,
     /// By the system account.
     pub(crate) system: Access,
+    /// What DNS says.
+    pub(crate) news: watch::Receiver<News>,
 }
 
 impl Own for OwnServer {
@@ -23,6 +29,11 @@ impl Own for OwnServer {
 
     async fn well(&self) -> bool {
         self.monitor.ready().await.is_ok()
+    }
+
+    async fn lacks_regions(&self) -> bool {
+        // One that does not say is not known to have heard of them.
+        missing(&self.monitor, &self.news).await.is_none_or(|missing| !missing.is_empty())
     }
 
     async fn step_down(&self) {

@@ -25,6 +25,8 @@ struct Kept {
     lost: u32,
     /// Whom it does not hear.
     cut_off: Option<&'static str>,
+    /// Whether there are regions that no server has heard of.
+    unheard: bool,
     log: Vec<String>,
 }
 
@@ -119,6 +121,13 @@ enum Others {
     None,
 }
 
+/// Whether regions are heard of while a turn is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Meanwhile,
+    Never,
+}
+
 /// A server: the number of its process, and how that is; its name, and how many seconds it takes to step down.
 #[derive(Clone)]
 struct FakeOwn(Arc<Mutex<(u32, Health)>>, Bucket, &'static str, Arc<AtomicU64>);
@@ -130,6 +139,9 @@ impl Own for FakeOwn {
     }
     async fn well(&self) -> bool {
         self.0.lock().expect("free").1 == Health::Well
+    }
+    async fn lacks_regions(&self) -> bool {
+        self.1.with(|kept| kept.unheard)
     }
     async fn step_down(&self) {
         sleep(Duration::from_secs(self.3.load(Ordering::Relaxed))).await;
@@ -395,6 +407,50 @@ async fn a_change_that_is_taken_back_has_nobody_restart_and_an_order_stays() {
     two.is_told_nothing_for(5).await;
     bucket.with(|kept| kept.broken = false);
     assert_eq!(two.told().await, restart("an operator's order"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn regions_that_the_restart_of_one_has_others_hear_of_restart_no_other() {
+    let bucket = Bucket::default();
+    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
+    bucket.with(|kept| kept.unheard = true);
+    one.ends.orders.send(Order::Restart(Reason::Regions)).await.expect("room");
+    assert_eq!(one.told().await, restart("regions are in DNS that it has not heard of"));
+    two.ends.orders.send(Order::Restart(Reason::Regions)).await.expect("room");
+    two.is_told_nothing_for(60).await;
+    one.restarts(Health::Well).await;
+    // What it tells is heard some seconds after it is well.
+    two.is_told_nothing_for(5).await;
+    assert_eq!(bucket.holder().as_deref(), Some("b"));
+    bucket.with(|kept| kept.unheard = false);
+    two.is_told_nothing_for(300).await;
+    assert_eq!(bucket.log(), "a takes, a steps down, a gives back, b takes, b gives back");
+    assert_eq!(two.ends.waits.borrow().as_deref(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_else_is_due_restarts_a_server_that_waits_for_regions() {
+    let bucket = Bucket::default();
+    let mut one = server("a", &bucket, Others::Some);
+    for heard in [Heard::Meanwhile, Heard::Never] {
+        bucket.with(|kept| kept.unheard = true);
+        one.ends.orders.send(Order::Restart(Reason::Regions)).await.expect("room");
+        one.is_told_nothing_for(2).await;
+        one.is_to_restart().await;
+        if heard == Heard::Meanwhile {
+            // It is told of both after it was found that one is void.
+            bucket.with(|kept| kept.unheard = false);
+            sleep(Duration::from_secs(5)).await;
+        }
+        assert_eq!(one.told().await, restart("store"));
+        one.restarts(Health::Well).await;
+        one.is_told_nothing_for(5).await;
+        assert_eq!(bucket.holder(), None);
+    }
+    one.ends.orders.send(Order::Restart(Reason::Regions)).await.expect("room");
+    one.is_told_nothing_for(2).await;
+    one.ends.orders.send(Order::Restart(Reason::Operator)).await.expect("room");
+    assert_eq!(one.told().await, restart("an operator's order"));
 }
 
 #[tokio::test(start_paused = true)]
