@@ -68,7 +68,7 @@ pub(crate) struct App {
     pub(crate) stopping: CancellationToken,
     pub(crate) connections: AtomicUsize,
     pub(crate) refused: AtomicU64,
-    /// Connections whose other side took nothing for too long.
+    /// Connections whose other side took nothing, or a message on a WebSocket, for too long.
     pub(crate) cut: Arc<AtomicU64>,
 }
 

@@ -30,7 +30,7 @@ const USERS: usize = 1_000;
 const FOLLOWED: usize = 10_000;
 /// Changes in one message.
 const AT_ONCE: usize = 256;
-/// A client that takes a message no faster is closed. Less than the connection's own patience, so that there is somebody to
+/// A client that does not take a whole message within this is closed, also where it takes a little all the time. Less than the connection's own patience, so that there is somebody to
 /// say why.
 const WRITE_TIME: Duration = Duration::from_secs(20);
 /// For a last word, and for the client to read it.
@@ -100,7 +100,7 @@ enum End {
     Gone,
     /// The node stops.
     Stopping,
-    /// The client does not read.
+    /// The client does not take a message in time.
     Slow,
     /// A message of the client is too long.
     TooLong,
@@ -116,7 +116,7 @@ impl End {
             Self::Stopping => (close_code::AWAY, "stopping".to_owned()),
             Self::Slow => {
                 app.cut.fetch_add(1, Ordering::Relaxed);
-                (close_code::POLICY, format!("nothing was read for {} s", WRITE_TIME.as_secs()))
+                (close_code::POLICY, format!("a message was not taken within {} s", WRITE_TIME.as_secs()))
             }
             Self::TooLong => (close_code::SIZE, format!("a message has at most {MESSAGE_BYTES} bytes")),
             Self::Wrong => (close_code::PROTOCOL, "this is no WebSocket (RFC 6455)".to_owned()),

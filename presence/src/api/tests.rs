@@ -94,7 +94,7 @@ async fn a_socket_that_is_never_read_is_cut_with_a_reason_and_gives_back_its_pla
     let mut told = Vec::new();
     client.read_to_end(&mut told).await.unwrap();
     let told = String::from_utf8_lossy(&told).into_owned();
-    assert!(told.ends_with("nothing was read for 20 s"), "{}", &told[told.len().saturating_sub(200)..]);
+    assert!(told.ends_with("a message was not taken within 20 s"), "{}", &told[told.len().saturating_sub(200)..]);
     drop(client);
     server.connections.close();
     server.connections.wait().await;
