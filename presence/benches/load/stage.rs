@@ -1,5 +1,6 @@
 //! A center and two leaves on loopback, started for the measurement and ended with it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
@@ -101,16 +102,22 @@ impl Stage {
         line.and_then(|value| value.parse().ok()).ok_or_else(|| format!("no {name} in {text}"))
     }
 
-    /// SIGKILL to the center's node and its nats-server.
-    pub(crate) async fn kill_center(&mut self) -> Result<(), String> {
+    /// SIGKILL to the center's node and its nats-server, which took what it took until then.
+    pub(crate) async fn kill_center(&mut self, meter: &mut Meter) -> Result<(), String> {
         self.nodes[0].child.kill().await.map_err(|e| e.to_string())?;
+        if let Some(id) = self.servers[0].id() {
+            meter.nats.leave(id);
+        }
         self.servers[0].kill();
         Ok(())
     }
 
-    /// Starts the center's nats-server again.
-    pub(crate) fn center_up(&mut self) {
+    /// Starts the center's nats-server again, and counts it.
+    pub(crate) fn center_up(&mut self, meter: &mut Meter) {
         self.servers[0].up();
+        if let Some(id) = self.servers[0].id() {
+            meter.nats.come(id);
+        }
     }
 
     /// Starts the center's node again, and waits until it hears the others.
@@ -129,29 +136,55 @@ impl Stage {
 
     /// Begins to count what a node and all nats-servers take.
     pub(crate) fn meter(&self, at: usize) -> Meter {
-        let nats: Vec<u32> = self.servers.iter().filter_map(NatsServer::id).collect();
-        Meter { begun: Instant::now(), before: Meter::take(self.id(at), &nats), node: self.id(at), nats }
+        let nats = Taken::since(self.servers.iter().filter_map(NatsServer::id));
+        Meter { begun: Instant::now(), node: Taken::since([self.id(at)]), nats }
     }
 }
 
 /// Counts CPU.
 pub(crate) struct Meter {
     begun: Instant,
-    node: u32,
-    nats: Vec<u32>,
-    before: [Duration; 2],
+    node: Taken,
+    nats: Taken,
 }
 
 impl Meter {
-    fn take(node: u32, nats: &[u32]) -> [Duration; 2] {
-        [cpu(node), nats.iter().map(|id| cpu(*id)).sum()]
-    }
-
     /// Cores since then: of the node, and of the nats-servers.
     pub(crate) fn cores(&self) -> [f64; 2] {
-        let (now, took) = (Self::take(self.node, &self.nats), self.begun.elapsed().as_secs_f64());
-        let of = |at: usize| now[at].saturating_sub(self.before[at]).as_secs_f64() / took.max(1e-9);
-        [of(0), of(1)]
+        let took = self.begun.elapsed().as_secs_f64().max(1e-9);
+        [&self.node, &self.nats].map(|taken| taken.sum().as_secs_f64() / took)
+    }
+}
+
+/// The CPU time of processes that come and go.
+struct Taken {
+    /// What each that runs had taken when it began to be counted.
+    before: BTreeMap<u32, Duration>,
+    /// Of those that are gone.
+    gone: Duration,
+}
+
+impl Taken {
+    fn since(ids: impl IntoIterator<Item = u32>) -> Self {
+        Self { before: ids.into_iter().map(|id| (id, cpu(id))).collect(), gone: Duration::ZERO }
+    }
+
+    /// A process that was just started.
+    fn come(&mut self, id: u32) {
+        self.before.insert(id, Duration::ZERO);
+    }
+
+    /// A process that is about to be killed: once it is, nobody can tell any more.
+    fn leave(&mut self, id: u32) {
+        if let Some(before) = self.before.remove(&id) {
+            self.gone += cpu(id).saturating_sub(before);
+        }
+    }
+
+    fn sum(&self) -> Duration {
+        // One by one: a process that ended by itself counts for nothing, and takes nothing from the others.
+        let running: Duration = self.before.iter().map(|(id, before)| cpu(*id).saturating_sub(*before)).sum();
+        self.gone + running
     }
 }
 

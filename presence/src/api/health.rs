@@ -42,7 +42,12 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
         ("connections", "gauge", "HTTP connections", app.connections.load(Ordering::Relaxed) as u64),
         ("followed", "gauge", "Users that are followed, once for each follower", followed as u64),
         ("connections_refused", "counter", "Connections beyond the limit", of(&app.refused)),
-        ("connections_cut", "counter", "Connections cut off: nothing was taken for 30 s, or a message on a WebSocket not within 20 s", of(&app.cut)),
+        (
+            "connections_cut",
+            "counter",
+            "Connections cut off: nothing was taken for 30 s, or a message on a WebSocket not within 20 s",
+            of(&app.cut),
+        ),
         ("events", "counter", "Changes that followers could see", events),
         ("writes", "counter", "Writes that are in force", of(&tally.writes)),
         ("batches", "counter", "Messages to the log", of(&tally.batches)),
