@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::row;
+use super::{Scale, row};
 use crate::client::Client;
 use crate::figures::Row;
 use crate::process::{descriptors, resident};
@@ -42,7 +42,7 @@ pub(super) async fn flood(stage: &mut Stage) -> Result<Row, String> {
     }
     let (used, bytes) = (descriptors(id).0, resident(id));
     // Those who are in are served on, and there is room again once they go.
-    let served = first.ask(ALIVE).await? == 200;
+    let served = first.ask(ALIVE).await == Ok(200);
     let count = held.len();
     drop(held);
     crate::stage::until(std::time::Duration::from_secs(10), "there is room again", async || {
@@ -51,15 +51,16 @@ pub(super) async fn flood(stage: &mut Stage) -> Result<Row, String> {
     })
     .await?;
     let cores = meter.cores();
-    let holds = served && count + told == wanted && used <= limit / 10 * 9 + 64;
+    // Where nobody is refused, there was no flood: the limit is higher than what could be opened.
+    let flooded = told > 0 || stage.sizes.scale == Scale::Small;
+    let holds = served && flooded && used <= limit / 10 * 9 + 64;
+    let first = if served { "served on" } else { "NOT served on" };
     let what = format!("{wanted} connections against a limit of {limit} descriptors");
-    let measured = format!(
-        "{count} let in, {told} told 503, {used} descriptors then, {} MiB; the first is served on",
-        bytes >> 20
-    );
+    let measured =
+        format!("{count} let in, {told} told 503, {used} descriptors then, {} MiB; the first is {first}", bytes >> 20);
     let figures = json!({
         "connections": wanted, "let_in": count, "refused": told, "descriptors": used, "limit": limit,
-        "resident_bytes": bytes,
+        "resident_bytes": bytes, "first_served": served,
     });
     Ok(row(stage.sizes, (&what, "503 from 90 % on, the others go on"), (measured, holds), cores, figures))
 }
