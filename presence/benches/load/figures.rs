@@ -71,9 +71,15 @@ pub(crate) struct Row {
     /// Cores that the node, and the nats-servers, took while it was measured.
     pub(crate) cores: [f64; 2],
     pub(crate) figures: Value,
+    /// How much is wrong at any size, on any machine: what was lost, refused, or never heard.
+    pub(crate) wrong: u64,
 }
 
 impl Row {
+    pub(crate) fn wrong(self, wrong: u64) -> Self {
+        Self { wrong, ..self }
+    }
+
     pub(crate) const HEAD: &'static str =
         "| what | target | measured | holds | cores: node | cores: NATS |\n|---|---|---|---|---|---|";
 

@@ -1,6 +1,7 @@
 //! What processes take, by `/proc`.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 /// Ticks of a second, as Linux counts for all programs.
@@ -29,4 +30,15 @@ pub(crate) fn descriptors(id: u32) -> (usize, usize) {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let limit = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     (open, limit.unwrap_or(usize::MAX))
+}
+
+/// The kind of file system that a directory is on: of all mount points above it the nearest, of two at one the later.
+pub(crate) fn filesystem(dir: &Path) -> String {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        Some((fields.next()?, fields.next()?))
+    });
+    let above = mounts.filter(|(point, _)| dir.starts_with(point));
+    above.max_by_key(|(point, _)| point.len()).map_or_else(|| "unknown".to_owned(), |(_, kind)| kind.to_owned())
 }

@@ -157,5 +157,13 @@ pub(crate) fn row(
     figures: serde_json::Value,
 ) -> Row {
     let small = if sizes.scale == Scale::Small { " (small sizes: no comparison)" } else { "" };
-    Row { what: what.to_owned(), target: target.to_owned(), measured: measured + small, holds, cores, figures }
+    Row {
+        what: what.to_owned(),
+        target: target.to_owned(),
+        measured: measured + small,
+        holds,
+        cores,
+        figures,
+        wrong: 0,
+    }
 }

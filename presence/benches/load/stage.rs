@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 
 use super::client::Client;
 use super::node::Node;
-use super::process::cpu;
+use super::process::{cpu, filesystem};
 use super::rows::Sizes;
 use super::servers::NatsServer;
 
@@ -84,6 +84,12 @@ impl Stage {
             Ok(self.figure(at, "ready").await? == 1 && self.figure(at, "peers").await? == others)
         })
         .await
+    }
+
+    /// Where it is measured: cores, which the load shares, and what the streams are stored on.
+    pub(crate) fn place(&self) -> String {
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        format!("{cores} cores, shared by the load; streams are stored on {}", filesystem(self.dir.path()))
     }
 
     pub(crate) fn addr(&self, at: usize) -> SocketAddr {

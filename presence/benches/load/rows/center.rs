@@ -135,7 +135,7 @@ fn outcome(
     let holds = missing == 0 && refused == 0 && went_on && agreed < Duration::from_secs(2);
     let what = format!("center killed for {} s under load", stage.sizes.away.as_secs());
     let target = "0 acknowledged writes lost, writes and reads go on, agreement < 2 s after the link";
-    row(stage.sizes, (&what, target), (measured, holds), cores, figures)
+    row(stage.sizes, (&what, target), (measured, holds), cores, figures).wrong(missing as u64 + refused)
 }
 
 fn user(leaf: usize, writer: usize, turn: u64) -> String {

@@ -46,6 +46,7 @@ pub(super) async fn expiry(stage: &mut Stage) -> Result<Row, String> {
     // Counting those who are online takes a look at each: it is done once they must be gone, and not before.
     tokio::time::sleep(BEFORE + spread + Duration::from_secs(2)).await;
     let left = left(stage).await?;
+    // Who is shown for ever ends the measurement.
     until(BOUND, "all are offline", async || Ok(self::left(stage).await? == 0)).await?;
     let cores = meter.cores();
     stop.cancel();

@@ -62,5 +62,6 @@ pub(super) async fn flood(stage: &mut Stage) -> Result<Row, String> {
         "connections": wanted, "let_in": count, "refused": told, "descriptors": used, "limit": limit,
         "resident_bytes": bytes, "first_served": served,
     });
-    Ok(row(stage.sizes, (&what, "503 from 90 % on, the others go on"), (measured, holds), cores, figures))
+    Ok(row(stage.sizes, (&what, "503 from 90 % on, the others go on"), (measured, holds), cores, figures)
+        .wrong(u64::from(!served)))
 }

@@ -15,6 +15,8 @@ use crate::stage::Stage;
 const STEP: Duration = Duration::from_millis(10);
 /// What is not heard by then stands in a queue.
 const LATE: Duration = Duration::from_secs(1);
+/// What is not heard by then is lost.
+const BOUND: Duration = Duration::from_secs(30);
 /// Users of one socket.
 const OF_A_SOCKET: usize = 100;
 /// From the user of one change to that of the next, so that changes meet all connections and not one after the other. A
@@ -59,6 +61,7 @@ async fn following(
     tokio::time::sleep(LATE).await;
     let (cores, times) = (meter.cores(), followers.times());
     let unheard = sent.saturating_sub(times.len());
+    let never = never(&followers, sent).await;
     let [first, second]: [f64; 2] = times.halves().map(|half: Times| half.at(990));
     let rate = sent as f64 / took.as_secs_f64();
     // A queue that grows makes what comes later come ever later.
@@ -73,7 +76,16 @@ async fn following(
         "connections": count, "bytes_each": each, "changes": sent, "per_second": rate, "unheard": unheard,
         "p99_ms": times.at(990), "p99_first_half_ms": first, "p99_second_half_ms": second, "max_ms": times.at(1_000),
     });
-    Ok(row(stage.sizes, named, (measured, holds), cores, figures))
+    Ok(row(stage.sizes, named, (measured, holds), cores, figures).wrong(never))
+}
+
+/// How many changes are not heard at all, however late.
+async fn never(followers: &Followers, sent: usize) -> u64 {
+    let begun = Instant::now();
+    while followers.times().len() < sent && begun.elapsed() < BOUND {
+        tokio::time::sleep(STEP).await;
+    }
+    sent.saturating_sub(followers.times().len()) as u64
 }
 
 /// Changes users in turn, so many a second; each of them once.

@@ -98,5 +98,5 @@ fn rate_row(stage: &Stage, named: (&str, &str), answers: &Answers, wanted: Wante
         "per_second": rate, "p50_ms": p50, "p99_ms": p99, "max_ms": longest, "refused": refused,
         "count": times.len(), "seconds": answers.took.as_secs_f64(),
     });
-    row(stage.sizes, named, (measured, holds), cores, figures)
+    row(stage.sizes, named, (measured, holds), cores, figures).wrong(refused)
 }
