@@ -213,7 +213,7 @@ impl Grow {
         let _lock = Lock::take(&self.store).map_err(GrowError::InUse)?;
         fs::create_dir_all(&aside).map_err(disk(&aside))?;
         fs::rename(&from, &to).map_err(disk(&from))?;
-        for folder in [&aside, &self.store] {
+        for folder in [&aside, &identity::folder(&self.store), &self.store] {
             fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(disk(folder))?;
         }
         tell(Progress::Aside { streams, backup: aside.clone() });
