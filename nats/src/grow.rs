@@ -7,9 +7,9 @@
 //!                                └── when all are copied, renamed: kith/grown-TIME/, which nobody touches any more
 //! ```
 //! What was put aside is never changed but by its own nats-server, and is the backup. Ended half way, the same is begun again: streams that
-//! were copied are there, and those that were not are not.
+//! were copied are there, with a mark beside what was put aside, and those that were not are not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -30,10 +30,12 @@ use crate::supervise::{Spawner, leftover};
 use crate::turn::{Access, User};
 
 mod copy;
+mod mark;
 mod source;
 
 use copy::Copied;
 pub use copy::CopyError;
+use mark::Mark;
 use source::Source;
 
 /// What is put aside, in the runner's own folder.
@@ -145,6 +147,16 @@ pub enum GrowError {
         /// Why.
         reason: String,
     },
+    /// Some are not served: the old server's files of them are damaged.
+    #[error("{} of account {account} cannot be read: {}", names.join(", "), folder.display())]
+    Unread {
+        /// Whose.
+        account: String,
+        /// The streams.
+        names: Vec<String>,
+        /// Where they are.
+        folder: PathBuf,
+    },
     /// A stream is not copied.
     #[error("stream {stream} of account {account}")]
     Stream {
@@ -188,10 +200,17 @@ impl Grow {
             Spawner::start(Handle::current(), lock.mark()).map_err(|error| GrowError::Source(error.to_string()))?;
         let mut streams = 0;
         for account in standing::accounts(&aside.join("jetstream")).map_err(disk(&aside))? {
+            let folder = aside.join("jetstream").join(&account).join("streams");
+            let names = standing::names(&folder).map_err(disk(&folder))?;
             let source = Source::start(&binary.path, &spawner, &aside, &account).await.map_err(GrowError::Source)?;
-            let copied = self.account(&source, &account, &mut tell).await;
+            let copied = self.account(&source, &aside, &account, &mut tell).await;
             source.stop().await;
-            streams += copied?;
+            let copied = copied?;
+            let names: Vec<String> = names.difference(&copied).cloned().collect();
+            if !names.is_empty() {
+                return Err(GrowError::Unread { account, names, folder });
+            }
+            streams += copied.len();
         }
         let backup = self.keep(&aside).map_err(disk(&aside))?;
         tell(Progress::Done { streams, backup });
@@ -241,13 +260,14 @@ impl Grow {
         }
     }
 
-    /// Copies the streams of an account; how many it has.
+    /// Copies the streams of an account, and says which.
     async fn account(
         &self,
         source: &Source,
+        aside: &Path,
         account: &str,
         tell: &mut impl FnMut(Progress),
-    ) -> Result<usize, GrowError> {
+    ) -> Result<BTreeSet<String>, GrowError> {
         let user = self.logins.get(account).cloned().unwrap_or(User::Anybody);
         let access = Access { servers: vec![self.own], user, tls: self.tls.clone() };
         let login = |reason: String| GrowError::Login { account: account.to_owned(), reason };
@@ -256,7 +276,8 @@ impl Grow {
         for stream in &streams {
             let (account, name) = (account.to_owned(), stream.config.name.clone());
             let bytes = stream.state.bytes;
-            let copied = copy::copy(&source.client, &target, stream, self.replicas, |copied| {
+            let mark = Mark::of(aside, &account, &name);
+            let copied = copy::copy(&source.client, &target, stream, self.replicas, &mark, |copied| {
                 tell(Progress::Copying { account: account.clone(), stream: name.clone(), copied, bytes });
             });
             match copied.await {
@@ -265,7 +286,7 @@ impl Grow {
                 Err(source) => return Err(GrowError::Stream { account, stream: name, source }),
             }
         }
-        Ok(streams.len())
+        Ok(streams.into_iter().map(|stream| stream.config.name).collect())
     }
 
     /// Names what was put aside as what it is from here on.

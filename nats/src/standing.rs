@@ -108,6 +108,11 @@ pub(crate) fn accounts(root: &Path) -> io::Result<BTreeSet<String>> {
     Ok(accounts)
 }
 
+/// The streams in an account's folder.
+pub(crate) fn names(folder: &Path) -> io::Result<BTreeSet<String>> {
+    Ok(entries(folder)?.into_iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+}
+
 fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
     match fs::read_dir(folder) {
         Ok(entries) => entries.collect(),

@@ -45,15 +45,29 @@ async fn fill(at: Ipv4Addr) {
     }
 }
 
-/// What the streams hold, and how: those of `fill`, with these replicas.
+/// An application goes on with the first as soon as it is there: it writes one more, and takes the first away.
+async fn is_used(at: Ipv4Addr) {
+    let context = context(at).await;
+    eventually("it is written to", BOUND, async || {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Msg-Id", "once");
+        let told = context.publish_with_headers("many.x", headers, format!("{MANY} {}", "x".repeat(1_000)).into());
+        told.await.map_err(|error| error.to_string())?.await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    let many = context.get_stream("many").await.expect("it is there");
+    assert!(many.delete_message(1).await.expect("it is taken"));
+}
+
+/// What the streams hold, and how: those of `fill`, with these replicas, but for the two that were taken away of the one that was used.
 async fn is_whole(at: Ipv4Addr, replicas: usize) {
     let context = context(at).await;
-    for (name, messages) in [("many", MANY), ("none", 0), ("one", 1)] {
+    for (name, messages, last) in [("many", MANY - 1, MANY + 1), ("none", 0, 0), ("one", 1, 1)] {
         eventually(&format!("{name} is whole"), BOUND, async || {
             let stream = context.get_stream(name).await.map_err(|error| error.to_string())?;
             let info = stream.cached_info();
             let shape = (info.state.messages, info.state.last_sequence, info.config.num_replicas);
-            if shape == (messages, messages, replicas) { Ok(()) } else { Err(format!("{info:?}")) }
+            if shape == (messages, last, replicas) { Ok(()) } else { Err(format!("{info:?}")) }
         })
         .await;
     }
@@ -61,7 +75,7 @@ async fn is_whole(at: Ipv4Addr, replicas: usize) {
     let mut reader: consumer::PullConsumer = many.get_consumer("reader").await.expect("its consumer came with it");
     assert_eq!(reader.info().await.expect("it is told").ack_floor.stream_sequence, 10);
     let mut rest = reader.messages().await.expect("it can be read");
-    for number in 10..MANY {
+    for number in (10..MANY - 1).chain([MANY]) {
         let message = rest.next().await.expect("there are more").expect("it can be read");
         let body = String::from_utf8_lossy(&message.payload).into_owned();
         assert!(body.starts_with(&format!("{number} xxx")) && body.len() > 1_000, "{number}: {body}");
@@ -130,6 +144,21 @@ async fn a_lone_server_with_streams_joins_a_cluster_and_nothing_is_lost_however_
     let second = grow(&runners[0], &addresses, &binary);
     step(&second, "copied").await;
     drop(second);
+    is_used(addresses[0]).await;
+
+    // One that cannot be read is named. The first has changed since, and the mark of it is lost, as if we had been ended before it was set.
+    let aside = PathBuf::from(aside["backup"].as_str().expect("a folder"));
+    std::fs::remove_dir_all(aside.join("restored/$G/many")).expect("it has a mark");
+    let meta = aside.join("jetstream/$G/streams/one/meta.inf");
+    std::fs::rename(&meta, aside.join("meta.inf")).expect("it is there");
+    let mut damaged = grow(&runners[0], &addresses, &binary);
+    assert_eq!(damaged.end(BOUND).await, Some(1), "{}", damaged.stdout());
+    assert!(damaged.stderr().contains("one of account $G cannot be read"), "{}", damaged.stderr());
+    std::fs::rename(aside.join("meta.inf"), &meta).expect("it stays where it was");
+
+    // The last that was put aside is no more in the cluster: the mark alone says what that stream is.
+    let many = context(addresses[0]).await.get_stream("many").await.expect("it is there");
+    assert!(many.delete_message(MANY).await.expect("it is taken"));
     let begun = Instant::now();
     let mut third = grow(&runners[0], &addresses, &binary);
     let done = step(&third, "done").await;

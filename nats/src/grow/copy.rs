@@ -5,16 +5,23 @@
 //!                               ▲───────── go on ──────┘ ◄── taken ───────────┘
 //!                             an empty one is the end, on both sides; then the target says how the stream is
 //! ```
-//! The target has the stream when it has said so, and nothing of it before.
+//! The target has the stream when it has said so, and nothing of it before. Then a mark is set, since applications use it from there on. One
+//! without a mark, where we were ended between the two, is ours when its last message is.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use async_nats::jetstream::{self, ErrorCode, stream};
 use async_nats::{Client, Message, Request};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use super::mark::Mark;
 
 /// Bytes of a chunk: below what any server takes for a message.
 const CHUNK: usize = 64 * 1024;
@@ -43,15 +50,35 @@ pub enum CopyError {
     /// It refuses.
     #[error("{0} refuses: {1}")]
     Refused(&'static str, String),
-    /// There is another one of its name.
+    /// The target says that it has it, and has not all.
+    #[error("the cluster has it up to message {there}, where {here} was the last")]
+    Short {
+        /// Its last sequence.
+        there: u64,
+        /// That of the snapshot.
+        here: u64,
+    },
+    /// There is one of its name that we cannot tell to be a copy.
     #[error(
-        "the cluster has another stream of this name, of {there} messages where {here} were put aside; remove or rename that one"
+        "the cluster has a stream of this name that is no copy of it, up to message {there} where {here} was put aside; \
+         if that one is to stay as it is, make the file {}", mark.display()
     )]
     Another {
-        /// Its messages.
+        /// Its last sequence.
         there: u64,
         /// Ours.
         here: u64,
+        /// The file.
+        mark: PathBuf,
+    },
+    /// That it is copied cannot be written down.
+    #[error("{} cannot be used", path.display())]
+    Mark {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
 }
 
@@ -78,25 +105,74 @@ pub(super) async fn streams(client: &Client) -> Result<Vec<stream::Info>, String
     context.streams().try_collect().await.map_err(|error| error.to_string())
 }
 
-/// Copies it; `tell` hears how many bytes were.
+/// Copies it, unless it is there; `tell` hears how many bytes were.
 pub(super) async fn copy(
     source: &Client,
     target: &Client,
     stream: &stream::Info,
     replicas: Option<usize>,
-    mut tell: impl FnMut(u64),
+    mark: &Mark,
+    tell: impl FnMut(u64),
 ) -> Result<Copied, CopyError> {
     let name = &stream.config.name;
-    let there = state(target, name).await?;
-    if let Some(there) = there {
-        let is_same = (there.messages, there.last_sequence) == (stream.state.messages, stream.state.last_sequence);
-        let (there, here) = (there.messages, stream.state.messages);
-        if !is_same {
-            return Err(CopyError::Another { there, here });
+    let unmarked = |source| CopyError::Mark { path: mark.path(), source };
+    let copied = match state(target, name).await? {
+        None => {
+            restore(source, target, name, tell).await?;
+            Copied::Now
         }
-        replicate(target, name, replicas).await?;
-        return Ok(Copied::Before);
+        Some(there) => {
+            if !mark.is_set().map_err(unmarked)? && !is_copy(source, target, stream, &there).await? {
+                let (there, here) = (there.last_sequence, stream.state.last_sequence);
+                return Err(CopyError::Another { there, here, mark: mark.path() });
+            }
+            Copied::Before
+        }
+    };
+    mark.set().map_err(unmarked)?;
+    replicate(target, name, replicas).await?;
+    Ok(copied)
+}
+
+/// Whether what is there has grown out of this one: it has our last message, of the same nanosecond at the same place.
+async fn is_copy(
+    source: &Client,
+    target: &Client,
+    stream: &stream::Info,
+    there: &stream::State,
+) -> Result<bool, CopyError> {
+    let last = stream.state.last_sequence;
+    if stream.state.messages == 0 {
+        return Ok(there.last_sequence == last);
     }
+    let (name, place) = (&stream.config.name, there.last_sequence >= last);
+    let ours = message(source, "what was put aside", name, last).await?;
+    let theirs = message(target, "the cluster", name, last).await?;
+    let is_same =
+        ours.zip(theirs).is_some_and(|(ours, theirs)| ours.time == theirs.time && ours.subject == theirs.subject);
+    Ok(place && is_same)
+}
+
+/// The message of this sequence, if it is there.
+async fn message(
+    of: &Client,
+    who: &'static str,
+    name: &str,
+    sequence: u64,
+) -> Result<Option<StreamMessage>, CopyError> {
+    let silent = |error: &dyn std::fmt::Display| CopyError::Silent(who, error.to_string());
+    let stream = jetstream::new(of.clone()).get_stream_no_info(name).await.map_err(|error| silent(&error))?;
+    match stream.get_raw_message(sequence).await {
+        Ok(message) => Ok(Some(message)),
+        Err(error) => match error.kind() {
+            RawMessageErrorKind::NoMessageFound => Ok(None),
+            _ => Err(silent(&error)),
+        },
+    }
+}
+
+/// Has the target make the stream of a snapshot.
+async fn restore(source: &Client, target: &Client, name: &str, mut tell: impl FnMut(u64)) -> Result<(), CopyError> {
     let inbox = source.new_inbox();
     let silent = |error: &dyn std::fmt::Display| CopyError::Silent("what was put aside", error.to_string());
     let mut chunks = source.subscribe(inbox.clone()).await.map_err(|error| silent(&error))?;
@@ -123,13 +199,11 @@ pub(super) async fn copy(
             tell(copied);
         }
     }
-    send(target, &into, Request::new().timeout(Some(WHOLE))).await?;
-    replicate(target, name, replicas).await?;
-    match state(target, name).await? {
-        Some(there) if there.messages == stream.state.messages => Ok(Copied::Now),
-        Some(there) => Err(CopyError::Another { there: there.messages, here: stream.state.messages }),
-        None => Err(CopyError::Refused("the cluster", "it was restored, and is not there".to_owned())),
-    }
+    let whole = send(target, &into, Request::new().timeout(Some(WHOLE))).await?;
+    let last = |state: &Value| state["last_seq"].as_u64().unwrap_or(0);
+    let (there, here) = (whole.map_or(0, |whole| last(&whole.state)), last(&snapshot.state));
+    // Who writes to it in the same moment makes it longer.
+    if there >= here { Ok(()) } else { Err(CopyError::Short { there, here }) }
 }
 
 /// Whether the end of a snapshot is one.
@@ -174,10 +248,10 @@ async fn ask(of: &Client, who: &'static str, subject: &str, body: &Value) -> Res
 }
 
 /// Sends a chunk. What is said to it is empty, or why it was refused; to the last, how the stream is.
-async fn send(target: &Client, into: &str, chunk: Request) -> Result<(), CopyError> {
+async fn send(target: &Client, into: &str, chunk: Request) -> Result<Option<Answer>, CopyError> {
     let answer = target.send_request(into.to_owned(), chunk).await;
     let answer = answer.map_err(|error| CopyError::Silent("the cluster", error.to_string()))?;
-    if answer.payload.is_empty() { Ok(()) } else { read("the cluster", &answer.payload).map(drop) }
+    if answer.payload.is_empty() { Ok(None) } else { read("the cluster", &answer.payload).map(Some) }
 }
 
 fn read(who: &'static str, payload: &[u8]) -> Result<Answer, CopyError> {

@@ -62,6 +62,10 @@ fn failure(error: GrowError) -> Failure {
         GrowError::Disk { .. } => (Exit::Io, "run it again when it can be used: what was put aside stays"),
         GrowError::Binary(none) => (Exit::Unavailable, none.hint()),
         GrowError::Login { .. } => (Exit::Failed, "--login ACCOUNT=FILE says how to sign on; then run it again"),
+        GrowError::Unread { .. } => (
+            Exit::Failed,
+            "the others are copied; mend these folders, or move them elsewhere to go without these streams, and run it again",
+        ),
         GrowError::Source(_) | GrowError::Stream { .. } => {
             (Exit::Failed, "run it again when that is mended: what was put aside stays, and what was copied is there")
         }
