@@ -140,6 +140,10 @@ async fn a_lone_server_with_streams_joins_a_cluster_and_nothing_is_lost_however_
     assert_eq!(aside["streams"], 3, "{aside}");
     step(&first, "waits").await;
     drop(first);
+    // The last of them is damaged.
+    let aside = PathBuf::from(aside["backup"].as_str().expect("a folder"));
+    let meta = aside.join("jetstream/$G/streams/one/meta.inf");
+    std::fs::rename(&meta, aside.join("meta.inf")).expect("it is there");
     runners[0].start().await;
     let second = grow(&runners[0], &addresses, &binary);
     step(&second, "copied").await;
@@ -147,10 +151,7 @@ async fn a_lone_server_with_streams_joins_a_cluster_and_nothing_is_lost_however_
     is_used(addresses[0]).await;
 
     // One that cannot be read is named. The first has changed since, and the mark of it is lost, as if we had been ended before it was set.
-    let aside = PathBuf::from(aside["backup"].as_str().expect("a folder"));
     std::fs::remove_dir_all(aside.join("restored/$G/many")).expect("it has a mark");
-    let meta = aside.join("jetstream/$G/streams/one/meta.inf");
-    std::fs::rename(&meta, aside.join("meta.inf")).expect("it is there");
     let mut damaged = grow(&runners[0], &addresses, &binary);
     assert_eq!(damaged.end(BOUND).await, Some(1), "{}", damaged.stdout());
     assert!(damaged.stderr().contains("one of account $G cannot be read"), "{}", damaged.stderr());

@@ -99,10 +99,12 @@ struct Refusal {
     description: String,
 }
 
-/// The streams of an account.
+/// The streams of an account, by name.
 pub(super) async fn streams(client: &Client) -> Result<Vec<stream::Info>, String> {
     let context = jetstream::new(client.clone());
-    context.streams().try_collect().await.map_err(|error| error.to_string())
+    let mut streams: Vec<stream::Info> = context.streams().try_collect().await.map_err(|error| error.to_string())?;
+    streams.sort_by(|one, other| one.config.name.cmp(&other.config.name));
+    Ok(streams)
 }
 
 /// Copies it, unless it is there; `tell` hears how many bytes were.
