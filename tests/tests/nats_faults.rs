@@ -317,7 +317,11 @@ async fn a_member_whose_jetstream_a_full_disk_has_ended_is_restarted_in_its_turn
     assert_eq!(asked.code, Some(0), "{asked:?}");
     said(third, "it has restarted once more", LONG, |status| status["restarts"] == 2 && status["phase"] == "running")
         .await;
-    assert_eq!(replicas(&runners[0]).await, Ok(3));
+    eventually("the bucket of turns has three replicas", LONG, async || match replicas(&runners[0]).await? {
+        3 => Ok(()),
+        fewer => Err(fewer.to_string()),
+    })
+    .await;
     for other in &runners[..2] {
         let status = other.status().await.expect("it answers");
         assert_eq!(status["restarts"], 0, "{status}");
