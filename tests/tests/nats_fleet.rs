@@ -162,6 +162,12 @@ async fn two_leaves_find_the_center_and_twenty_seconds_of_empty_dns_change_nothi
     }
     eprintln!("a center of three and two leaves are connected {:?} after the last start", begun.elapsed());
 
+    // A leaf is connected before its row has come.
+    eventually("all are in the store", BOUND, async || {
+        let rows = fleet.nodes[0].api().query("SELECT id FROM nats_servers").await?;
+        if rows.len() == 5 { Ok(()) } else { Err(format!("{rows:?}")) }
+    })
+    .await;
     let before = fleet.told(5);
     fleet.daemons.iter_mut().for_each(Node::kill);
     let deleted =
