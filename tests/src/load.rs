@@ -24,6 +24,9 @@ const OWED: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Of a socket, in bytes: some thousand answers, which is more than a pause of the generator lets pile up.
 const BUFFER: usize = 4 << 20;
+/// A generator that parks for [`TICK`] and goes before all else on its core is late by so much only when the core was not there:
+/// a machine beneath it was stopped.
+const PAUSE: Duration = Duration::from_millis(2);
 /// Longest answer without EDNS, and a good deal more.
 const ANSWER: usize = 4096;
 
@@ -54,6 +57,15 @@ impl Between {
     }
 }
 
+/// A time in which the generator did not run, though it would have: it goes before all else on its core, so nobody there did.
+#[derive(Debug, Clone, Copy)]
+pub struct Pause {
+    /// When it last ran.
+    pub from: SystemTime,
+    /// When it ran again.
+    pub until: SystemTime,
+}
+
 /// How many of what was sent came back.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Count {
@@ -75,6 +87,7 @@ impl Count {
 #[derive(Debug)]
 pub struct Load {
     sources: Vec<Source>,
+    pauses: Vec<Pause>,
 }
 
 #[derive(Debug)]
@@ -102,7 +115,14 @@ impl Load {
             let control = nix::cmsg_space!(TimeSpec);
             Ok(Source { socket, waiting: vec![None; 1 << 16], next: 0, control })
         };
-        Ok(Load { sources: sources.into_iter().map(source).collect::<io::Result<_>>()? })
+        Ok(Load { sources: sources.into_iter().map(source).collect::<io::Result<_>>()?, pauses: Vec::new() })
+    }
+
+    /// The pauses of more than 2 ms in all runs. They mean something where [`run`](Self::run) is on a thread with a priority
+    /// above all others.
+    #[must_use]
+    pub fn pauses(&self) -> &[Pause] {
+        &self.pauses
     }
 
     /// Asks `rate` questions a second for as long as `lasts`, fewer if it was kept from it, and waits for the answers.
@@ -112,8 +132,13 @@ impl Load {
     pub fn run(&mut self, rate: u32, lasts: Duration, asker: &mut impl Asker) -> io::Result<Count> {
         let (begun, mut count, mut query) = (Instant::now(), Count::default(), Vec::new());
         let (mut forgiven, owed_max) = (0, (OWED.as_secs_f64() * f64::from(rate)) as u64 + 1);
+        let mut ran = Duration::ZERO;
         loop {
             let elapsed = begun.elapsed();
+            if elapsed - ran > PAUSE {
+                let until = SystemTime::now();
+                self.pauses.push(Pause { from: until - (elapsed - ran), until });
+            }
             if elapsed >= lasts {
                 break;
             }
@@ -128,6 +153,7 @@ impl Load {
                 count.asked += 1;
             }
             count.answered += self.receive(asker)?;
+            ran = begun.elapsed();
             if owed < BURST {
                 std::thread::park_timeout(TICK);
             }
