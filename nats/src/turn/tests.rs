@@ -193,9 +193,41 @@ fn server(name: &'static str, bucket: &Bucket, others: Others) -> Server {
     Server { turn, ends, script, own }
 }
 
+/// A server that is not the only one, and the bucket that it shares with the others.
+fn single() -> (Bucket, Server) {
+    let bucket = Bucket::default();
+    let one = server("a", &bucket, Others::Some);
+    (bucket, one)
+}
+
+/// Two servers that share a bucket.
+fn pair() -> (Bucket, Server, Server) {
+    let (bucket, one) = single();
+    let two = server("b", &bucket, Others::Some);
+    (bucket, one, two)
+}
+
 impl Server {
     async fn is_to_restart(&self) {
         self.script.send(restart("store")).await.expect("room");
+    }
+    /// It is to restart, and is told to when it is its turn.
+    async fn gets_its_turn(&mut self) {
+        self.is_to_restart().await;
+        assert_eq!(self.told().await, restart("store"));
+    }
+    async fn is_taken_back(&self) {
+        self.script.send(Change::TakenBack).await.expect("room");
+    }
+    async fn is_ordered(&self, order: Order) {
+        self.ends.orders.send(order).await.expect("room");
+    }
+    fn is(&self, health: Health) {
+        self.own.0.lock().expect("free").1 = health;
+    }
+    /// What it says that it waits for.
+    fn waits(&self) -> Option<Arc<str>> {
+        self.ends.waits.borrow().clone()
     }
     async fn told(&mut self) -> Change {
         timeout(Duration::from_secs(3_600), self.turn.changed()).await.expect("it is told something")
@@ -228,19 +260,17 @@ async fn a_lone_server_needs_no_lease_and_other_changes_pass() {
 
 #[tokio::test(start_paused = true)]
 async fn two_servers_never_restart_at_once_and_the_second_waits_until_the_first_is_well() {
-    let bucket = Bucket::default();
-    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
-    one.is_to_restart().await;
-    assert_eq!(one.told().await, restart("store"));
+    let (bucket, mut one, mut two) = pair();
+    one.gets_its_turn().await;
     two.is_to_restart().await;
     two.is_told_nothing_for(300).await;
-    assert_eq!(two.ends.waits.borrow().as_deref(), Some("a restart waits: it is the turn of a"));
+    assert_eq!(two.waits().as_deref(), Some("a restart waits: it is the turn of a"));
     one.restarts(Health::Unwell).await;
     two.is_told_nothing_for(120).await;
-    one.own.0.lock().expect("free").1 = Health::Well;
+    one.is(Health::Well);
     assert_eq!(two.told().await, restart("store"));
     assert_eq!(bucket.log(), "a takes, a steps down, a gives back, b takes, b steps down");
-    assert_eq!(two.ends.waits.borrow().as_deref(), None);
+    assert_eq!(two.waits().as_deref(), None);
     two.restarts(Health::Well).await;
     two.is_told_nothing_for(10).await;
     assert_eq!(bucket.holder(), None);
@@ -248,41 +278,34 @@ async fn two_servers_never_restart_at_once_and_the_second_waits_until_the_first_
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_get_well_stops_the_roll_for_ten_minutes() {
-    let bucket = Bucket::default();
-    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
-    one.is_to_restart().await;
-    one.told().await;
+    let (_, mut one, mut two) = pair();
+    one.gets_its_turn().await;
     one.restarts(Health::Unwell).await;
     let since = Instant::now();
-    two.is_to_restart().await;
-    assert_eq!(two.told().await, restart("store"));
+    two.gets_its_turn().await;
     let waited = since.elapsed();
     assert!(waited > LONGEST && waited < LONGEST + TTL + RENEWAL, "{waited:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_a_leader_it_waits_and_says_so_and_an_operator_goes_on_without() {
-    let bucket = Bucket::default();
+    let (bucket, mut one) = single();
     bucket.with(|kept| kept.broken = true);
-    let mut one = server("a", &bucket, Others::Some);
     one.is_to_restart().await;
     one.is_told_nothing_for(600).await;
-    let said = one.ends.waits.borrow().clone();
-    assert_eq!(said.as_deref(), Some("a restart waits: JetStream has no lease to give: no meta leader"));
-    one.ends.orders.send(Order::RestartWithoutLease).await.expect("room");
+    assert_eq!(one.waits().as_deref(), Some("a restart waits: JetStream has no lease to give: no meta leader"));
+    one.is_ordered(Order::RestartWithoutLease).await;
     assert_eq!(one.told().await, restart("an operator's order, without a lease"));
     one.restarts(Health::Well).await;
     bucket.with(|kept| kept.broken = false);
     one.is_told_nothing_for(60).await;
-    assert_eq!((bucket.log().as_str(), one.ends.waits.borrow().as_deref()), ("", None));
+    assert_eq!((bucket.log().as_str(), one.waits().as_deref()), ("", None));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_was_started_in_the_meantime_needs_no_turn() {
-    let bucket = Bucket::default();
-    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
-    one.is_to_restart().await;
-    one.told().await;
+    let (bucket, mut one, mut two) = pair();
+    one.gets_its_turn().await;
     two.is_to_restart().await;
     two.is_told_nothing_for(5).await;
     two.restarts(Health::Well).await;
@@ -294,37 +317,32 @@ async fn a_process_that_was_started_in_the_meantime_needs_no_turn() {
 
 #[tokio::test(start_paused = true)]
 async fn a_holder_that_is_gone_blocks_nobody_for_longer_than_its_lease() {
-    let bucket = Bucket::default();
-    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
-    one.is_to_restart().await;
-    one.told().await;
+    let (_, mut one, mut two) = pair();
+    one.gets_its_turn().await;
     sleep(Duration::from_secs(1)).await;
     drop(one);
     let since = Instant::now();
-    two.is_to_restart().await;
-    assert_eq!(two.told().await, restart("store"));
+    two.gets_its_turn().await;
     assert!(since.elapsed() <= TTL + Duration::from_secs(3), "{:?}", since.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_operators_order_waits_for_the_turn_as_well() {
-    let bucket = Bucket::default();
-    let mut one = server("a", &bucket, Others::Some);
-    one.ends.orders.send(Order::Restart(Reason::Operator)).await.expect("room");
+    let (bucket, mut one) = single();
+    one.is_ordered(Order::Restart(Reason::Operator)).await;
     assert_eq!(one.told().await, restart("an operator's order"));
     assert_eq!(bucket.holder().as_deref(), Some("a"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_cannot_be_told_from_the_next_gets_no_turn_until_it_answers() {
-    let bucket = Bucket::default();
-    let mut one = server("a", &bucket, Others::Some);
-    one.own.0.lock().expect("free").1 = Health::Silent;
+    let (bucket, mut one) = single();
+    one.is(Health::Silent);
     one.is_to_restart().await;
     one.is_told_nothing_for(60).await;
-    assert_eq!(one.ends.waits.borrow().as_deref(), Some("a restart waits: nats-server does not answer"));
+    assert_eq!(one.waits().as_deref(), Some("a restart waits: nats-server does not answer"));
     assert_eq!(bucket.holder(), None);
-    one.own.0.lock().expect("free").1 = Health::Well;
+    one.is(Health::Well);
     assert_eq!(one.told().await, restart("store"));
     one.is_told_nothing_for(40).await;
     assert_eq!(bucket.holder().as_deref(), Some("a"), "the process that ends is well, and not another one");
@@ -335,16 +353,14 @@ async fn a_process_that_cannot_be_told_from_the_next_gets_no_turn_until_it_answe
 
 #[tokio::test(start_paused = true)]
 async fn a_renewal_whose_answer_is_lost_does_not_end_the_turn() {
-    let bucket = Bucket::default();
-    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
-    one.is_to_restart().await;
-    one.told().await;
+    let (bucket, mut one, mut two) = pair();
+    one.gets_its_turn().await;
     one.restarts(Health::Unwell).await;
     two.is_to_restart().await;
     bucket.with(|kept| kept.lost = 2);
     two.is_told_nothing_for(300).await;
     assert_eq!(bucket.holder().as_deref(), Some("a"));
-    one.own.0.lock().expect("free").1 = Health::Well;
+    one.is(Health::Well);
     assert_eq!(two.told().await, restart("store"));
     assert!(
         bucket.log().ends_with("a takes again, a takes again, a gives back, b takes, b steps down"),
@@ -355,17 +371,15 @@ async fn a_renewal_whose_answer_is_lost_does_not_end_the_turn() {
 
 #[tokio::test(start_paused = true)]
 async fn a_turn_that_cannot_be_renewed_is_over_with_its_lease_and_not_taken_for_ours_beyond() {
-    let bucket = Bucket::default();
-    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
-    one.is_to_restart().await;
-    one.told().await;
+    let (bucket, mut one, mut two) = pair();
+    one.gets_its_turn().await;
     one.restarts(Health::Unwell).await;
     two.is_to_restart().await;
     bucket.with(|kept| kept.cut_off = Some("a"));
     two.is_told_nothing_for(TTL.as_secs() - 2).await;
     assert_eq!(two.told().await, restart("store"));
     bucket.with(|kept| kept.cut_off = None);
-    one.own.0.lock().expect("free").1 = Health::Well;
+    one.is(Health::Well);
     two.is_told_nothing_for(60).await;
     assert_eq!(bucket.holder().as_deref(), Some("b"));
     assert_eq!(bucket.log(), "a takes, a steps down, b takes, b steps down");
@@ -373,8 +387,7 @@ async fn a_turn_that_cannot_be_renewed_is_over_with_its_lease_and_not_taken_for_
 
 #[tokio::test(start_paused = true)]
 async fn a_turn_that_comes_when_its_lease_is_over_is_taken_anew() {
-    let bucket = Bucket::default();
-    let mut one = server("a", &bucket, Others::Some);
+    let (bucket, mut one) = single();
     one.own.3.store(TTL.as_secs() + 1, Ordering::Relaxed);
     one.is_to_restart().await;
     one.is_told_nothing_for(TTL.as_secs()).await;
@@ -385,15 +398,13 @@ async fn a_turn_that_comes_when_its_lease_is_over_is_taken_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn a_change_that_is_taken_back_has_nobody_restart_and_an_order_stays() {
-    let bucket = Bucket::default();
-    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
-    one.is_to_restart().await;
-    one.told().await;
+    let (bucket, mut one, mut two) = pair();
+    one.gets_its_turn().await;
     two.is_to_restart().await;
     two.is_told_nothing_for(5).await;
-    two.script.send(Change::TakenBack).await.expect("room");
+    two.is_taken_back().await;
     two.is_told_nothing_for(5).await;
-    assert_eq!(two.ends.waits.borrow().as_deref(), None);
+    assert_eq!(two.waits().as_deref(), None);
     one.restarts(Health::Well).await;
     one.is_told_nothing_for(5).await;
     two.is_told_nothing_for(300).await;
@@ -401,9 +412,9 @@ async fn a_change_that_is_taken_back_has_nobody_restart_and_an_order_stays() {
 
     bucket.with(|kept| kept.broken = true);
     two.is_to_restart().await;
-    two.ends.orders.send(Order::Restart(Reason::Operator)).await.expect("room");
+    two.is_ordered(Order::Restart(Reason::Operator)).await;
     two.is_told_nothing_for(5).await;
-    two.script.send(Change::TakenBack).await.expect("room");
+    two.is_taken_back().await;
     two.is_told_nothing_for(5).await;
     bucket.with(|kept| kept.broken = false);
     assert_eq!(two.told().await, restart("an operator's order"));
@@ -411,12 +422,11 @@ async fn a_change_that_is_taken_back_has_nobody_restart_and_an_order_stays() {
 
 #[tokio::test(start_paused = true)]
 async fn regions_that_the_restart_of_one_has_others_hear_of_restart_no_other() {
-    let bucket = Bucket::default();
-    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
+    let (bucket, mut one, mut two) = pair();
     bucket.with(|kept| kept.unheard = true);
-    one.ends.orders.send(Order::Restart(Reason::Regions)).await.expect("room");
+    one.is_ordered(Order::Restart(Reason::Regions)).await;
     assert_eq!(one.told().await, restart("regions are in DNS that it has not heard of"));
-    two.ends.orders.send(Order::Restart(Reason::Regions)).await.expect("room");
+    two.is_ordered(Order::Restart(Reason::Regions)).await;
     two.is_told_nothing_for(60).await;
     one.restarts(Health::Well).await;
     // What it tells is heard some seconds after it is well.
@@ -425,16 +435,15 @@ async fn regions_that_the_restart_of_one_has_others_hear_of_restart_no_other() {
     bucket.with(|kept| kept.unheard = false);
     two.is_told_nothing_for(300).await;
     assert_eq!(bucket.log(), "a takes, a steps down, a gives back, b takes, b gives back");
-    assert_eq!(two.ends.waits.borrow().as_deref(), None);
+    assert_eq!(two.waits().as_deref(), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_else_is_due_restarts_a_server_that_waits_for_regions() {
-    let bucket = Bucket::default();
-    let mut one = server("a", &bucket, Others::Some);
+    let (bucket, mut one) = single();
     for heard in [Heard::Meanwhile, Heard::Never] {
         bucket.with(|kept| kept.unheard = true);
-        one.ends.orders.send(Order::Restart(Reason::Regions)).await.expect("room");
+        one.is_ordered(Order::Restart(Reason::Regions)).await;
         one.is_told_nothing_for(2).await;
         one.is_to_restart().await;
         if heard == Heard::Meanwhile {
@@ -447,20 +456,18 @@ async fn what_else_is_due_restarts_a_server_that_waits_for_regions() {
         one.is_told_nothing_for(5).await;
         assert_eq!(bucket.holder(), None);
     }
-    one.ends.orders.send(Order::Restart(Reason::Regions)).await.expect("room");
+    one.is_ordered(Order::Restart(Reason::Regions)).await;
     one.is_told_nothing_for(2).await;
-    one.ends.orders.send(Order::Restart(Reason::Operator)).await.expect("room");
+    one.is_ordered(Order::Restart(Reason::Operator)).await;
     assert_eq!(one.told().await, restart("an operator's order"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_turn_that_another_takes_the_place_of_is_no_error() {
     let (log, _guard) = Log::of_warnings();
-    let bucket = Bucket::default();
-    let mut one = server("a", &bucket, Others::Some);
+    let (_, mut one) = single();
     for _ in 0..2 {
-        one.is_to_restart().await;
-        assert_eq!(one.told().await, restart("store"));
+        one.gets_its_turn().await;
         one.restarts(Health::Unwell).await;
     }
     one.is_told_nothing_for(10).await;
@@ -469,21 +476,19 @@ async fn a_turn_that_another_takes_the_place_of_is_no_error() {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_wish_while_the_server_does_not_come_back_keeps_the_turn_that_it_has() {
-    let bucket = Bucket::default();
-    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
-    one.is_to_restart().await;
-    one.told().await;
+    let (bucket, mut one, mut two) = pair();
+    one.gets_its_turn().await;
     one.restarts(Health::Silent).await;
     one.is_told_nothing_for(5).await;
     one.is_to_restart().await;
     two.is_to_restart().await;
     one.is_told_nothing_for(5).await;
-    assert_eq!(one.ends.waits.borrow().as_deref(), Some("a restart waits: nats-server does not answer"));
+    assert_eq!(one.waits().as_deref(), Some("a restart waits: nats-server does not answer"));
     two.is_told_nothing_for(300).await;
     assert_eq!(bucket.holder().as_deref(), Some("a"));
-    one.own.0.lock().expect("free").1 = Health::Unwell;
+    one.is(Health::Unwell);
     assert_eq!(one.told().await, restart("store"), "it answers, and another start may be what makes it well");
-    assert_eq!(one.ends.waits.borrow().as_deref(), None);
+    assert_eq!(one.waits().as_deref(), None);
     two.is_told_nothing_for(300).await;
     one.restarts(Health::Well).await;
     one.is_told_nothing_for(5).await;
@@ -493,22 +498,20 @@ async fn a_second_wish_while_the_server_does_not_come_back_keeps_the_turn_that_i
 
 #[tokio::test(start_paused = true)]
 async fn wishes_that_are_taken_back_while_the_server_does_not_come_back_leave_it_the_turn_that_it_has() {
-    let bucket = Bucket::default();
-    let (mut one, mut two) = (server("a", &bucket, Others::Some), server("b", &bucket, Others::Some));
-    one.is_to_restart().await;
-    one.told().await;
+    let (bucket, mut one, mut two) = pair();
+    one.gets_its_turn().await;
     one.restarts(Health::Silent).await;
     two.is_to_restart().await;
     for _ in 0..15 {
         one.is_to_restart().await;
         one.is_told_nothing_for(5).await;
-        one.script.send(Change::TakenBack).await.expect("room");
+        one.is_taken_back().await;
         one.is_told_nothing_for(5).await;
     }
-    assert_eq!(one.ends.waits.borrow().as_deref(), None);
+    assert_eq!(one.waits().as_deref(), None);
     two.is_told_nothing_for(300).await;
     assert_eq!(bucket.holder().as_deref(), Some("a"));
-    one.own.0.lock().expect("free").1 = Health::Well;
+    one.is(Health::Well);
     assert_eq!(two.told().await, restart("store"));
     one.is_told_nothing_for(60).await;
     assert_eq!(bucket.log(), "a takes, a steps down, a gives back, b takes, b steps down");
@@ -516,15 +519,13 @@ async fn wishes_that_are_taken_back_while_the_server_does_not_come_back_leave_it
 
 #[tokio::test(start_paused = true)]
 async fn a_wish_beside_a_turn_that_is_over_takes_one_of_its_own() {
-    let bucket = Bucket::default();
-    let mut one = server("a", &bucket, Others::Some);
-    one.is_to_restart().await;
-    one.told().await;
+    let (bucket, mut one) = single();
+    one.gets_its_turn().await;
     one.restarts(Health::Silent).await;
     one.is_to_restart().await;
     one.is_told_nothing_for(LONGEST.as_secs() + TTL.as_secs() + 60).await;
     assert_eq!(bucket.holder(), None);
-    one.own.0.lock().expect("free").1 = Health::Unwell;
+    one.is(Health::Unwell);
     assert_eq!(one.told().await, restart("store"));
     assert_eq!(bucket.log(), "a takes, a steps down, a takes, a steps down");
 }
