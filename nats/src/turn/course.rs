@@ -148,14 +148,19 @@ async fn handed(before: Option<Successor>) -> Option<Restart> {
 async fn granted_anew(lease: &mut impl Lease, own: &impl Own, waiting: &mut Waiting) -> Option<Restart> {
     waiting.grant.as_ref()?;
     let (says, wished) = (waiting.says.clone(), waiting.wished.clone());
+    let mut had = None;
     let taken = tokio::select! {
         biased;
-        // What was taken half way goes away by itself.
+        // A lease that was asked for and not answered yet goes away by itself.
         () = waiting.given_up() => None,
-        taken = ready(lease, own, &wished, &says) => Some(taken),
+        taken = ready(lease, own, &wished, &says, &mut had) => Some(taken),
     };
     let Some((held, before, verdict)) = taken else {
         waiting.forget();
+        // The process has ended by itself before it was told to, as one does that crashes.
+        if let Some(held) = had.filter(|held| !held.is_over()) {
+            give_back(lease, held).await;
+        }
         return None;
     };
     if verdict == Verdict::Granted && waiting.grant() {
@@ -166,15 +171,17 @@ async fn granted_anew(lease: &mut impl Lease, own: &impl Own, waiting: &mut Wait
     None
 }
 
-/// Has the turn, and the server ready for its end, if it is to end.
+/// Has the turn, and the server ready for its end, if it is to end. What it has is in `had` for who drops the wait.
 async fn ready(
     lease: &mut impl Lease,
     own: &impl Own,
     wished: &watch::Receiver<Wish>,
     says: &watch::Sender<Option<Arc<str>>>,
+    had: &mut Option<Held>,
 ) -> (Held, String, Verdict) {
     loop {
         let (held, before) = taken(lease, own, says).await;
+        *had = Some(held);
         if is_void(own, wished).await {
             return (held, before, Verdict::Void);
         }

@@ -327,6 +327,20 @@ async fn a_holder_that_is_gone_blocks_nobody_for_longer_than_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_that_ends_by_itself_while_it_steps_down_leaves_the_turn_to_others() {
+    let (bucket, mut one, mut two) = pair();
+    one.own.3.store(60, Ordering::Relaxed);
+    one.is_to_restart().await;
+    one.is_told_nothing_for(5).await;
+    assert_eq!(bucket.holder().as_deref(), Some("a"));
+    one.restarts(Health::Well).await;
+    let since = Instant::now();
+    two.gets_its_turn().await;
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert_eq!(bucket.log(), "a takes, a gives back, b takes, b steps down");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_operators_order_waits_for_the_turn_as_well() {
     let (bucket, mut one) = single();
     one.is_ordered(Order::Restart(Reason::Operator)).await;
