@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal as Unix, kill, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::lines::{Line, Lines};
 use super::machine::{Input, Machine, Output, Phase, Report, Signal, Stop};
@@ -65,6 +65,15 @@ struct Running {
     pid: Pid,
     out: Option<Lines<ChildStdout>>,
     err: Option<Lines<ChildStderr>>,
+    /// How it ended, until what it wrote last is read.
+    ended: Option<Ended>,
+}
+
+#[derive(Debug)]
+struct Ended {
+    status: io::Result<ExitStatus>,
+    /// Until when its last words are waited for.
+    until: Instant,
 }
 
 /// The line that best explains an end.
@@ -89,7 +98,8 @@ impl Process {
 
     /// Its id while it runs.
     pub(crate) fn pid(&self) -> Option<i32> {
-        self.running.as_ref().map(|running| running.pid.as_raw())
+        // Of one that has ended the id may be another's by now.
+        self.running.as_ref().filter(|running| running.ended.is_none()).map(|running| running.pid.as_raw())
     }
 
     /// Where it is.
@@ -151,11 +161,12 @@ impl Process {
         };
         let (out, err) = (child.stdout.take().map(Lines::new), child.stderr.take().map(Lines::new));
         self.last_word = LastWord::default();
-        self.running = Some(Running { child, pid, out, err });
+        self.running = Some(Running { child, pid, out, err, ended: None });
         self.handle(&Input::Spawned);
     }
 
-    /// Waits for the next event. A wait that is dropped loses nothing: ends, lines and timers stay where they are.
+    /// Waits for the next event. A wait that is dropped loses nothing: ends, lines and timers stay where they are, and what is
+    /// heard is taken in without a further wait.
     pub(crate) async fn next(&mut self) -> Event {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -164,7 +175,12 @@ impl Process {
             let heard = hear(self.running.as_mut(), self.due).await;
             match heard {
                 Heard::Line(line) => self.said(&line),
-                Heard::Exited(status) => self.exited(status).await,
+                Heard::Ended(status) => {
+                    if let Some(running) = &mut self.running {
+                        running.ended = Some(Ended { status, until: Instant::now() + LAST_WORDS });
+                    }
+                }
+                Heard::Silent => self.exited(),
                 Heard::Due => {
                     self.due = None;
                     self.handle(&Input::Timer);
@@ -227,20 +243,11 @@ impl Process {
         }
     }
 
-    async fn exited(&mut self, status: io::Result<ExitStatus>) {
-        if let Some(mut running) = self.running.take() {
-            // What is dropped with this wait is the end of a log.
-            let rest = timeout(LAST_WORDS, async {
-                while let Some(line) = running.line().await {
-                    self.said(&line);
-                }
-            });
-            if rest.await.is_err() {
-                tracing::debug!(process = self.name, "somebody holds its output open");
-            }
-            // What it has started itself is not to outlive it: it may hold the ports that the next one needs.
-            self.told(Unix::SIGKILL, killpg(running.pid, Unix::SIGKILL));
-        }
+    /// It has ended, and said all that it had to say.
+    fn exited(&mut self) {
+        let Some(Running { pid, ended: Some(Ended { status, .. }), .. }) = self.running.take() else { return };
+        // What it has started itself is not to outlive it: it may hold the ports that the next one needs.
+        self.told(Unix::SIGKILL, killpg(pid, Unix::SIGKILL));
         self.last_end = Some(match status {
             Ok(status) => End { how: in_words(status), why: self.last_word.take().why(status) },
             Err(error) => End { how: format!("lost: {error}"), why: None },
@@ -252,7 +259,9 @@ impl Process {
 /// What is heard of a process.
 enum Heard {
     Line(Line),
-    Exited(io::Result<ExitStatus>),
+    Ended(io::Result<ExitStatus>),
+    /// Of one that has ended: nothing comes any more.
+    Silent,
     Due,
 }
 
@@ -268,12 +277,20 @@ async fn hear(running: Option<&mut Running>, due: Option<Instant>) -> Heard {
         timer.await;
         return Heard::Due;
     };
+    if let Some(until) = running.ended.as_ref().map(|ended| ended.until) {
+        return tokio::select! {
+            // Whoever holds its output open may write without end.
+            biased;
+            () = sleep_until(until) => Heard::Silent,
+            line = running.line() => line.map_or(Heard::Silent, Heard::Line),
+        };
+    }
     let Running { child, out, err, .. } = running;
     tokio::select! {
         () = timer => Heard::Due,
         Some(line) = next(out), if out.is_some() => Heard::Line(line),
         Some(line) = next(err), if err.is_some() => Heard::Line(line),
-        status = child.wait() => Heard::Exited(status),
+        status = child.wait() => Heard::Ended(status),
     }
 }
 

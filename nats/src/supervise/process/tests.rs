@@ -1,4 +1,7 @@
+use std::path::Path;
+
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::*;
 use crate::supervise::Spawner;
@@ -34,6 +37,16 @@ async fn started(spawner: &Spawner, text: &str) -> Process {
     process.start();
     until(&mut process, text, |report| *report == Report::Running).await;
     process
+}
+
+/// Waits for the file by which a script says that its traps are set. Before that a signal ends it.
+async fn is_there(file: &Path) {
+    let written = async {
+        while !file.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(BOUND, written).await.expect("the script begins");
 }
 
 fn spawner() -> Spawner {
@@ -82,12 +95,7 @@ async fn one_that_ignores_the_first_word_is_killed_at_its_deadline() {
     let ready = dir.path().join("ready");
     let text = format!("trap '' TERM; : > {}; while :; do sleep 1000; done", ready.display());
     let mut process = started(&spawner, &text).await;
-    let ignores = async {
-        while !ready.exists() {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(BOUND, ignores).await.unwrap();
+    is_there(&ready).await;
     process.stop(SOON);
     until(&mut process, &text, |report| *report == Report::Stopped).await;
     assert_eq!(process.last_end().unwrap().how, "SIGKILL");
@@ -142,21 +150,35 @@ async fn all_end_with_the_thread_that_started_them() {
 }
 
 #[tokio::test]
-async fn what_is_said_of_a_reload_is_told() {
+async fn an_end_is_told_though_every_wait_for_its_last_words_is_dropped() {
     let spawner = spawner();
-    let text = "trap 'echo \"[1] 2026/11/27 14:33:32.1 [INF] Reloaded server configuration\"' HUP; echo ready; while :; do sleep 0.01; done";
+    let text = "sleep 1000 & exit 3";
     let mut process = started(&spawner, text).await;
-    let reloaded = async {
+    // As the runner does, to which something else happens meanwhile; the process that it leaves holds its output open.
+    let told = async {
         loop {
-            process.reload();
-            if let Ok(Event::Reload(outcome)) = timeout(Duration::from_millis(100), process.next()).await {
-                return outcome;
-            }
-            if process.phase() == Phase::Waiting {
-                // The signal came before its trap.
-                until(&mut process, text, |report| *report == Report::Running).await;
+            if let Ok(event) = timeout(LAST_WORDS / 4, process.next()).await {
+                return event;
             }
         }
     };
-    assert_eq!(timeout(BOUND, reloaded).await.expect("it is told"), Ok(()));
+    let event = timeout(BOUND, told).await.expect("it is told");
+    assert!(matches!(event, Event::Report(Report::Failed { .. })), "{event:?}");
+    assert_eq!(process.last_end().unwrap().to_string(), "exit code 3");
+}
+
+#[tokio::test]
+async fn what_is_said_of_a_reload_is_told() {
+    let spawner = spawner();
+    let dir = tempfile::tempdir().unwrap();
+    let ready = dir.path().join("ready");
+    let text = format!(
+        "trap 'echo \"[1] 2026/11/27 14:33:32.1 [INF] Reloaded server configuration\"' HUP; : > {}; while :; do sleep 0.01; done",
+        ready.display()
+    );
+    let mut process = started(&spawner, &text).await;
+    is_there(&ready).await;
+    process.reload();
+    let event = timeout(BOUND, process.next()).await.expect("it is told");
+    assert!(matches!(event, Event::Reload(Ok(()))), "{event:?}");
 }
