@@ -27,26 +27,40 @@ const UNHEARD: Duration =
 /// How long after a restart the next one is asked for: what one did not mend, many will not.
 const AGAIN: Duration = Duration::from_secs(3600);
 
+/// What a look has shown.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Regions that DNS names, that no gateway leads to, and that the process does not know from its file: of those that it does it tries
+    /// by itself.
+    pub(crate) missing: BTreeSet<String>,
+    /// Stands for the process that runs: another one, another text.
+    process: String,
+}
+
 /// Since when regions are missing.
 #[derive(Debug, Default)]
 struct Unheard {
     since: Option<Instant>,
-    asked: Option<Instant>,
+    /// When a restart was asked for last, and of which process.
+    asked: Option<(Instant, String)>,
 }
 
 impl Unheard {
-    /// Takes in a look; whether a restart is to be asked for.
-    fn observe(&mut self, missing: &BTreeSet<String>, now: Instant) -> bool {
-        if missing.is_empty() {
+    /// Takes in a look, none where the process is not there to be asked: then it is started with the whole list. Whether a restart is to be
+    /// asked for.
+    fn observe(&mut self, seen: Option<&Seen>, now: Instant) -> bool {
+        let Some(seen) = seen.filter(|seen| !seen.missing.is_empty()) else {
             self.since = None;
+            // What was asked for is void where the same process has heard of them meanwhile: no restart was tried, so none counts.
+            self.asked.take_if(|(_, of)| seen.is_some_and(|seen| seen.process == *of));
             return false;
-        }
+        };
         let since = *self.since.get_or_insert(now);
         let long = now.saturating_duration_since(since) >= UNHEARD;
-        let lately = self.asked.is_some_and(|asked| now.saturating_duration_since(asked) < AGAIN);
+        let lately = self.asked.as_ref().is_some_and(|(asked, _)| now.saturating_duration_since(*asked) < AGAIN);
         let ask = long && !lately;
         if ask {
-            self.asked = Some(now);
+            self.asked = Some((now, seen.process.clone()));
         }
         ask
     }
@@ -66,12 +80,11 @@ pub(crate) async fn mend(
         .run_until_cancelled(async {
             loop {
                 looks.tick().await;
-                // One that is not there to be asked is started with the whole list.
-                let missing = missing(&monitor, &news).await.unwrap_or_default();
-                if !unheard.observe(&missing, Instant::now()) {
+                let seen = look(&monitor, &news).await;
+                if !unheard.observe(seen.as_ref(), Instant::now()) {
                     continue;
                 }
-                let regions = missing.into_iter().collect::<Vec<_>>().join(", ");
+                let regions = seen.unwrap_or_default().missing.into_iter().collect::<Vec<_>>().join(", ");
                 tracing::warn!(
                     regions,
                     "in DNS for minutes, and no gateway leads there: nats-server is to be restarted"
@@ -84,14 +97,14 @@ pub(crate) async fn mend(
         .await;
 }
 
-/// Regions that DNS names, that no gateway leads to, and that the process does not know from its file: of those that it does it tries by itself.
-/// None where it does not answer.
-pub(crate) async fn missing(monitor: &Monitor, news: &watch::Receiver<News>) -> Option<BTreeSet<String>> {
-    let Named::Center { regions, .. } = news.borrow().named.clone() else { return Some(BTreeSet::new()) };
+/// Looks. None where the process does not answer.
+pub(crate) async fn look(monitor: &Monitor, news: &watch::Receiver<News>) -> Option<Seen> {
+    let Named::Center { regions, .. } = news.borrow().named.clone() else { return Some(Seen::default()) };
     match (monitor.gateways().await, monitor.varz().await) {
-        (Ok(seen), Ok(varz)) => {
+        (Ok(gateways), Ok(varz)) => {
             let told: BTreeSet<String> = varz.gateway.gateways.into_iter().map(|gateway| gateway.name).collect();
-            Some(regions.into_iter().filter(|region| !seen.contains(region) && !told.contains(region)).collect())
+            let is_missing = |region: &String| !gateways.contains(region) && !told.contains(region);
+            Some(Seen { missing: regions.into_iter().filter(is_missing).collect(), process: varz.start })
         }
         (Err(_), _) | (_, Err(_)) => None,
     }
@@ -103,22 +116,58 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{UNHEARD, Unheard};
+    use super::{Seen, UNHEARD, Unheard};
     use crate::peers::HOLD;
+
+    /// What of looks at a process that lacks a region, or none, in these seconds asks for a restart.
+    fn asks(looks: &[(u64, &str, &[&str])]) -> Vec<u64> {
+        let (begun, mut unheard) = (Instant::now(), Unheard::default());
+        let asks = |(second, process, missing): &&(u64, &str, &[&str])| {
+            let missing = missing.iter().map(|region| (*region).to_owned()).collect();
+            let seen = Seen { missing, process: (*process).to_owned() };
+            unheard.observe(Some(&seen), begun + Duration::from_secs(*second))
+        };
+        looks.iter().filter(asks).map(|(second, ..)| *second).collect()
+    }
 
     #[test]
     fn a_region_that_is_not_heard_of_for_minutes_is_a_restart_and_not_one_after_the_other() {
         assert!(UNHEARD > HOLD, "one that is gone is named for so long");
-        let begun = Instant::now();
+        let lacks: &[&str] = &["iad"];
+        let may_be_heard_of_yet = [(0, "1", lacks), (149, "1", lacks)];
+        assert!(asks(&may_be_heard_of_yet).is_empty());
+        let heard_meanwhile = [(0, "1", lacks), (150, "1", &[]), (151, "1", lacks), (300, "1", lacks)];
+        assert!(asks(&heard_meanwhile).is_empty());
+        let restarted_in_vain = [
+            (0, "1", lacks),
+            (150, "1", lacks),
+            (151, "1", lacks),
+            (190, "2", &[]),
+            (200, "2", lacks),
+            (3_749, "2", lacks),
+            (3_750, "2", lacks),
+        ];
+        assert_eq!(asks(&restarted_in_vain), [150, 3_750], "once an hour");
+    }
+
+    #[test]
+    fn what_the_process_hears_of_before_it_is_restarted_does_not_count() {
+        let lacks: &[&str] = &["iad"];
+        let void = [
+            (0, "1", lacks),
+            (150, "1", lacks),
+            (160, "1", &[]),
+            (170, "1", lacks),
+            (319, "1", lacks),
+            (320, "1", lacks),
+        ];
+        assert_eq!(asks(&void), [150, 320]);
         let mut unheard = Unheard::default();
-        let mut asked = |missing: bool, second| {
-            let missing = missing.then(|| "iad".to_owned()).into_iter().collect();
-            unheard.observe(&missing, begun + Duration::from_secs(second))
-        };
-        assert!(!asked(true, 0) && !asked(true, 149), "it may be heard of yet");
-        assert!(!asked(false, 150) && !asked(true, 151) && !asked(true, 300), "it was, meanwhile");
-        assert!(asked(true, 301));
-        assert!(!asked(true, 302) && !asked(true, 3_900), "once an hour");
-        assert!(asked(true, 3_901));
+        let begun = Instant::now();
+        let seen = Seen { missing: ["iad".to_owned()].into(), process: "1".to_owned() };
+        assert!(!unheard.observe(Some(&seen), begun) && unheard.observe(Some(&seen), begun + UNHEARD));
+        // It is away, for its restart maybe.
+        assert!(!unheard.observe(None, begun + UNHEARD));
+        assert!(!unheard.observe(Some(&seen), begun + UNHEARD) && !unheard.observe(Some(&seen), begun + 2 * UNHEARD));
     }
 }

@@ -4,7 +4,7 @@ use tokio::sync::watch;
 
 use crate::discovery::News;
 use crate::group::Group;
-use crate::mend::missing;
+use crate::mend::look;
 use crate::monitor::Monitor;
 use crate::name::Label;
 
@@ -33,7 +33,7 @@ impl Own for OwnServer {
 
     async fn lacks_regions(&self) -> bool {
         // One that does not say is not known to have heard of them.
-        missing(&self.monitor, &self.news).await.is_none_or(|missing| !missing.is_empty())
+        look(&self.monitor, &self.news).await.is_none_or(|seen| !seen.missing.is_empty())
     }
 
     async fn step_down(&self) {
