@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer, stream};
@@ -9,21 +10,28 @@ use futures_util::StreamExt as _;
 use kith_tests::fetched::nats_server;
 use kith_tests::lab::{Maker, NameServer, Run, Runner, eventually, nats_address};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// For a group to form, on a busy machine.
 const BOUND: Duration = Duration::from_secs(60);
 /// Three restarts, each with half a minute in which clients are sent away.
 const ROLL: Duration = Duration::from_secs(300);
-/// Who writes, each a message and its acknowledgement after the other: together 1,000 in a second.
-const WRITERS: usize = 40;
-/// How often each does.
-const BEAT: Duration = Duration::from_millis(40);
+/// Messages that are offered at once, and how often: together 1,000 in a second, whatever becomes of those before.
+const OFFERED: usize = 10;
+/// See [`OFFERED`].
+const BEAT: Duration = Duration::from_millis(10);
+/// Most that wait for an acknowledgement; no more are offered before some have it. Four seconds of the load, and what the library bears.
+const WAITING: usize = 4_000;
+/// How long an acknowledgement is waited for, and how long between two attempts: those that their server took with it never come.
+const ANSWER: Duration = Duration::from_secs(2);
+/// See [`ANSWER`].
+const AGAIN: Duration = Duration::from_millis(100);
 /// How long a member is to be away until it is removed, where that is asked for.
 const AWAY: Duration = Duration::from_secs(15);
-/// Messages below which there was no load: a tenth of what is wanted, for a busy machine.
+/// Messages below which there was no load: ten seconds of it, for the roll takes longer.
 const LEAST: usize = 10_000;
 
 /// Three runners that a name server names.
@@ -82,27 +90,56 @@ async fn client(runners: &[Ipv4Addr]) -> async_nats::Client {
     async_nats::connect(servers).await.expect("one of three answers")
 }
 
-/// What was sent, each with the place in the stream that its acknowledgement names. A place that is given away twice is a message lost.
-type Acknowledged = Vec<(u64, String)>;
+/// A message that was acknowledged.
+struct Acknowledged {
+    /// Its place in the stream, as it was told. One that is given away twice is a message lost.
+    place: u64,
+    body: String,
+    /// How long it took, over all attempts.
+    took: Duration,
+}
 
-/// Publishes as one of [`WRITERS`] until it is told to end; what was acknowledged.
-async fn publish(context: jetstream::Context, writer: usize, token: CancellationToken) -> Acknowledged {
-    let mut acknowledged = Acknowledged::new();
+/// Offers messages at their pace until it is told to end; all of them, once each was acknowledged.
+async fn load(context: jetstream::Context, token: CancellationToken) -> Vec<Acknowledged> {
+    let (room, mut tasks) = (Arc::new(Semaphore::new(WAITING)), JoinSet::new());
+    let mut acknowledged = Vec::new();
     let mut beats = tokio::time::interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    for number in 0_u64.. {
+    for beat in 0_u64.. {
         beats.tick().await;
         if token.is_cancelled() {
             break;
         }
-        let body = format!("{writer}-{number}");
-        if let Ok(told) = context.publish(format!("load.{writer}"), body.clone().into()).await
-            && let Ok(told) = told.await
-        {
-            acknowledged.push((told.sequence, body));
+        for number in 0..OFFERED {
+            let permit = Arc::clone(&room).acquire_owned().await.expect("nobody closes it");
+            let (context, body) = (context.clone(), format!("{beat}-{number}"));
+            tasks.spawn(async move {
+                let told = acknowledged_of(&context, body).await;
+                drop(permit);
+                told
+            });
+        }
+        while let Some(told) = tasks.try_join_next() {
+            acknowledged.push(told.expect("no writer panics"));
         }
     }
+    acknowledged.extend(tasks.join_all().await);
     acknowledged
+}
+
+/// Publishes a message until it is acknowledged, as who must not lose it does.
+async fn acknowledged_of(context: &jetstream::Context, body: String) -> Acknowledged {
+    let begun = Instant::now();
+    let mut attempts = tokio::time::interval(AGAIN);
+    attempts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        attempts.tick().await;
+        if let Ok(told) = context.publish("load.all", body.clone().into()).await
+            && let Ok(told) = told.await
+        {
+            return Acknowledged { place: told.sequence, body, took: begun.elapsed() };
+        }
+    }
 }
 
 /// All that the stream holds, by place.
@@ -151,10 +188,10 @@ async fn three_servers_told_to_restart_at_once_do_so_one_after_the_other_and_los
         context.create_stream(config.clone()).await.map(drop).map_err(|error| error.to_string())
     })
     .await;
-    let (token, mut tasks) = (CancellationToken::new(), JoinSet::new());
-    for writer in 0..WRITERS {
-        tasks.spawn(publish(context.clone(), writer, token.clone()));
-    }
+    let token = CancellationToken::new();
+    let mut loaded = context.clone();
+    loaded.set_timeout(ANSWER);
+    let mut loads = JoinSet::from_iter([load(loaded, token.clone())]);
     let begun = Instant::now();
 
     for runner in &runners {
@@ -176,14 +213,21 @@ async fn three_servers_told_to_restart_at_once_do_so_one_after_the_other_and_los
     .await;
     assert_eq!(most_away, 1);
     token.cancel();
-    let acknowledged: Acknowledged = tasks.join_all().await.into_iter().flatten().collect();
-    let (count, rolled) = (acknowledged.len(), begun.elapsed());
-    let rate = u64::try_from(count).expect("few") / rolled.as_secs().max(1);
-    eprintln!("three servers rolled in {rolled:?}; {count} messages were acknowledged meanwhile, {rate} a second");
-    assert!(count > LEAST, "{count} are no load");
+    let rolled = begun.elapsed();
+    let acknowledged = timeout(BOUND, loads.join_next()).await.expect("what is left is acknowledged");
+    let acknowledged = acknowledged.expect("it was begun").expect("it does not panic");
+    let left = begun.elapsed() - rolled;
+    let offered = acknowledged.len();
+    let rate = f64::from(u32::try_from(offered).expect("few")) / rolled.as_secs_f64();
+    let slowest = acknowledged.iter().map(|told| told.took).max().unwrap_or_default();
+    eprintln!(
+        "three servers rolled in {rolled:?}, while {offered} messages were offered, {rate:.0} a second (wanted: 1,000); \
+         all were acknowledged, the last {left:?} after the roll, the slowest after {slowest:?}"
+    );
+    assert!(offered > LEAST, "{offered} are no load");
     let held = held(&context).await;
-    let lost: Vec<_> = acknowledged.iter().filter(|(place, body)| held.get(place) != Some(body)).collect();
-    assert!(lost.is_empty(), "{} acknowledged messages are lost, the first: {:?}", lost.len(), lost.first());
+    let lost: Vec<_> = acknowledged.iter().filter(|told| held.get(&told.place) != Some(&told.body)).collect();
+    assert!(lost.is_empty(), "{} acknowledged messages are lost, the first: {}", lost.len(), lost[0].body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
