@@ -1,8 +1,7 @@
 //! NATS servers of a fleet: each a whole agent in a namespace of its own, which find each other by our DNS and nothing else.
 
 use std::net::IpAddr;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kith_tests::fetched::nats_server;
 use kith_tests::lab::{Authority, Lab, Links, Node, eventually};
@@ -72,42 +71,68 @@ impl Fleet {
     }
 
     /// Waits until these are one JetStream of `size`, by the word of each.
-    async fn joined(&self, size: u64) -> String {
+    async fn joined(&self, size: usize) -> String {
         let mut leader = String::new();
-        for node in self.nodes.iter().take(usize::try_from(size).expect("a handful")) {
+        for node in self.nodes.iter().take(size) {
             leader = eventually(&format!("{} is one of {size}", node.name), BOUND, async || {
-                let jsz = asked(node, 8222, "/jsz")?;
+                let jsz = asked(node, 8222, "/jsz").await?;
                 let meta = &jsz["meta_cluster"];
                 let leader = meta["leader"].as_str().unwrap_or_default();
-                let whole = meta["cluster_size"] == size && !leader.is_empty();
-                if whole { Ok(leader.to_owned()) } else { Err(format!("{meta}, {}", asked(node, 5500, "/status")?)) }
+                if meta["cluster_size"] == size && !leader.is_empty() {
+                    return Ok(leader.to_owned());
+                }
+                Err(format!("{meta}, {}", asked(node, 5500, "/status").await?))
             })
             .await;
         }
         leader
     }
 
+    /// Waits until the DNS of each names all of them.
+    async fn named(&self, size: usize) {
+        for node in self.nodes.iter().take(size) {
+            eventually(&format!("the DNS of {} names {size}", node.name), BOUND, async || {
+                let named = named(node).await?;
+                if named.len() == size { Ok(()) } else { Err(format!("{named:?}")) }
+            })
+            .await;
+        }
+    }
+
+    /// How long after `begun` the last of their nats-servers was started.
+    async fn started(&self, size: usize, begun: SystemTime) -> Duration {
+        let mut last = Duration::ZERO;
+        for node in self.nodes.iter().take(size) {
+            let started = eventually(&format!("nats-server of {} is started", node.name), BOUND, async || {
+                let status = asked(node, 5500, "/status").await?;
+                status["started_at"].as_u64().filter(|at| *at > 0).ok_or_else(|| status.to_string())
+            })
+            .await;
+            let started = UNIX_EPOCH + Duration::from_millis(started);
+            last = last.max(started.duration_since(begun).unwrap_or_default());
+        }
+        last
+    }
+
     /// How often the processes of these were told something, and which they are.
-    fn told(&self, count: usize) -> Vec<(usize, Value)> {
-        let told = |node: &Node| {
+    async fn told(&self, count: usize) -> Vec<(usize, Value)> {
+        let mut told = Vec::new();
+        for node in self.nodes.iter().take(count) {
             let signals = node.log().matches("configuration changed").count();
-            (signals, asked(node, 5500, "/status").expect("it answers")["pid"].clone())
-        };
-        self.nodes.iter().take(count).map(told).collect()
+            told.push((signals, asked(node, 5500, "/status").await.expect("it answers")["pid"].clone()));
+        }
+        told
     }
 }
 
 /// What a server says at a port of its own loopback.
-fn asked(node: &Node, port: u16, path: &str) -> Result<Value, String> {
-    let mut curl = node.inside("curl");
-    curl.args(["-s", "--max-time", "5"]).arg(format!("http://127.0.0.1:{port}{path}")).stdin(Stdio::null());
-    let output = curl.output().map_err(|error| error.to_string())?;
-    serde_json::from_slice(&output.stdout).map_err(|_| format!("{port}{path}: {output:?}"))
+async fn asked(node: &Node, port: u16, path: &str) -> Result<Value, String> {
+    Ok(node.get(port, path).await?.json())
 }
 
 /// What nobody is to notice: the processes of the servers, and whether they were told something.
-fn calm(fleet: &Fleet, before: &[(usize, Value)]) -> Result<(), String> {
-    let after = fleet.told(before.len());
+async fn calm(fleet: &Fleet, before: &[(usize, Value)]) -> Result<(), String> {
+    let after = fleet.told(before.len()).await;
     if after == before { Ok(()) } else { Err(format!("{before:?}, then {after:?}")) }
 }
 
@@ -120,25 +145,29 @@ async fn named(node: &Node) -> Result<Vec<IpAddr>, String> {
 async fn seven_servers_in_three_regions_join_and_an_eighth_in_a_fourth_with_no_signal_to_them() {
     let Some(mut fleet) = Fleet::new("seven_servers_in_three_regions", &REGIONS, 0) else { return };
     fleet.launch(0..7);
-    let begun = Instant::now();
+    let (begun, clock) = (Instant::now(), SystemTime::now());
+    fleet.named(7).await;
+    let named = begun.elapsed();
+    let started = fleet.started(7, clock).await;
     let leader = fleet.joined(7).await;
     eprintln!(
-        "seven servers in three regions are one JetStream {:?} after the last start (promised: 10 s); {leader} leads",
+        "seven servers in three regions are one JetStream {:?} after the last start (promised: 10 s); \
+         all DNS named all after {named:?}, the last nats-server was started after {started:?}; {leader} leads",
         begun.elapsed()
     );
 
-    let before = fleet.told(7);
+    let before = fleet.told(7).await;
     fleet.launch(7..8);
     let begun = Instant::now();
     fleet.joined(8).await;
     eprintln!("an eighth in a fourth region belongs {:?} after its start", begun.elapsed());
-    assert_eq!(fleet.told(7), before, "signals to the others, and their processes");
+    assert_eq!(fleet.told(7).await, before, "signals to the others, and their processes");
 
     let killed = before[1].1.as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("it runs");
     kill(Pid::from_raw(killed), Signal::SIGKILL).expect("a child of our child can be killed");
     let begun = Instant::now();
     eventually("the second server is back", BOUND, async || {
-        let status = asked(&fleet.nodes[1], 5500, "/status")?;
+        let status = asked(&fleet.nodes[1], 5500, "/status").await?;
         let is_back = status["phase"] == "running" && status["pid"] != before[1].1;
         if is_back { Ok(()) } else { Err(status.to_string()) }
     })
@@ -155,7 +184,7 @@ async fn two_leaves_find_the_center_and_twenty_seconds_of_empty_dns_change_nothi
     fleet.joined(3).await;
     for leaf in &fleet.nodes[3..] {
         eventually(&format!("{} is connected to the center", leaf.name), BOUND, async || {
-            let varz = asked(leaf, 8222, "/varz")?;
+            let varz = asked(leaf, 8222, "/varz").await?;
             if varz["leafnodes"] == 1 { Ok(()) } else { Err(varz["leafnodes"].to_string()) }
         })
         .await;
@@ -168,7 +197,7 @@ async fn two_leaves_find_the_center_and_twenty_seconds_of_empty_dns_change_nothi
         if rows.len() == 5 { Ok(()) } else { Err(format!("{rows:?}")) }
     })
     .await;
-    let before = fleet.told(5);
+    let before = fleet.told(5).await;
     fleet.daemons.iter_mut().for_each(Node::kill);
     let deleted =
         fleet.nodes[0].api().execute("DELETE FROM nats_servers", &json!([])).await.expect("the store answers");
@@ -182,13 +211,13 @@ async fn two_leaves_find_the_center_and_twenty_seconds_of_empty_dns_change_nothi
     }
     let begun = Instant::now();
     eventually("the time is over", BOUND, async || {
-        assert_eq!(calm(&fleet, &before), Ok(()), "after {:?} of empty DNS", begun.elapsed());
+        assert_eq!(calm(&fleet, &before).await, Ok(()), "after {:?} of empty DNS", begun.elapsed());
         let over = begun.elapsed() >= NOTHING;
         if over { Ok(()) } else { Err("not yet".to_owned()) }
     })
     .await;
     for node in &fleet.nodes {
-        let status = asked(node, 5500, "/status").expect("it answers");
+        let status = asked(node, 5500, "/status").await.expect("it answers");
         let trouble = status["following"]["dns"].as_str().unwrap_or_default();
         assert!(trouble.contains("has no records"), "{}: {status}", node.name);
     }
@@ -202,7 +231,7 @@ async fn two_leaves_find_the_center_and_twenty_seconds_of_empty_dns_change_nothi
     }
     eprintln!("DNS was empty for {:?}", begun.elapsed());
     fleet.joined(3).await;
-    assert_eq!(calm(&fleet, &before), Ok(()), "afterwards");
+    assert_eq!(calm(&fleet, &before).await, Ok(()), "afterwards");
 }
 
 #[tokio::test]
@@ -214,10 +243,10 @@ async fn a_server_that_is_gone_for_good_leaves_the_routes_when_it_was_long_enoug
     let Some(mut fleet) = Fleet::new(test, &REGIONS[..3], 0) else { return };
     fleet.launch(0..3);
     fleet.joined(3).await;
-    let before = fleet.told(2);
+    let before = fleet.told(2).await;
     let gone = fleet.nodes[2].at.gossip.ip();
-    let route = |node: &Node| -> Result<bool, String> {
-        let urls = asked(node, 8222, "/varz")?["cluster"]["urls"].clone();
+    let route = async |node: &Node| -> Result<bool, String> {
+        let urls = asked(node, 8222, "/varz").await?["cluster"]["urls"].clone();
         let urls = urls.as_array().ok_or_else(|| urls.to_string())?.clone();
         Ok(urls.iter().any(|url| url.as_str().is_some_and(|url| url.starts_with(&gone.to_string()))))
     };
@@ -230,10 +259,10 @@ async fn a_server_that_is_gone_for_good_leaves_the_routes_when_it_was_long_enoug
     })
     .await;
     let unnamed = begun.elapsed();
-    assert_eq!(route(&fleet.nodes[0]), Ok(true), "it is still a route");
+    assert_eq!(route(&fleet.nodes[0]).await, Ok(true), "it is still a route");
     for node in &fleet.nodes[..2] {
         eventually(&format!("it is no route of {}", node.name), BOUND, async || {
-            if route(node)? { Err("it is".to_owned()) } else { Ok(()) }
+            if route(node).await? { Err("it is".to_owned()) } else { Ok(()) }
         })
         .await;
     }
@@ -241,7 +270,12 @@ async fn a_server_that_is_gone_for_good_leaves_the_routes_when_it_was_long_enoug
     eprintln!("a server that is gone is out of DNS after {unnamed:?}, and out of the routes {held:?} later");
     assert!(held > HELD, "{held:?}");
     for (node, (told, pid)) in fleet.nodes.iter().zip(&before) {
-        assert_eq!(asked(node, 5500, "/status").expect("it answers")["pid"], *pid, "{} was not restarted", node.name);
+        assert_eq!(
+            asked(node, 5500, "/status").await.expect("it answers")["pid"],
+            *pid,
+            "{} was not restarted",
+            node.name
+        );
         let told = node.log().matches("configuration changed").count() - told;
         assert_eq!(told, 1, "one reload of {}", node.name);
     }

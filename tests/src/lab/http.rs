@@ -5,6 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// One request, its answer read whole. Nothing the lab asks for takes longer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -151,6 +154,27 @@ impl Api {
         let body = answer.text().await.map_err(|e| chain(&e))?;
         Ok(Reply { status, body })
     }
+}
+
+/// GET of `path` from whoever is at the other end of this connection, which is used up.
+///
+/// # Errors
+/// When no whole answer comes within 10 s.
+pub(super) async fn get_by(connection: std::net::TcpStream, path: &str) -> Result<Reply, String> {
+    let exchange = async {
+        connection.set_nonblocking(true)?;
+        let mut connection = TcpStream::from_std(connection)?;
+        // HTTP/1.0 ends an answer with the connection, so that there is nothing to decode.
+        connection.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+        let mut answer = Vec::new();
+        connection.read_to_end(&mut answer).await?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let answer: std::io::Result<String> = timeout(PATIENCE, exchange).await.map_err(|e| e.to_string())?;
+    let answer = answer.map_err(|e| e.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no answer: {answer}"))?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok(Reply { status: status.ok_or_else(|| format!("no answer: {head}"))?, body: body.to_owned() })
 }
 
 fn client() -> reqwest::ClientBuilder {

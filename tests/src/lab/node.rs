@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::authority::{Authority, Files};
 use super::binary::{clear_environment, kith};
-use super::http::Api;
+use super::http::{Api, Reply, get_by};
 use super::links::Links;
 use super::process::Process;
 use super::resolve::{Answer, opened, resolve_from, socket};
@@ -351,6 +351,16 @@ impl Node {
     pub async fn resolve(&self, name: &str) -> Result<Answer, String> {
         let namespace = self.namespace.as_ref().map(|name| Path::new("/run/netns").join(name));
         resolve_from(socket(namespace.as_deref())?, self.at.dns, name).await
+    }
+
+    /// GET of `path` at this port of its loopback.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    pub async fn get(&self, port: u16, path: &str) -> Result<Reply, String> {
+        let namespace = self.namespace.as_ref().map(|name| Path::new("/run/netns").join(name));
+        let connection = opened(namespace.as_deref(), move || TcpStream::connect((Ipv4Addr::LOCALHOST, port)))?;
+        get_by(connection, path).await
     }
 
     /// A listener in its namespace, at the address of its gossip. Connections are taken by the kernel.
