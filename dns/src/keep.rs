@@ -63,8 +63,10 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// a machine of few cores every change would wait for them on its way to an answer.
 fn last<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let unhurried = || {
-        // Of this thread alone on Linux. Where it is refused, the work is done all the same.
-        let _ = rustix::process::nice(NICE);
+        // Of this thread alone on Linux.
+        if let Err(error) = rustix::process::nice(NICE) {
+            tracing::debug!(%error, "the zone is written at the priority of all others");
+        }
         work()
     };
     thread::scope(|scope| scope.spawn(unhurried).join()).unwrap_or_else(|panic| resume_unwind(panic))
