@@ -199,9 +199,7 @@ async fn two_leaves_find_the_center_and_twenty_seconds_of_empty_dns_change_nothi
     .await;
     let before = fleet.told(5).await;
     fleet.daemons.iter_mut().for_each(Node::kill);
-    let deleted =
-        fleet.nodes[0].api().execute("DELETE FROM nats_servers", &json!([])).await.expect("the store answers");
-    assert_eq!(deleted, 5, "rows of servers");
+    fleet.nodes[0].api().execute("DELETE FROM nats_servers", &json!([])).await.expect("the store answers");
     for node in &fleet.nodes {
         eventually(&format!("the DNS of {} has nobody", node.name), BOUND, async || {
             let named = named(node).await?;
