@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use crate::clock::rfc3339;
+use crate::clock::Rfc3339;
 use crate::core::{Life, Sight, Status, User, UserId};
 use crate::hub::Follower;
 use crate::shown::{Entry, Shown};
@@ -26,11 +26,11 @@ pub(crate) struct Record<'a> {
     status: Status,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
-    last_seen: Option<String>,
-    updated_at: Option<String>,
+    last_seen: Option<Rfc3339>,
+    updated_at: Option<Rfc3339>,
     node_id: Option<&'a str>,
     ttl: Option<u64>,
-    expires_at: Option<String>,
+    expires_at: Option<Rfc3339>,
     stale: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     sessions: Option<Vec<SessionRecord<'a>>>,
@@ -42,7 +42,7 @@ struct SessionRecord<'a> {
     node_id: &'a str,
     status: Status,
     ttl: u64,
-    updated_at: String,
+    updated_at: Rfc3339,
     stale: bool,
 }
 
@@ -51,11 +51,11 @@ impl<'a> Record<'a> {
         let Some(entry) = entry else { return Self::unknown(id) };
         let shown = entry.user.effective(sight);
         let seen_ms = shown.seen_ms.max(entry.seen_ms);
-        let time = |ms: u64| (ms > 0).then(|| rfc3339(ms));
+        let time = |ms: u64| (ms > 0).then_some(Rfc3339(ms));
         let expires = shown.by.map(|(node, _, ttl)| {
             // Of a session elsewhere only what was told is known, which is not every heartbeat.
             let heard = if *node == sight.me { entry.seen_ms } else { seen_ms };
-            rfc3339(heard.max(shown.updated_ms).saturating_add(ttl.as_secs() * 1_000))
+            Rfc3339(heard.max(shown.updated_ms).saturating_add(ttl.as_secs() * 1_000))
         });
         Self {
             user_id: id.as_str(),
@@ -96,7 +96,7 @@ impl<'a> Record<'a> {
                     node_id: node.as_str(),
                     status,
                     ttl: ttl.as_secs(),
-                    updated_at: rfc3339(session.changed_ms),
+                    updated_at: Rfc3339(session.changed_ms),
                     stale: sight.of(node) != Heard::Live,
                 }),
                 Life::Ended => None,
@@ -134,6 +134,11 @@ impl<'a> Records<'a> {
         let sight = &records.sight;
         records.users.retain(|(id, entry)| follower.tell(id, seen(entry.as_ref(), sight)));
         records
+    }
+
+    /// The tag of the only one of them, if anything is known of him.
+    pub(crate) fn tag(&self) -> Option<u64> {
+        self.users.first().and_then(|(_, entry)| entry.as_ref()).map(|entry| entry.user.tag())
     }
 
     /// Each of them alone.

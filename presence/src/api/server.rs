@@ -22,13 +22,14 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::App;
 use super::head::Heads;
 use super::patience::Patient;
+use super::plain;
 use super::users::Peer;
 use crate::tls::Certificate;
 
 /// How long requests may go on after the server was told to stop: longer than a write takes that is not kept.
-const GRACE: Duration = Duration::from_millis(1_750);
+pub(super) const GRACE: Duration = Duration::from_millis(1_750);
 /// A head that takes longer, and a connection on which nobody asks, is closed.
-const HEAD_TIME: Duration = Duration::from_secs(75);
+pub(super) const HEAD_TIME: Duration = Duration::from_secs(75);
 /// A handshake that takes longer is not waited for.
 const TLS_TIME: Duration = Duration::from_secs(10);
 /// What is buffered for a connection; a request's head must fit in it. Small: there are thousands that only listen.
@@ -125,8 +126,9 @@ impl Server {
         let stream = Patient::new(stream, Arc::clone(&self.app.cut));
         match &self.tls {
             None => self.http(stream, peer, &place).await,
-            Some(tls) => match tokio::time::timeout(TLS_TIME, tls.acceptor().accept(stream)).await {
-                Ok(Ok(stream)) => self.http(stream, peer, &place).await,
+            // Apart: a connection without TLS is not to take the memory of one with it.
+            Some(tls) => match Box::pin(tokio::time::timeout(TLS_TIME, tls.acceptor().accept(stream))).await {
+                Ok(Ok(stream)) => Box::pin(self.http(stream, peer, &place)).await,
                 Ok(Err(error)) => tracing::debug!(%error, "no TLS"),
                 Err(_) => tracing::debug!("TLS took too long"),
             },
@@ -136,6 +138,21 @@ impl Server {
     pub(super) async fn http(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: SocketAddr,
+        place: &Arc<Place>,
+    ) {
+        match plain::serve(&self.app, stream).await {
+            // Apart: nearly all connections never come here.
+            Ok(Some((stream, first))) => Box::pin(self.rest(Heads::new(stream, first), peer, place)).await,
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "connection ended"),
+        }
+    }
+
+    /// Serves all that comes from here on by the HTTP library.
+    async fn rest(
+        &self,
+        stream: Heads<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>,
         peer: SocketAddr,
         place: &Arc<Place>,
     ) {
@@ -149,7 +166,7 @@ impl Server {
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(BUFFER_BYTES);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(Heads::new(stream)), service).with_upgrades());
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
         // The connection is polled again.
         let served = tokio::select! {
             served = connection.as_mut() => served,

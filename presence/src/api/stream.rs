@@ -29,7 +29,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const AT_ONCE: usize = 64;
 
 /// One reader.
-struct Reader {
+pub(super) struct Reader {
     app: Arc<App>,
     follower: Follower,
     ready: VecDeque<Bytes>,
@@ -43,38 +43,47 @@ pub(crate) async fn stream(
     RawQuery(query): RawQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
-    app.readable()?;
-    let users = listed(&Query::parse(query.as_deref())?)?;
     let since = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
+    let reader = begin(&app, query.as_deref(), since)?;
+    let events = stream::unfold(reader, async |mut reader| Some((Ok::<_, Infallible>(reader.next().await?), reader)));
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, Body::from_stream(events)).into_response())
+}
+
+/// A reader of the users of a query, who heard the event `since` last.
+pub(super) fn begin(app: &Arc<App>, query: Option<&str>, since: Option<&str>) -> Result<Reader, ApiError> {
+    app.readable()?;
+    let users = listed(&Query::parse(query)?)?;
     let mut follower = app.hub.follower();
     let last = follower.follow(users.iter().cloned())?;
     let mut ready = VecDeque::new();
     match since.and_then(|id| app.number(id)).and_then(|since| follower.missed(since)) {
-        Some(missed) => ready.extend(changes(&app, &missed, Some(last), &mut follower)),
-        None => ready.push_back(snapshot(&app, &users, last, &mut follower)),
+        Some(missed) => ready.extend(changes(app, &missed, Some(last), &mut follower)),
+        None => ready.push_back(snapshot(app, &users, last, &mut follower)),
     }
     if ready.is_empty() {
         // The head of an answer is sent with its first bytes: a reader is to know that he is heard.
         ready.push_back(Bytes::from_static(b": here\n\n"));
     }
-    let reader = Reader { app, follower, ready, alive: interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE) };
-    let body = Body::from_stream(stream::unfold(reader, next));
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, body).into_response())
+    let alive = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+    Ok(Reader { app: Arc::clone(app), follower, ready, alive })
 }
 
-async fn next(mut reader: Reader) -> Option<(Result<Bytes, Infallible>, Reader)> {
-    loop {
-        if let Some(bytes) = reader.ready.pop_front() {
-            return Some((Ok(bytes), reader));
-        }
-        // Taking changes is cancel-safe; the others are moments.
-        tokio::select! {
-            (users, upto) = reader.follower.changed(AT_ONCE) => {
-                reader.ready.extend(changes(&reader.app, &users, upto, &mut reader.follower));
+impl Reader {
+    /// The next event, once there is one; none: the node stops. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                return Some(bytes);
             }
-            _ = reader.alive.tick() => reader.ready.push_back(Bytes::from_static(b": alive\n\n")),
-            () = reader.app.stopping.cancelled() => return None,
+            // Taking changes is cancel-safe; the others are moments.
+            tokio::select! {
+                (users, upto) = self.follower.changed(AT_ONCE) => {
+                    self.ready.extend(changes(&self.app, &users, upto, &mut self.follower));
+                }
+                _ = self.alive.tick() => self.ready.push_back(Bytes::from_static(b": alive\n\n")),
+                () = self.app.stopping.cancelled() => return None,
+            }
         }
     }
 }

@@ -129,3 +129,90 @@ async fn when_nine_tenths_of_what_can_be_followed_is_new_connections_go_elsewher
     follower.follow([user(0)]).unwrap();
     assert!(server.app.is_crowded());
 }
+
+/// What is answered to these bytes until the other side ends, without what a date says.
+async fn told(server: &Server, asked: &[&str]) -> String {
+    let mut tasks = JoinSet::new();
+    let mut client = connect(server, &mut tasks, 64 << 10);
+    for part in asked {
+        client.write_all(part.as_bytes()).await.unwrap();
+        // All that there is is read before the next part comes.
+        sleep(Duration::from_millis(1)).await;
+    }
+    client.shutdown().await.unwrap();
+    let mut told = String::new();
+    client.read_to_string(&mut told).await.unwrap();
+    let lines = told.split_inclusive('\n').filter(|line| !line.starts_with("date: "));
+    lines.collect()
+}
+
+/// A user of whom it is known that he was seen.
+fn known(server: &Server, name: &str) {
+    let mut user = crate::core::User::default();
+    user.join(&"n1".parse().unwrap(), crate::core::Fact::Seen(1_000));
+    server.app.shown.put(UserId::try_from(name).unwrap(), Some(Arc::new(user)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plain_read_is_answered_as_the_routes_answer_it() {
+    let server = server();
+    known(&server, "ann.o-b_c~1");
+    for user in ["ann.o-b_c~1", "nobody", "a@b:c", &"x".repeat(128), &"x".repeat(129), "stream", "batch", "a%2Fb"] {
+        let head = format!("GET /api/v2/presence/{user} HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n");
+        let plain = told(&server, &[&format!("{head}\r\n")]).await;
+        let by_the_routes = told(&server, &[&format!("{head}Content-Length: 0\r\n\r\n")]).await;
+        assert!(plain.starts_with("HTTP/1.1 "), "{plain}");
+        assert_eq!(plain, by_the_routes);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_are_answered_in_their_order_however_they_come() {
+    let server = server();
+    known(&server, "ann");
+    let get = |user: &str, lines: &str| format!("GET /api/v2/presence/{user} HTTP/1.1\r\nhost: x\r\n{lines}\r\n");
+    let long = format!("x-long: {}\r\n", "y".repeat(3 << 10));
+    let requests = [
+        get("ann", ""),
+        get("bob", "connection: keep-alive\r\n"),
+        get("ann", "cookie: a\r\n"),
+        "POST /api/v2/presence/batch HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n{\"user_ids\":[\"ann\"]}"
+            .to_owned(),
+        get("eve", ""),
+        get("ann", &long),
+    ];
+    let mut apart = String::new();
+    for request in &requests {
+        apart += &told(&server, &[request]).await;
+    }
+    assert_eq!(apart.matches("HTTP/1.1 200 OK").count(), 6, "{apart}");
+    let all = requests.concat();
+    assert_eq!(told(&server, &[&all]).await, apart);
+    let bytes: Vec<&str> = (0..all.len()).map(|at| &all[at..=at]).collect();
+    assert_eq!(told(&server, &bytes).await, apart);
+    assert_eq!(server.app.connections.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_answered_as_the_routes_answer_it_and_ends_with_the_node() {
+    let mut both = Vec::new();
+    for lines in ["", "content-length: 0\r\n"] {
+        let server = server();
+        known(&server, "ann");
+        let stopping = server.app.stopping.clone();
+        let ends = async {
+            sleep(Duration::from_secs(16)).await;
+            stopping.cancel();
+        };
+        let mut tasks = JoinSet::new();
+        let mut client = connect(&server, &mut tasks, 64 << 10);
+        let head = format!("GET /api/v2/presence/stream?users=ann,bob HTTP/1.1\r\nhost: x\r\n{lines}\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut all = String::new();
+        let (read, ()) = tokio::join!(client.read_to_string(&mut all), ends);
+        read.unwrap();
+        both.push(all.split_inclusive('\n').filter(|line| !line.starts_with("date: ")).collect::<String>());
+    }
+    assert!(both[0].contains("event: snapshot") && both[0].contains(": alive"), "{both:?}");
+    assert_eq!(both[0], both[1]);
+}

@@ -94,12 +94,12 @@ pub(crate) async fn get(
 ) -> Result<Response, ApiError> {
     app.readable()?;
     let (user, query) = (path(user)?, Query::parse(query.as_deref())?);
-    let entry = app.shown.get(&user);
-    if entry.is_none() && query.is_set("strict") {
+    let records = Records::of(&app.shown, [&user], sessions(&query));
+    let tag = records.tag();
+    if tag.is_none() && query.is_set("strict") {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "nothing is known of this user"));
     }
-    let tag = entry.map(|entry| entry.user.tag());
-    Ok(tagged(Envelope::of(Records::of(&app.shown, [&user], sessions(&query))).into_response(), tag))
+    Ok(tagged(Envelope::of(records).into_response(), tag))
 }
 
 /// `GET /api/v2/presence?users=a,b`, or `?online=1` for those who are here.
