@@ -185,6 +185,28 @@ async fn a_reload_that_a_crash_overtakes_is_no_refusal() {
 }
 
 #[tokio::test]
+async fn a_change_that_nats_server_takes_is_known_to_be_taken() {
+    let Some(binary) = nats_server("a_change_that_nats_server_takes") else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let accounts = folder.path().join("accounts.conf");
+    fs::write(&accounts, "A {}\n").expect("room");
+    let mut runner = Runner::new(1, &binary);
+    runner.set(&format!("nats.accounts={}", accounts.display()));
+    runner.start().await;
+    fs::write(&accounts, "A {}\nLATER {}\n").expect("room");
+    eventually("nats-server has the account", BOUND, async || {
+        let known = runner.monitor().get("/accountz").await?.json();
+        if known.to_string().contains("LATER") { Ok(()) } else { Err(known.to_string()) }
+    })
+    .await;
+    let status = said(&runner, "nothing is due", BOUND, |status| status["following"]["due"].is_null()).await;
+    assert_eq!(status["following"]["refused"], Value::Null, "{status}");
+    let file = fs::read_to_string(runner.store().join("kith/nats.conf")).expect("it runs with it");
+    assert!(file.contains("LATER"), "{file}");
+    assert!(!runner.log().contains("refuses the changed configuration"), "{}", runner.log());
+}
+
+#[tokio::test]
 async fn accounts_of_more_than_a_megabyte_are_refused_and_not_cut() {
     let (mut runner, folder) = scripted(IDLE);
     let accounts = folder.path().join("accounts.conf");

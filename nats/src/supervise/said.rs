@@ -51,7 +51,8 @@ fn parse(line: &str) -> Option<(Weight, &str)> {
 /// What it says of a reload: `Ok` if it was taken.
 pub(crate) fn reload(line: &str) -> Option<Result<(), String>> {
     let (_, text) = read(line);
-    if text == "Reloaded server configuration" {
+    // Some say the sum of the file behind it.
+    if text.starts_with("Reloaded server configuration") {
         return Some(Ok(()));
     }
     text.strip_prefix("Failed to reload server configuration: ").map(|why| Err(why.to_owned()))
@@ -83,6 +84,7 @@ mod tests {
     fn what_becomes_of_a_reload_is_read() {
         let said = |text: &str| reload(&format!("[1] 2026/11/27 14:33:32.123456 {text}"));
         assert_eq!(said("[INF] Reloaded server configuration"), Some(Ok(())));
+        assert_eq!(said("[INF] Reloaded server configuration (sha256:ef24bf21)"), Some(Ok(())), "2.15.1");
         let refused = said("[ERR] Failed to reload server configuration: no reload of a gateway");
         assert_eq!(refused, Some(Err("no reload of a gateway".to_owned())));
         assert_eq!(said("[INF] Server is ready"), None);
