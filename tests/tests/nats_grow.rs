@@ -1,5 +1,6 @@
 //! A server that was alone becomes one of a cluster, with its streams.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use async_nats::jetstream::{self, consumer, stream};
 use futures_util::StreamExt as _;
 use kith_tests::fetched::nats_server;
 use kith_tests::lab::{Background, Maker, NameServer, Runner, eventually, nats_address};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// For a group to form, on a busy machine.
 const BOUND: Duration = Duration::from_secs(90);
@@ -40,9 +41,12 @@ async fn fill(at: Ipv4Addr) {
     let config = consumer::pull::Config { durable_name: Some("reader".to_owned()), ..Default::default() };
     let reader = many.create_consumer(config).await.expect("it is taken");
     let mut taken = reader.fetch().max_messages(10).messages().await.expect("there are some");
+    let mut count = 0;
     while let Some(message) = taken.next().await {
         message.expect("it can be read").double_ack().await.expect("it is acknowledged");
+        count += 1;
     }
+    assert_eq!(count, 10);
 }
 
 /// An application goes on with the first as soon as it is there: it writes one more, and takes the first away.
@@ -55,8 +59,22 @@ async fn is_used(at: Ipv4Addr) {
         told.await.map_err(|error| error.to_string())?.await.map(drop).map_err(|error| error.to_string())
     })
     .await;
-    let many = context.get_stream("many").await.expect("it is there");
-    assert!(many.delete_message(1).await.expect("it is taken"));
+    delete(&context, 1).await;
+}
+
+/// Takes a message of the larger stream away.
+async fn delete(context: &jetstream::Context, sequence: u64) {
+    eventually(&format!("message {sequence} is taken away"), BOUND, async || {
+        let many = context.get_stream("many").await.map_err(|error| error.to_string())?;
+        match many.delete_message(sequence).await {
+            Ok(true) => Ok(()),
+            // Of a deletion whose answer was lost, the next one finds nothing.
+            Ok(false) => Err("not deleted".to_owned()),
+            Err(error) if error.to_string().contains("no message found") => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await;
 }
 
 /// What the streams hold, and how: those of `fill`, with these replicas, but for the two that were taken away of the one that was used.
@@ -72,14 +90,26 @@ async fn is_whole(at: Ipv4Addr, replicas: usize) {
         .await;
     }
     let many = context.get_stream("many").await.expect("it is there");
-    let mut reader: consumer::PullConsumer = many.get_consumer("reader").await.expect("its consumer came with it");
-    assert_eq!(reader.info().await.expect("it is told").ack_floor.stream_sequence, 10);
+    let reader = eventually("its consumer came with it, and where it was", BOUND, async || {
+        let reader: consumer::PullConsumer = many.get_consumer("reader").await.map_err(|error| error.to_string())?;
+        let floor = reader.cached_info().ack_floor.stream_sequence;
+        if floor == 10 { Ok(reader) } else { Err(format!("ack floor {floor}")) }
+    })
+    .await;
+    // By their place: what is acknowledged late comes once more.
     let mut rest = reader.messages().await.expect("it can be read");
-    for number in (10..MANY - 1).chain([MANY]) {
-        let message = rest.next().await.expect("there are more").expect("it can be read");
-        let body = String::from_utf8_lossy(&message.payload).into_owned();
-        assert!(body.starts_with(&format!("{number} xxx")) && body.len() > 1_000, "{number}: {body}");
+    let (mut bodies, last) = (BTreeMap::new(), (10..MANY - 1).chain([MANY]).count());
+    while bodies.len() < last {
+        let next = tokio::time::timeout(BOUND, rest.next()).await;
+        let next = next.unwrap_or_else(|_| panic!("no more within {BOUND:?} after {} of {last}", bodies.len()));
+        // A heartbeat that does not come is an error of the stream, which goes on.
+        let Ok(message) = next.expect("it does not end") else { continue };
+        bodies.insert(message.info().expect("it came of a stream").stream_sequence, message.payload.clone());
         message.ack().await.expect("it is sent");
+    }
+    for (number, body) in (10..MANY - 1).chain([MANY]).zip(bodies.values()) {
+        let body = String::from_utf8_lossy(body);
+        assert!(body.starts_with(&format!("{number} xxx")) && body.len() > 1_000, "{number}: {body}");
     }
 }
 
@@ -158,8 +188,20 @@ async fn a_lone_server_with_streams_joins_a_cluster_and_nothing_is_lost_however_
     std::fs::rename(aside.join("meta.inf"), &meta).expect("it stays where it was");
 
     // The last that was put aside is no more in the cluster: the mark alone says what that stream is.
-    let many = context(addresses[0]).await.get_stream("many").await.expect("it is there");
-    assert!(many.delete_message(MANY).await.expect("it is taken"));
+    delete(&context(addresses[0]).await, MANY).await;
+    // Somebody was ended while he restored the one that is left: it is not ours to give up, and then it is.
+    let client = async_nats::connect(format!("nats://{}:4222", addresses[0])).await.expect("it answers");
+    let config =
+        json!({"name": "one", "subjects": ["one.>"], "retention": "limits", "storage": "file", "num_replicas": 1});
+    let begin =
+        json!({"config": config, "state": {"messages": 1, "bytes": 40, "first_seq": 1, "last_seq": 1}}).to_string();
+    let said = client.request("$JS.API.STREAM.RESTORE.one", begin.into()).await.expect("it answers");
+    assert!(String::from_utf8_lossy(&said.payload).contains("deliver_subject"), "{said:?}");
+    let mut taken = grow(&runners[0], &addresses, &binary);
+    assert_eq!(taken.end(BOUND).await, Some(1), "{}", taken.stdout());
+    assert!(taken.stderr().contains("the cluster holds the name for somebody"), "{}", taken.stderr());
+    std::fs::write(aside.join("restored/$G/one/begun"), "").expect("the folder is there");
+
     let begun = Instant::now();
     let mut third = grow(&runners[0], &addresses, &binary);
     let done = step(&third, "done").await;

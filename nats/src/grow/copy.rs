@@ -5,14 +5,15 @@
 //!                               ▲───────── go on ──────┘ ◄── taken ───────────┘
 //!                             an empty one is the end, on both sides; then the target says how the stream is
 //! ```
-//! The target has the stream when it has said so, and nothing of it before. Then a mark is set, since applications use it from there on. One
-//! without a mark, where we were ended between the two, is ours when its last message is.
+//! The target has the stream when it has said so, and nothing of it before but its name, which it then holds for good: that we have begun is
+//! marked first, so that who is ended and begins again may give it up. When all is there a second mark is set, since applications use the stream
+//! from there on. One without that mark, where we were ended between the two, is ours when its last message is.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::context::{GetStreamErrorKind, UpdateStreamErrorKind};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use async_nats::jetstream::{self, ErrorCode, stream};
@@ -33,6 +34,16 @@ const WHOLE: Duration = Duration::from_secs(1800);
 const STEP: u64 = 16 << 20;
 /// The end of a snapshot.
 const END: u16 = 204;
+/// What says that it is HTTP's "not now" in a refusal of JetStream: no leader, or no room on enough servers, yet.
+const NOT_NOW: usize = 503;
+/// Before a stream is begun again.
+const PAUSE: Duration = Duration::from_secs(6);
+/// How often a stream is begun where what stands in its way passes: a leader that is to be elected, a server that restarts.
+const TRIES: u32 = 5;
+/// Whom we copy from.
+const ASIDE: &str = "what was put aside";
+/// Whom we copy to.
+const CLUSTER: &str = "the cluster";
 
 /// When a stream came into the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +61,15 @@ pub enum CopyError {
     /// It refuses.
     #[error("{0} refuses: {1}")]
     Refused(&'static str, String),
+    /// Its name is held by a restore that came to no end.
+    #[error(
+        "the cluster holds the name for somebody who has begun to restore such a stream and did not end: \
+         when nobody is at it any more, delete the stream there, and run this again"
+    )]
+    Taken,
+    /// The target cannot just now.
+    #[error("the cluster cannot take it just now: {0}")]
+    NotNow(String),
     /// The target says that it has it, and has not all.
     #[error("the cluster has it up to message {there}, where {here} was the last")]
     Short {
@@ -96,6 +116,9 @@ struct Answer {
 #[derive(Deserialize)]
 struct Refusal {
     #[serde(default)]
+    code: usize,
+    err_code: Option<ErrorCode>,
+    #[serde(default)]
     description: String,
 }
 
@@ -107,20 +130,50 @@ pub(super) async fn streams(client: &Client) -> Result<Vec<stream::Info>, String
     Ok(streams)
 }
 
-/// Copies it, unless it is there; `tell` hears how many bytes were.
+/// Copies it, unless it is there; `tell` hears how many bytes were. What passes by itself is waited for, half a minute in all.
 pub(super) async fn copy(
     source: &Client,
     target: &Client,
     stream: &stream::Info,
     replicas: Option<usize>,
     mark: &Mark,
-    tell: impl FnMut(u64),
+    mut tell: impl FnMut(u64),
+) -> Result<Copied, CopyError> {
+    let mut tries = 1;
+    loop {
+        match begin(source, target, stream, replicas, mark, &mut tell).await {
+            Err(error) if error.passes() && tries < TRIES => tokio::time::sleep(PAUSE).await,
+            done => return done,
+        }
+        tries += 1;
+    }
+}
+
+async fn begin(
+    source: &Client,
+    target: &Client,
+    stream: &stream::Info,
+    replicas: Option<usize>,
+    mark: &Mark,
+    mut tell: impl FnMut(u64),
 ) -> Result<Copied, CopyError> {
     let name = &stream.config.name;
     let unmarked = |source| CopyError::Mark { path: mark.path(), source };
     let copied = match state(target, name).await? {
         None => {
-            restore(source, target, name, tell).await?;
+            let begun = mark.is_begun().map_err(unmarked)?;
+            mark.begin().map_err(unmarked)?;
+            match restore(source, target, name, &mut tell).await {
+                Err(CopyError::Taken) if begun => {
+                    forget(target, name).await?;
+                    restore(source, target, name, tell).await?;
+                }
+                Err(CopyError::Taken) => {
+                    mark.unbegin().map_err(unmarked)?;
+                    return Err(CopyError::Taken);
+                }
+                done => done?,
+            }
             Copied::Now
         }
         Some(there) => {
@@ -148,8 +201,8 @@ async fn is_copy(
         return Ok(there.last_sequence == last);
     }
     let (name, place) = (&stream.config.name, there.last_sequence >= last);
-    let ours = message(source, "what was put aside", name, last).await?;
-    let theirs = message(target, "the cluster", name, last).await?;
+    let ours = message(source, ASIDE, name, last).await?;
+    let theirs = message(target, CLUSTER, name, last).await?;
     let is_same =
         ours.zip(theirs).is_some_and(|(ours, theirs)| ours.time == theirs.time && ours.subject == theirs.subject);
     Ok(place && is_same)
@@ -176,13 +229,13 @@ async fn message(
 /// Has the target make the stream of a snapshot.
 async fn restore(source: &Client, target: &Client, name: &str, mut tell: impl FnMut(u64)) -> Result<(), CopyError> {
     let inbox = source.new_inbox();
-    let silent = |error: &dyn std::fmt::Display| CopyError::Silent("what was put aside", error.to_string());
+    let silent = |error: &dyn std::fmt::Display| CopyError::Silent(ASIDE, error.to_string());
     let mut chunks = source.subscribe(inbox.clone()).await.map_err(|error| silent(&error))?;
     let asked = json!({ "deliver_subject": inbox, "no_consumers": false, "chunk_size": CHUNK });
-    let snapshot = ask(source, "what was put aside", &format!("$JS.API.STREAM.SNAPSHOT.{name}"), &asked).await?;
+    let snapshot = ask(source, ASIDE, &format!("$JS.API.STREAM.SNAPSHOT.{name}"), &asked).await?;
     let begin = json!({ "config": snapshot.config, "state": snapshot.state });
-    let restore = ask(target, "the cluster", &format!("$JS.API.STREAM.RESTORE.{name}"), &begin).await?;
-    let into = restore.deliver_subject.ok_or(CopyError::Refused("the cluster", "no subject to send to".to_owned()))?;
+    let restore = ask(target, CLUSTER, &format!("$JS.API.STREAM.RESTORE.{name}"), &begin).await?;
+    let into = restore.deliver_subject.ok_or(CopyError::Refused(CLUSTER, "no subject to send to".to_owned()))?;
     let (mut copied, mut told) = (0, 0);
     loop {
         let next = tokio::time::timeout(ANSWER, chunks.next()).await;
@@ -208,6 +261,11 @@ async fn restore(source: &Client, target: &Client, name: &str, mut tell: impl Fn
     if there >= here { Ok(()) } else { Err(CopyError::Short { there, here }) }
 }
 
+/// Has the target give up a restore in which we were ended: it is no stream, and by itself the name stays taken for good.
+async fn forget(target: &Client, name: &str) -> Result<(), CopyError> {
+    ask(target, CLUSTER, &format!("$JS.API.STREAM.DELETE.{name}"), &json!({})).await.map(drop)
+}
+
 /// Whether the end of a snapshot is one.
 fn ended(last: &Message) -> Result<(), CopyError> {
     let status = last.status.map(|status| status.as_u16());
@@ -215,7 +273,7 @@ fn ended(last: &Message) -> Result<(), CopyError> {
         return Ok(());
     }
     let why = last.description.clone().unwrap_or_else(|| format!("{status:?}"));
-    Err(CopyError::Refused("what was put aside", why))
+    Err(CopyError::Refused(ASIDE, why))
 }
 
 async fn state(target: &Client, name: &str) -> Result<Option<stream::State>, CopyError> {
@@ -224,7 +282,8 @@ async fn state(target: &Client, name: &str) -> Result<Option<stream::State>, Cop
         Ok(stream) => Ok(Some(stream.cached_info().state.clone())),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(refused) if refused.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
-            _ => Err(CopyError::Silent("the cluster", error.to_string())),
+            GetStreamErrorKind::JetStream(refused) => Err(refused_by_cluster(&refused)),
+            _ => Err(CopyError::Silent(CLUSTER, error.to_string())),
         },
     }
 }
@@ -232,14 +291,39 @@ async fn state(target: &Client, name: &str) -> Result<Option<stream::State>, Cop
 async fn replicate(target: &Client, name: &str, replicas: Option<usize>) -> Result<(), CopyError> {
     let Some(replicas) = replicas else { return Ok(()) };
     let context = jetstream::new(target.clone());
-    let refused = |error: &dyn std::fmt::Display| CopyError::Refused("the cluster", error.to_string());
-    let stream = context.get_stream(name).await.map_err(|error| refused(&error))?;
+    let silent = |error: &dyn std::fmt::Display| CopyError::Silent(CLUSTER, error.to_string());
+    let stream = context.get_stream(name).await.map_err(|error| silent(&error))?;
     let config = stream.cached_info().config.clone();
     if config.num_replicas == replicas {
         return Ok(());
     }
     let wanted = stream::Config { num_replicas: replicas, ..config };
-    context.update_stream(wanted).await.map(drop).map_err(|error| refused(&error))
+    context.update_stream(wanted).await.map(drop).map_err(|error| match error.kind() {
+        UpdateStreamErrorKind::JetStream(refused) => refused_by_cluster(&refused),
+        _ => silent(&error),
+    })
+}
+
+fn refused_by_cluster(refused: &jetstream::Error) -> CopyError {
+    match refused.code() {
+        NOT_NOW => CopyError::NotNow(refused.to_string()),
+        _ => CopyError::Refused(CLUSTER, refused.to_string()),
+    }
+}
+
+impl CopyError {
+    /// Whether it may be otherwise soon.
+    fn passes(&self) -> bool {
+        match self {
+            Self::NotNow(_) | Self::Silent(CLUSTER, _) => true,
+            Self::Taken
+            | Self::Silent(..)
+            | Self::Refused(..)
+            | Self::Short { .. }
+            | Self::Another { .. }
+            | Self::Mark { .. } => false,
+        }
+    }
 }
 
 async fn ask(of: &Client, who: &'static str, subject: &str, body: &Value) -> Result<Answer, CopyError> {
@@ -252,13 +336,15 @@ async fn ask(of: &Client, who: &'static str, subject: &str, body: &Value) -> Res
 /// Sends a chunk. What is said to it is empty, or why it was refused; to the last, how the stream is.
 async fn send(target: &Client, into: &str, chunk: Request) -> Result<Option<Answer>, CopyError> {
     let answer = target.send_request(into.to_owned(), chunk).await;
-    let answer = answer.map_err(|error| CopyError::Silent("the cluster", error.to_string()))?;
-    if answer.payload.is_empty() { Ok(None) } else { read("the cluster", &answer.payload).map(Some) }
+    let answer = answer.map_err(|error| CopyError::Silent(CLUSTER, error.to_string()))?;
+    if answer.payload.is_empty() { Ok(None) } else { read(CLUSTER, &answer.payload).map(Some) }
 }
 
 fn read(who: &'static str, payload: &[u8]) -> Result<Answer, CopyError> {
     let answer: Answer = serde_json::from_slice(payload).map_err(|error| CopyError::Refused(who, error.to_string()))?;
     match answer.error {
+        Some(refused) if refused.err_code == Some(ErrorCode::STREAM_NAME_EXIST_RESTORE_FAILED) => Err(CopyError::Taken),
+        Some(refused) if who == CLUSTER && refused.code == NOT_NOW => Err(CopyError::NotNow(refused.description)),
         Some(refused) => Err(CopyError::Refused(who, refused.description)),
         None => Ok(answer),
     }

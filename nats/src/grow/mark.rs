@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  kith/alone/restored/ACCOUNT/STREAM/restored     an empty file, on disk before the next stream is begun
+//!                                     /begun        the same, on disk before anything of the stream is sent
 //! ```
 
 use std::fs;
@@ -12,6 +13,7 @@ use crate::identity;
 
 const FOLDER: &str = "restored";
 const FILE: &str = "restored";
+const BEGUN: &str = "begun";
 
 /// That of one stream. Names of accounts and streams are those of folders already, below `jetstream`.
 pub(super) struct Mark {
@@ -34,8 +36,27 @@ impl Mark {
 
     /// Sets it, and returns when it is on disk, with all folders above it.
     pub(super) fn set(&self) -> io::Result<()> {
+        self.write(FILE)
+    }
+
+    /// Whether we have begun to send the stream.
+    pub(super) fn is_begun(&self) -> io::Result<bool> {
+        self.folder.join(BEGUN).try_exists()
+    }
+
+    /// We begin: on disk as above.
+    pub(super) fn begin(&self) -> io::Result<()> {
+        self.write(BEGUN)
+    }
+
+    /// It was somebody else who had begun.
+    pub(super) fn unbegin(&self) -> io::Result<()> {
+        fs::remove_file(self.folder.join(BEGUN))
+    }
+
+    fn write(&self, file: &str) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        identity::write(&self.path(), b"")?;
+        identity::write(&self.folder.join(file), b"")?;
         for folder in self.folder.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.aside)) {
             fs::File::open(folder)?.sync_all()?;
         }
@@ -55,6 +76,11 @@ mod tests {
         assert!(!mark.is_set().expect("it is read"));
         mark.set().expect("room");
         mark.set().expect("once more");
+        assert!(!mark.is_begun().expect("it is read"));
+        mark.begin().expect("room");
+        assert!(mark.is_begun().expect("it is read"));
+        mark.unbegin().expect("it is there");
+        assert_eq!((mark.is_begun().ok(), mark.is_set().ok()), (Some(false), Some(true)));
         assert!(Mark::of(aside.path(), "$G", &long).is_set().expect("it is read"));
         for (account, stream) in [("$G", "new"), ("APP", long.as_str())] {
             assert!(!Mark::of(aside.path(), account, stream).is_set().expect("it is read"));
