@@ -28,6 +28,16 @@ pub(super) struct Observed {
     pub(super) trouble: Option<String>,
     /// How long the shortest answer holds.
     pub(super) ttl: Option<Duration>,
+    /// What was answered at all.
+    pub(super) heard: Heard,
+}
+
+/// How much of what was asked was answered, be it that there is nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Heard {
+    #[default]
+    All,
+    Some,
 }
 
 /// Asks all that a server in this place needs. `known` are the regions of earlier passes, asked also when the list of
@@ -74,14 +84,30 @@ pub(super) async fn observe(dns: &impl Dns, place: &Place, known: BTreeSet<Label
             within.insert(region, answer);
         }
     }
-    Observed { center, regions, within, ports: [routes, gateways, leaves], trouble: look.trouble, ttl: look.ttl }
+    Observed {
+        center,
+        regions,
+        within,
+        ports: [routes, gateways, leaves],
+        trouble: look.trouble,
+        ttl: look.ttl,
+        heard: look.heard,
+    }
 }
 
 impl Observed {
     /// Of a server that knows no other.
     fn nothing() -> Observed {
         let (within, ports) = (BTreeMap::new(), [None, None, None]);
-        Observed { center: Answer::Empty, regions: Answer::Empty, within, ports, trouble: None, ttl: None }
+        Observed {
+            center: Answer::Empty,
+            regions: Answer::Empty,
+            within,
+            ports,
+            trouble: None,
+            ttl: None,
+            heard: Heard::All,
+        }
     }
 
     /// Into what is known.
@@ -108,6 +134,7 @@ impl Observed {
 struct Look {
     trouble: Option<String>,
     ttl: Option<Duration>,
+    heard: Heard,
 }
 
 impl Look {
@@ -119,7 +146,10 @@ impl Look {
                 (*left_out > 0).then(|| format!("{name} has {} records; {} are used", set.len() + left_out, set.len()))
             }
             Answer::Empty => Some(format!("{name} has no records")),
-            Answer::Failed(failure) => Some(format!("{name}: {failure}")),
+            Answer::Failed(failure) => {
+                self.heard = Heard::Some;
+                Some(format!("{name}: {failure}"))
+            }
         };
         self.trouble = self.trouble.take().or(trouble);
     }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::check::Check;
 use super::desk::Desk;
-use super::observe::{Observed, observe};
+use super::observe::{Heard, Observed, observe};
 use super::{Ask, News, Read, Sources};
 use crate::blocking::blocking;
 use crate::peers::{Kept, Peers};
@@ -77,6 +77,7 @@ impl<D: Dns, C: Check> Loop<D, C> {
         while let Some(observed) = self.observed(rest, &token).await {
             let ttl = observed.ttl.unwrap_or(PERIOD);
             self.desk.heard(observed.trouble.as_deref());
+            self.count(observed.heard);
             observed.into_peers(&mut self.peers, self.place.region.as_ref(), now());
             self.want().await;
             self.keep().await;
@@ -95,14 +96,25 @@ impl<D: Dns, C: Check> Loop<D, C> {
         }
     }
 
+    /// A look without some answers says of those names what the look before has said. So that such looks are not taken for a list that
+    /// stays the same, time begins anew; after a minute, one that has no answer for some name for good is enough.
+    fn count(&mut self, heard: Heard) {
+        if heard == Heard::Some && self.is_early() && matches!(self.first, First::Since(..)) {
+            self.first = First::Unheard;
+        }
+    }
+
+    fn is_early(&self) -> bool {
+        now().saturating_duration_since(self.begun) < EARLY
+    }
+
     /// How long to rest after an answer that holds for so long.
     fn rest(&self, ttl: Duration) -> Duration {
-        let is_early = now().saturating_duration_since(self.begun) < EARLY;
         match self.first {
-            First::Unheard | First::Since(..) if is_early => SETTLING,
+            First::Unheard | First::Since(..) if self.is_early() => SETTLING,
             // A list that never settles is asked for no more often than any other.
             First::Unheard | First::Since(..) => SHORTEST,
-            First::Over if is_early => SHORTEST,
+            First::Over if self.is_early() => SHORTEST,
             First::Over => ttl.clamp(SHORTEST, PERIOD),
         }
     }

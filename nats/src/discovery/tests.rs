@@ -249,6 +249,33 @@ async fn the_first_list_of_all_has_to_stay_the_same_for_a_moment_and_later_ones_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_of_which_nothing_was_heard_for_a_while_has_not_stayed_the_same() {
+    let bench = Bench::with_peers();
+    let (mut discovery, _task) = bench.start();
+    discovery.until(|news| news.ready == Ready::Waiting(Unknown::Settling)).await;
+    bench.dns.silent();
+    pass(10).await;
+    assert_eq!(discovery.news.borrow().ready, Ready::Waiting(Unknown::Settling));
+    let all = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.1.0.1"];
+    bench.dns.addresses("center.process", &all);
+    bench.dns.addresses("ams", &all[..4]);
+    bench.dns.addresses("iad", &all[4..]);
+    bench.dns.regions("ams,iad");
+    discovery.started().await;
+    assert_eq!(discovery.news.borrow().peers, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_minute_a_list_is_enough_of_which_one_name_is_never_answered() {
+    let bench = Bench::with_peers();
+    bench.dns.set("iad", Said { failed: Some(Failure::TimedOut), ..Said::default() });
+    let (mut discovery, _task) = bench.start();
+    pass(55).await;
+    assert_eq!(discovery.news.borrow().ready, Ready::Waiting(Unknown::Settling));
+    assert_eq!(discovery.told().await, Change::Start);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_last_of_those_that_start_together_is_seen_soon_and_the_list_settles_in_two_seconds() {
     let bench = Bench::new();
     bench.dns.regions("ams");
