@@ -91,6 +91,7 @@ pub(crate) async fn mend(
                 );
                 if let Err(error) = orders.try_send(Order::Restart(Reason::Regions)) {
                     tracing::warn!(%error, "the restart cannot be asked for");
+                    unheard.asked = None;
                 }
             }
         })

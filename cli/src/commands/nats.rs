@@ -19,8 +19,8 @@ use crate::out::Out;
 
 /// How long the runner may take to answer: what it says is at hand.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long it may take to do what it is told: JetStream is asked twice.
-const ORDER: Duration = Duration::from_secs(20);
+/// How long it may take to do what it is told: JetStream is asked four times, behind a connection of its own.
+const ORDER: Duration = Duration::from_secs(30);
 
 /// Asks and prints.
 pub(crate) async fn run(action: &NatsAction) -> Result<(), Failure> {
