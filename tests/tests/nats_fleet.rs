@@ -161,6 +161,14 @@ async fn seven_servers_in_three_regions_join_and_an_eighth_in_a_fourth_with_no_s
     let begun = Instant::now();
     fleet.joined(8).await;
     eprintln!("an eighth in a fourth region belongs {:?} after its start", begun.elapsed());
+    for node in &fleet.nodes[..7] {
+        eventually(&format!("{} has seen it, and needs it at its next start only", node.name), BOUND, async || {
+            let status = asked(node, 5500, "/status").await?;
+            let due = &status["following"]["due"];
+            if *due == "at the next start: gateways" { Ok(()) } else { Err(status.to_string()) }
+        })
+        .await;
+    }
     assert_eq!(fleet.told(7).await, before, "signals to the others, and their processes");
 
     let killed = before[1].1.as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("it runs");
@@ -215,9 +223,12 @@ async fn two_leaves_find_the_center_and_twenty_seconds_of_empty_dns_change_nothi
     })
     .await;
     for node in &fleet.nodes {
-        let status = asked(node, 5500, "/status").await.expect("it answers");
-        let trouble = status["following"]["dns"].as_str().unwrap_or_default();
-        assert!(trouble.contains("has no records"), "{}: {status}", node.name);
+        eventually(&format!("{} says that DNS has nobody", node.name), BOUND, async || {
+            let status = asked(node, 5500, "/status").await?;
+            let trouble = status["following"]["dns"].as_str().unwrap_or_default();
+            if trouble.contains("has no records") { Ok(()) } else { Err(status.to_string()) }
+        })
+        .await;
     }
     fleet.daemons.iter_mut().for_each(Node::launch);
     for node in &fleet.nodes {
