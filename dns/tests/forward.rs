@@ -780,6 +780,16 @@ async fn an_upstream_by_tls_proves_its_name_and_its_connection_is_kept() {
 }
 
 #[tokio::test]
+async fn where_every_upstream_is_left_out_it_is_said_at_once() {
+    let server = Running::start(Forwarding { upstreams: Upstreams::These(Vec::new()), ..Forwarding::refused() }).await;
+    let begun = Instant::now();
+    let answer = udp(server.addr, &with_edns(query(7, "www.example.", RecordType::A), 1232)).await;
+    assert_eq!(shown(&answer), "Server Failure RA EDE 23");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn without_upstreams_foreign_names_are_refused() {
     let server = Running::start(Forwarding::refused()).await;
     assert_eq!(shown(&server.ask("www.example.", RecordType::A).await), "Query Refused");

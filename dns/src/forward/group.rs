@@ -99,6 +99,10 @@ impl Group {
 
     /// Asks until somebody answers or [`PATIENCE`] is over: the answer, and how many records were denied in it.
     pub(crate) async fn resolve(&self, question: &Question, guard: &Guard) -> Result<(Entry, usize), Option<Ede>> {
+        // Nothing would end the wait: nobody is asked.
+        if self.peers.is_empty() {
+            return Err(Some(Ede::NetworkError));
+        }
         let begun = Instant::now();
         let (mut line, beside) = self.line(begun);
         let mut running = FuturesUnordered::new();
@@ -113,13 +117,12 @@ impl Group {
         for peer in beside.into_iter().chain(line.pop_front()) {
             running.push(start(peer, &mut open));
         }
-        let mut failure = Some(Ede::NetworkError);
         let mut late = begun + LATE;
         loop {
             tokio::select! {
                 // Cancel-safe, all three: what is running stays in `running`, and the others are points in time.
                 Some((peer, result)) = running.next() => {
-                    match result {
+                    let failure = match result {
                         Ok(answer) => {
                             peer.settle("answered", None);
                             let slow = |(_, since): &&(Arc<Peer>, Instant)| since.elapsed() >= LATE;
@@ -127,8 +130,8 @@ impl Group {
                             others.for_each(|(other, _)| other.settle("late", Some(Instant::now())));
                             return Ok(answer);
                         }
-                        Err(error) => failure = said(&peer, &error),
-                    }
+                        Err(error) => said(&peer, &error),
+                    };
                     open.retain(|(other, _)| !Arc::ptr_eq(other, &peer));
                     line.retain(|other| !Arc::ptr_eq(other, &peer));
                     match line.pop_front() {
@@ -146,7 +149,6 @@ impl Group {
                     open.iter().for_each(|(peer, _)| peer.settle("late", Some(Instant::now())));
                     return Err(Some(Ede::NetworkError));
                 }
-                else => return Err(failure),
             }
         }
     }
