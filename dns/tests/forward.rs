@@ -780,6 +780,26 @@ async fn an_upstream_by_tls_proves_its_name_and_its_connection_is_kept() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_refuses_one_name_is_asked_about_the_others() {
+    let first = Fake::start(|question, _| {
+        let refuses = question.queries[0].name().to_lowercase().to_ascii() == "no.example.";
+        Act::Answer(match refuses {
+            true => reply(question, ResponseCode::Refused, &[], &[]),
+            false => one_address(question, 60),
+        })
+    })
+    .await;
+    let second = Fake::start(|question, _| Act::Answer(one_address(question, 60))).await;
+    let server = Running::to(&[&first, &second]).await;
+    for name in ["no.example.", "yes.example."] {
+        assert_eq!(shown(&server.ask(name, RecordType::A).await), "No Error RA 60 192.0.2.1");
+    }
+    assert_eq!((first.asked(), second.asked()), (2, 1));
+    assert!(server.forward().upstreams.iter().all(|upstream| upstream.working));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn where_every_upstream_is_left_out_it_is_said_at_once() {
     let server = Running::start(Forwarding { upstreams: Upstreams::These(Vec::new()), ..Forwarding::refused() }).await;
     let begun = Instant::now();

@@ -175,7 +175,8 @@ fn said(peer: &Peer, error: &ExchangeError) -> Option<Ede> {
         }
         // It works; it has no answer to this question.
         ExchangeError::Failed(Failed::ServFail | Failed::NotUnderstood) => peer.settle("servfail", None),
-        ExchangeError::Failed(Failed::Refused) => peer.settle("refused", now),
+        // One name may be refused and all others answered. Who refuses all of them costs a round trip.
+        ExchangeError::Failed(Failed::Refused) => peer.settle("refused", None),
         ExchangeError::Failed(Failed::Malformed) => peer.settle("malformed", None),
     }
     match error {
