@@ -725,9 +725,12 @@ async fn an_answer_that_follows_an_alias_is_counted_as_ours_and_says_that_it_is_
     server.stop().await;
 }
 
-/// An upstream that speaks TLS and has a certificate for this name; the certificate in PEM, and how often it was
-/// connected to.
-async fn secure(name: &str) -> (SocketAddr, String, Arc<AtomicUsize>, JoinSet<()>) {
+/// An upstream that speaks TLS, has a certificate for this name and answers so; the certificate in PEM, and how often it
+/// was connected to.
+async fn secure(
+    name: &str,
+    answer: impl Fn(&Message) -> Message + Send + 'static,
+) -> (SocketAddr, String, Arc<AtomicUsize>, JoinSet<()>) {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -749,7 +752,7 @@ async fn secure(name: &str) -> (SocketAddr, String, Arc<AtomicUsize>, JoinSet<()
             while let Ok(length) = stream.read_u16().await {
                 let mut question = vec![0; length.into()];
                 stream.read_exact(&mut question).await.unwrap();
-                let answer = one_address(&Message::from_vec(&question).unwrap(), 60).to_vec().unwrap();
+                let answer = answer(&Message::from_vec(&question).unwrap()).to_vec().unwrap();
                 stream.write_all(&[&(answer.len() as u16).to_be_bytes(), &*answer].concat()).await.unwrap();
             }
         }
@@ -759,7 +762,7 @@ async fn secure(name: &str) -> (SocketAddr, String, Arc<AtomicUsize>, JoinSet<()
 
 #[tokio::test]
 async fn an_upstream_by_tls_proves_its_name_and_its_connection_is_kept() {
-    let (addr, pem, connections, _tasks) = secure("dns.example").await;
+    let (addr, pem, connections, _tasks) = secure("dns.example", |question| one_address(question, 60)).await;
     let folder = tempfile::tempdir().unwrap();
     let trusted = folder.path().join("ca.pem");
     std::fs::write(&trusted, pem).unwrap();
@@ -777,6 +780,35 @@ async fn an_upstream_by_tls_proves_its_name_and_its_connection_is_kept() {
     let other = Running::start(to("other.example")).await;
     assert_eq!(shown(&other.ask("a.example.", RecordType::A).await), "Server Failure RA");
     other.stop().await;
+}
+
+#[tokio::test]
+async fn certificates_that_come_later_are_read_and_a_connection_with_another_ones_answer_is_not_kept() {
+    let wrong = |question: &Message| {
+        let mut answer = one_address(question, 60);
+        if question.queries[0].name().to_lowercase().to_ascii() == "wrong.example." {
+            answer.metadata.id ^= 1;
+        }
+        answer
+    };
+    let (addr, pem, connections, _tasks) = secure("dns.example", wrong).await;
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = folder.path().join("ca.pem");
+    let server = Running::start(Forwarding {
+        upstreams: Upstreams::These(vec![format!("tls://{addr}#dns.example").parse().unwrap()]),
+        trusted: Some(trusted.clone()),
+        ..Forwarding::refused()
+    })
+    .await;
+    assert_eq!(shown(&server.ask("a.example.", RecordType::A).await), "Server Failure RA");
+    std::fs::write(&trusted, pem).unwrap();
+    assert_eq!(shown(&server.ask("b.example.", RecordType::A).await), "No Error RA 60 192.0.2.1");
+    let before = connections.load(Ordering::SeqCst);
+    assert_eq!(shown(&server.ask("wrong.example.", RecordType::A).await), "Server Failure RA");
+    let between = connections.load(Ordering::SeqCst);
+    assert_eq!(shown(&server.ask("c.example.", RecordType::A).await), "No Error RA 60 192.0.2.1");
+    assert_eq!(connections.load(Ordering::SeqCst), between + 1, "{before} before");
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -76,8 +76,8 @@ enum Edns {
 #[derive(Debug)]
 pub(crate) struct Trust {
     file: Option<PathBuf>,
-    /// Made when the first upstream needs it.
-    config: OnceLock<Result<Arc<ClientConfig>, String>>,
+    /// Made when an upstream needs it and the file is there.
+    config: OnceLock<Arc<ClientConfig>>,
 }
 
 /// TLS to one upstream: the connections that are open and unused.
@@ -135,16 +135,16 @@ async fn plain(addr: SocketAddr, question: &Question, edns: Edns, guard: &Guard)
     }
     drop(socket);
     let mut stream = TcpStream::connect(addr).await?;
-    over(&mut stream, question, edns, guard).await
+    Ok(over(&mut stream, question, edns, guard).await?.unwrap_or(Cleaned::Failed(Failed::Malformed)))
 }
 
-/// Over a stream that is open.
+/// Over a stream that is open; `None`: what came is no answer to this question.
 async fn over(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     question: &Question,
     edns: Edns,
     guard: &Guard,
-) -> io::Result<Cleaned> {
+) -> io::Result<Option<Cleaned>> {
     let (message, sent) = question.message(edns);
     stream.write_all(&[&(message.len() as u16).to_be_bytes(), &*message].concat()).await?;
     stream.flush().await?;
@@ -153,8 +153,8 @@ async fn over(
     let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
     stream.read_exact(&mut reply).await?;
     match matches(&reply, &sent) {
-        Match::Yes | Match::OtherCase => Ok(clean(&reply, &sent, guard)),
-        Match::No => Ok(Cleaned::Failed(Failed::Malformed)),
+        Match::Yes | Match::OtherCase => Ok(Some(clean(&reply, &sent, guard))),
+        Match::No => Ok(None),
     }
 }
 
@@ -168,19 +168,16 @@ async fn tls(
     guard: &Guard,
 ) -> io::Result<Cleaned> {
     // The other side may have closed it meanwhile: then another one is made.
-    while let Some(mut stream) = secure.take() {
-        if let Ok(cleaned) = over(&mut stream, question, edns, guard).await {
-            secure.put(stream);
+    while let Some(stream) = secure.take() {
+        if let Ok(cleaned) = secure.over(stream, question, edns, guard).await {
             return Ok(cleaned);
         }
     }
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
     let stream = TcpStream::connect(addr).await?;
     stream.set_nodelay(true)?;
-    let mut stream = TlsConnector::from(secure.trust.config()?).connect(name, stream).await?;
-    let cleaned = over(&mut stream, question, edns, guard).await?;
-    secure.put(stream);
-    Ok(cleaned)
+    let stream = TlsConnector::from(secure.trust.config()?).connect(name, stream).await?;
+    secure.over(stream, question, edns, guard).await
 }
 
 impl Trust {
@@ -190,8 +187,12 @@ impl Trust {
     }
 
     fn config(&self) -> io::Result<Arc<ClientConfig>> {
-        let config = self.config.get_or_init(|| self.read().map(Arc::new).map_err(|error| error.to_string()));
-        config.clone().map_err(io::Error::other)
+        if let Some(config) = self.config.get() {
+            return Ok(Arc::clone(config));
+        }
+        // Read again by the next question if it cannot be read: the file may come after us.
+        let config = Arc::new(self.read()?);
+        Ok(Arc::clone(self.config.get_or_init(|| config)))
     }
 
     fn read(&self) -> io::Result<ClientConfig> {
@@ -213,6 +214,22 @@ impl Trust {
 impl Secure {
     pub(crate) fn new(trust: Arc<Trust>) -> Self {
         Self { trust, idle: Mutex::default() }
+    }
+
+    /// Asks over this connection, and keeps it for the next question if it gave the answer to this one: what else came
+    /// on it leaves the next answer in doubt as well.
+    async fn over(
+        &self,
+        mut stream: TlsStream<TcpStream>,
+        question: &Question,
+        edns: Edns,
+        guard: &Guard,
+    ) -> io::Result<Cleaned> {
+        let cleaned = over(&mut stream, question, edns, guard).await?;
+        if cleaned.is_some() {
+            self.put(stream);
+        }
+        Ok(cleaned.unwrap_or(Cleaned::Failed(Failed::Malformed)))
     }
 
     fn take(&self) -> Option<TlsStream<TcpStream>> {
