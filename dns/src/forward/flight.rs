@@ -17,11 +17,27 @@ use crate::query::Query;
 /// Letters that a question needs to be known again by their case: fewer are the same by chance too often.
 const LETTERS_MIN: usize = 12;
 
+/// What comes of asking: the answer and how many records were denied in it, or what is told of the failure.
+type Resolved = Result<(Entry, usize), Option<Ede>>;
+
 /// A question that is being asked.
 #[derive(Debug, Clone)]
 pub(super) struct Flight {
     pub(super) question: Arc<Question>,
     pub(super) landed: watch::Receiver<Option<Arc<Entry>>>,
+}
+
+/// A place in the list of flights, given up however the asking ends: a question that stayed in it would be waited for
+/// for ever, and never asked again.
+struct Listed {
+    forwarder: Forwarder,
+    key: Arc<[u8]>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        lock(&self.forwarder.0.flights).remove(&self.key);
+    }
 }
 
 impl Forwarder {
@@ -33,6 +49,16 @@ impl Forwarder {
 
     /// The flight that asks this question: the one that is on its way, or a new one.
     pub(super) fn board(&self, key: &Key, query: &Query<'_>, course: Course) -> Flight {
+        self.fly(key, query, async move |question| course.group.resolve(&question, &course.guard).await)
+    }
+
+    /// The same, with how a new one asks.
+    fn fly<F: Future<Output = Resolved> + Send + 'static>(
+        &self,
+        key: &Key,
+        query: &Query<'_>,
+        ask: impl FnOnce(Arc<Question>) -> F,
+    ) -> Flight {
         let mut flights = lock(&self.0.flights);
         if let Some(flight) = flights.get(key.bytes()) {
             return flight.clone();
@@ -42,16 +68,16 @@ impl Forwarder {
         let key: Arc<[u8]> = key.bytes().into();
         let flight = Flight { question: Arc::clone(&question), landed };
         flights.insert(Arc::clone(&key), flight.clone());
-        let forwarder = self.clone();
+        let listed = Listed { forwarder: self.clone(), key: Arc::clone(&key) };
+        let asking = ask(question);
         self.0.tasks.spawn(async move {
-            let asking = course.group.resolve(&question, &course.guard);
             let result = tokio::select! {
                 // Cancel-safe: nobody waits any more.
-                () = forwarder.0.stop.cancelled() => return,
+                () = listed.forwarder.0.stop.cancelled() => return,
                 result = asking => result,
             };
-            let entry = forwarder.keep(&key, result);
-            lock(&forwarder.0.flights).remove(&key);
+            let entry = listed.forwarder.keep(&key, result);
+            drop(listed);
             // Those who asked may have gone.
             land.send(Some(entry)).ok();
         });
@@ -59,7 +85,7 @@ impl Forwarder {
     }
 
     /// Keeps what came of asking, and says what is to be answered.
-    fn keep(&self, key: &Arc<[u8]>, result: Result<(Entry, usize), Option<Ede>>) -> Arc<Entry> {
+    fn keep(&self, key: &Arc<[u8]>, result: Resolved) -> Arc<Entry> {
         let now = Instant::now();
         let mut cache = lock(&self.0.cache);
         let entry = match result {
@@ -91,5 +117,39 @@ impl Flight {
         let upper = letters().filter(|letter| letter.is_ascii_uppercase()).count();
         let all = letters().count();
         all >= LETTERS_MIN && upper > 0 && upper < all && *self.question.bytes == *query.question
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use arc_swap::ArcSwap;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::forward::{Forwarding, Routes, Upstreams};
+    use crate::status::Published;
+    use crate::{query, testing};
+
+    fn forwarder(upstreams: Upstreams) -> Forwarder {
+        let built = tokio::time::Instant::now();
+        let published = Published { zone: testing::zone([]), built, took: Duration::ZERO, stale_since: None };
+        let config = Config { forward: Forwarding { upstreams, ..Forwarding::refused() }, ..testing::config() };
+        let published = Arc::new(ArcSwap::from_pointee(published));
+        Forwarder::new(&config, (Arc::new(Routes::default()), &published), &[], 1).expect("it forwards").0
+    }
+
+    #[tokio::test]
+    async fn a_question_whose_asking_panics_is_asked_again() {
+        let forwarder = forwarder(Upstreams::These(Vec::new()));
+        let packet = testing::query("www.example", "A").to_vec().unwrap();
+        let query = query::parse(&packet).unwrap();
+        let key = Key::of(&query);
+        let mut flight = forwarder.fly(&key, &query, async |_| panic!("of the asking"));
+        assert!(flight.landed.wait_for(Option::is_some).await.is_err());
+        let course = forwarder.0.course(&query).ok().flatten().unwrap();
+        let mut flight = forwarder.board(&key, &query, course);
+        assert!(flight.landed.wait_for(Option::is_some).await.is_ok());
     }
 }
