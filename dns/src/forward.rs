@@ -46,7 +46,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -98,6 +98,8 @@ struct Shared {
     cache: Mutex<Cache>,
     flights: Mutex<HashMap<Arc<[u8]>, Flight>>,
     seats: Mutex<Seats>,
+    /// Room for questions that are asked ahead of time.
+    ahead: Arc<Semaphore>,
     fills: Vec<mpsc::Sender<Fill>>,
     counts: Counts,
     tables: Vec<Arc<TableCounts>>,
@@ -159,6 +161,7 @@ impl Forwarder {
             cache: Mutex::new(Cache::new(half)),
             flights: Mutex::default(),
             seats: Mutex::default(),
+            ahead: Arc::new(Semaphore::new(flight::PREFETCHES_MAX)),
             fills: fills_in,
             counts: Counts::default(),
             tables: tables.clone(),

@@ -195,6 +195,7 @@ fn forward(forward: &ForwardStatus) -> Value {
             "bytes": forward.bytes,
             "stale_served": forward.stale,
             "prefetches": forward.prefetches,
+            "prefetches_skipped": forward.prefetches_skipped,
         },
         "turned_away": forward.turned_away,
         "refused": forward.refused,

@@ -19,6 +19,8 @@ pub struct ForwardStatus {
     pub stale: u64,
     /// Questions asked before their answer expired, since it is in use.
     pub prefetches: u64,
+    /// Questions that were not, because too many were being asked so.
+    pub prefetches_skipped: u64,
     /// Questions turned away because too many waited.
     pub turned_away: u64,
     /// Questions refused to whom nothing is forwarded.
@@ -51,6 +53,7 @@ pub(super) struct Counts {
     pub(super) misses: AtomicU64,
     pub(super) stale: AtomicU64,
     pub(super) prefetches: AtomicU64,
+    pub(super) prefetches_skipped: AtomicU64,
     pub(super) turned_away: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) loops: AtomicU64,
@@ -102,6 +105,7 @@ impl Forwarder {
             misses: read(&counts.misses),
             stale: read(&counts.stale) + of_tables(|counts| read(&counts.stale)),
             prefetches: read(&counts.prefetches),
+            prefetches_skipped: read(&counts.prefetches_skipped),
             turned_away: read(&counts.turned_away),
             refused: read(&counts.refused),
             loops: read(&counts.loops),

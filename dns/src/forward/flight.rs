@@ -20,6 +20,10 @@ const LETTERS_MIN: usize = 12;
 /// What comes of asking: the answer and how many records were denied in it, or what is told of the failure.
 type Resolved = Result<(Entry, usize), Option<Ede>>;
 
+/// Questions asked ahead of time at once, beside those that somebody waits for. While the upstreams are well each takes
+/// milliseconds, so that these are thousands a second; while they are not, more would only keep more sockets waiting.
+pub(super) const PREFETCHES_MAX: usize = 64;
+
 /// A question that is being asked.
 #[derive(Debug, Clone)]
 pub(super) struct Flight {
@@ -43,8 +47,17 @@ impl Drop for Listed {
 impl Forwarder {
     /// Asks a question whose answer is in use and about to expire, for nobody in particular.
     pub(super) fn ahead(&self, key: &Key, query: &Query<'_>, course: Course) {
+        let Ok(room) = Arc::clone(&self.0.ahead).try_acquire_owned() else {
+            // It is asked when it has expired, by whoever wants it then and has a seat.
+            count(&self.0.counts.prefetches_skipped);
+            return;
+        };
         count(&self.0.counts.prefetches);
-        self.board(key, query, course);
+        self.fly(key, query, async move |question| {
+            let result = course.group.resolve(&question, &course.guard).await;
+            drop(room);
+            result
+        });
     }
 
     /// The flight that asks this question: the one that is on its way, or a new one.
@@ -128,7 +141,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::forward::{Forwarding, Routes, Upstreams};
+    use crate::forward::{Forwarding, Routes, Upstream, Upstreams};
     use crate::status::Published;
     use crate::{query, testing};
 
@@ -151,5 +164,25 @@ mod tests {
         let course = forwarder.0.course(&query).ok().flatten().unwrap();
         let mut flight = forwarder.board(&key, &query, course);
         assert!(flight.landed.wait_for(Option::is_some).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn no_more_than_so_many_questions_are_asked_ahead_of_time() {
+        // It says nothing.
+        let upstream = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let forwarder = forwarder(Upstreams::These(vec![Upstream::plain(upstream.local_addr().unwrap())]));
+        for n in 0..PREFETCHES_MAX + 3 {
+            let packet = testing::query(&format!("n{n}.example"), "A").to_vec().unwrap();
+            let query = query::parse(&packet).unwrap();
+            let course = forwarder.0.course(&query).ok().flatten().unwrap();
+            forwarder.ahead(&Key::of(&query), &query, course);
+        }
+        assert_eq!(lock(&forwarder.0.flights).len(), PREFETCHES_MAX);
+        let status = forwarder.status();
+        assert_eq!((status.prefetches, status.prefetches_skipped), (PREFETCHES_MAX as u64, 3));
+        forwarder.0.stop.cancel();
+        forwarder.0.tasks.close();
+        forwarder.0.tasks.wait().await;
+        assert_eq!(forwarder.0.ahead.available_permits(), PREFETCHES_MAX);
     }
 }
