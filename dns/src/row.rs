@@ -66,6 +66,8 @@ pub(crate) enum Fault {
     Range(String),
     #[error("subnet {0:?} is not the range of a server")]
     Subnet(String),
+    #[error("subnet {subnet} is public, and no range of the cluster has it")]
+    Public { subnet: IpNet },
 }
 
 /// A server of the fleet.

@@ -681,24 +681,31 @@ async fn private_addresses_are_dropped_where_that_is_asked_for() {
 
 #[tokio::test]
 async fn an_upstream_cannot_point_into_the_range_of_a_server_wherever_that_is() {
-    let fake = Fake::start(|question, _| Act::Answer(one_address(question, 60))).await;
+    let fake = Fake::start(|question, _| {
+        let name = question.queries[0].name().to_ascii();
+        let address = if name.starts_with(['p', 'P']) { "192.0.2.1" } else { "172.20.3.1" };
+        Act::Answer(reply(question, ResponseCode::NoError, &[&format!("{name} 60 A {address}")], &[]))
+    })
+    .await;
     let server = Running::to(&[&fake]).await;
     let row = |subnet: &str| {
         let mut cells = ["s2", "", "", ""].map(Cell::from).to_vec();
         cells.extend([Cell::Null, Cell::Integer(0), Cell::from(""), Cell::from(subnet)]);
         Event::Upsert { table: Table::Servers, cells }
     };
-    // One that would be half of the world is not believed.
-    for (name, subnet, expected) in [
-        ("a.example.", "", "No Error RA 60 192.0.2.1"),
-        ("b.example.", "192.0.2.0/24", "No Error RA EDE 15"),
-        ("c.example.", "128.0.0.0/1", "No Error RA 60 192.0.2.1"),
+    // One that would be half of the world is not believed, nor one that is somebody's.
+    for (name, subnet, expected, problems) in [
+        ("a.example.", "", "No Error RA 60 172.20.3.1", 0),
+        ("b.example.", "172.20.3.0/24", "No Error RA EDE 15", 0),
+        ("c.example.", "128.0.0.0/1", "No Error RA 60 172.20.3.1", 1),
+        ("public.example.", "192.0.2.0/24", "No Error RA 60 192.0.2.1", 1),
     ] {
         let before = server.status.get().generation;
         server.feed.send(row(subnet)).unwrap();
         server.until("a zone with it", || server.status.get().generation > before).await;
         let answer = udp(server.addr, &with_edns(query(7, name, RecordType::A), 1232)).await;
         assert_eq!(shown(&answer), expected, "{subnet}");
+        assert_eq!(server.status.get().problem_count, problems, "{subnet}");
     }
     server.stop().await;
 }

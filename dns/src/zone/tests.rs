@@ -620,6 +620,30 @@ fn an_instance_may_have_its_own_servers_address() {
 }
 
 #[test]
+fn a_row_lets_no_strangers_in() {
+    let rows = ["203.0.113.0/24", "2001:db8:1::/48", "10.99.3.0/24", "100.64.7.0/24", "fd00:99:1::/48"];
+    let rows = rows.iter().enumerate().map(|(n, subnet)| server(&format!("s{n}")).set("subnet", *subnet));
+    let zone = zone(rows);
+    let may = |source: &str| zone.has_subnet_of(source.parse().unwrap());
+    assert!(["10.99.3.7", "100.64.7.1", "fd00:99:1::7"].into_iter().all(may));
+    assert!(!["203.0.113.7", "2001:db8:1::7"].into_iter().any(may));
+    insta::assert_snapshot!(problems(&zone), @"
+    2
+    servers s0: subnet 203.0.113.0/24 is public, and no range of the cluster has it
+    servers s1: subnet 2001:db8:1::/48 is public, and no range of the cluster has it
+    ");
+}
+
+#[test]
+fn a_public_range_that_is_configured_is_the_clusters() {
+    let mut config = crate::testing::config();
+    config.ranges.push("203.0.113.0/24".parse().unwrap());
+    let rows = snapshot([server("s1").set("subnet", "203.0.113.0/25")]);
+    let zone = Zone::build(&crate::testing::facts(rows), &(&config).into(), 1);
+    assert_eq!(zone.problems().1, 0);
+}
+
+#[test]
 fn an_address_that_its_server_may_not_have_no_instance_has() {
     let zone = zone([
         server("s1").set("wireguard_ip", "8.8.8.8").set("management_ip", "2001:db8::1"),

@@ -1,10 +1,10 @@
 //! Which units a change touches.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Builder;
 use super::unit::Key;
@@ -50,11 +50,12 @@ impl Builder {
         scope.keys
     }
 
-    /// Ranges of servers that are not removed, as far as they are not in the cluster's.
+    /// Private ranges of servers that are not removed, as far as they are not in the cluster's.
     fn subnets(&self, facts: &Facts) -> impl Iterator<Item = IpNet> {
         let belong = facts.servers.used().filter(|(_, row)| row.belonging != Belonging::Removed);
         let ranges = self.domain.ranges();
-        belong.filter_map(|(_, row)| row.subnet).filter(|net| !ranges.iter().any(|range| range.contains(net)))
+        let other = |net: &IpNet| is_private(net) && !ranges.iter().any(|range| range.contains(net));
+        belong.filter_map(|(_, row)| row.subnet).filter(other)
     }
 
     /// Addresses by which this server itself may ask: its mesh addresses.
@@ -68,6 +69,22 @@ impl Builder {
 /// The addresses of a server's row.
 pub(super) fn addresses(row: &Server) -> impl Iterator<Item = IpAddr> + use<> {
     row.v4.map(IpAddr::V4).into_iter().chain(row.v6.map(IpAddr::V6))
+}
+
+/// Ranges that are nobody's on the internet (RFC 1918, 6598, 4193).
+const PRIVATE: [IpNet; 5] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7)),
+];
+
+/// Whether what a row calls a range of the cluster is believed: who is in it may ask and is looked up names for, and no
+/// upstream may point there. Of a public range that would let strangers in, or keep a stranger's names from everybody;
+/// such a range is the operator's to configure, on each host.
+pub(super) fn is_private(range: &IpNet) -> bool {
+    PRIVATE.iter().any(|private| private.contains(range))
 }
 
 /// Regions of servers that are not removed.

@@ -46,6 +46,9 @@ impl Draft<'_> {
         for address in scope::addresses(row).filter(|address| !view.domain.serves_server(*address)) {
             self.problem(Table::Servers, &row.id, &Fault::Outside { address });
         }
+        if let Some(subnet) = row.subnet.filter(|subnet| !scope::is_private(subnet) && !view.domain.has(subnet)) {
+            self.problem(Table::Servers, &row.id, &Fault::Public { subnet });
+        }
         let Some(label) = &row.label else { return };
         if let Some(holder) = view.holder(label).filter(|holder| holder.id != row.id) {
             // The row of a removed server stays behind, and has no answer that could be missed.
