@@ -1,11 +1,13 @@
 //! The last zone on disk: written while the store is followed, read at a start.
 
-use std::fs::{self, File};
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry, File};
 use std::io::{self, BufWriter, Read as _};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, Builder};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -19,16 +21,23 @@ use crate::zone::{Saved, Settings, Zone};
 
 /// How often a zone is written at most.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Of a large zone, writing takes one part in so many of the time.
+/// Of a large zone, writing takes one part in so many of the time, as long as the file is not older than [`REST_MAX`] for
+/// that: on a busy machine the thread that writes is kept waiting, which is no work.
 const SHARE: u32 = 20;
+const REST_MAX: Duration = Duration::from_secs(10);
 /// The least priority of a thread, beside the default of 0: one part in 68 of a core that is full.
 const NICE: i32 = 19;
 /// Largest file that is read: a hundred times that of a million names is no zone of ours.
 const MOST: u64 = 8 * 1024 * 1024 * 1024;
 
-/// Reads the last zone. That there is none, or one that is of no use, is said and is no failure: the store will bring
-/// another.
+/// Reads the last zone, and removes what was being written aside when a process before this one ended. That there is
+/// none, or one that is of no use, is said and is no failure: the store will bring another.
 pub(crate) fn load(path: &Path, settings: &Settings) -> Option<Saved> {
+    for left in leftovers(path) {
+        if let Err(error) = fs::remove_file(&left) {
+            tracing::debug!(path = %left.display(), %error, "a half written zone stays");
+        }
+    }
     let bytes = match read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -59,22 +68,60 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Where a zone is written before it has its name: each keeper has a place of its own, since what a blocked disk holds up
+/// outlives the keeper that began it.
+fn aside(path: &Path, process: u32, keeper: u64) -> PathBuf {
+    path.with_extension(format!("{process}-{keeper}.new"))
+}
+
+/// What other processes have left aside. A process with the number of this one has left what this one will write over.
+fn leftovers(path: &Path) -> Vec<PathBuf> {
+    let (Some(folder), Some(stem)) = (path.parent(), path.file_stem().and_then(OsStr::to_str)) else {
+        return Vec::new();
+    };
+    let process = |name: &str| -> Option<u32> {
+        let (process, keeper) = name.strip_prefix(stem)?.strip_prefix('.')?.strip_suffix(".new")?.split_once('-')?;
+        keeper.parse::<u64>().ok()?;
+        process.parse().ok()
+    };
+    let others = |entry: &DirEntry| {
+        entry.file_name().to_str().and_then(process).is_some_and(|process| process != std::process::id())
+    };
+    // A folder that cannot be read is said where the zone is.
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(others).map(|entry| entry.path()).collect()
+}
+
 /// Works on a thread that goes after all others: writing tens of thousands of names takes a core for some time slices, and on
-/// a machine of few cores every change would wait for them on its way to an answer.
-fn last<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+/// a machine of few cores every change would wait for them on its way to an answer. Where no thread can be had it is done here.
+fn last<T: Send>(thread: Builder, work: impl FnOnce() -> T + Send) -> T {
+    let mut work = Some(work);
     let unhurried = || {
         // Of this thread alone on Linux.
         if let Err(error) = rustix::process::nice(NICE) {
             tracing::debug!(%error, "the zone is written at the priority of all others");
         }
-        work()
+        work.take().map(|work| work())
     };
-    thread::scope(|scope| scope.spawn(unhurried).join()).unwrap_or_else(|panic| resume_unwind(panic))
+    let done = thread::scope(|scope| match thread.spawn_scoped(scope, unhurried) {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+        Err(error) => {
+            tracing::debug!(%error, "the zone is written at the priority of all others");
+            None
+        }
+    });
+    done.unwrap_or_else(|| work.take().expect("it is taken by the thread that there is not")())
+}
+
+/// How long nothing is written after this long a time of writing.
+fn rest(writing: Duration) -> Duration {
+    (writing * SHARE).clamp(PERIOD, REST_MAX)
 }
 
 /// Writes zones as they come.
 pub(crate) struct Keeper {
     path: PathBuf,
+    aside: PathBuf,
     settings: Arc<Settings>,
     published: Arc<ArcSwap<Published>>,
     /// The zone that the file has.
@@ -91,8 +138,10 @@ enum Health {
 
 impl Keeper {
     pub(crate) fn new(path: PathBuf, settings: Arc<Settings>, published: Arc<ArcSwap<Published>>) -> Self {
+        static KEEPERS: AtomicU64 = AtomicU64::new(0);
+        let aside = aside(&path, std::process::id(), KEEPERS.fetch_add(1, Ordering::Relaxed));
         let kept = published.load().zone.generation();
-        Self { path, settings, published, kept, health: Health::Well }
+        Self { path, aside, settings, published, kept, health: Health::Well }
     }
 
     /// Writes at most once a second, and once more at the end.
@@ -101,22 +150,30 @@ impl Keeper {
             // Asked before: what is cancelled while a zone is written may have come after that zone.
             let ending = token.is_cancelled();
             let begun = Instant::now();
-            self = spawn_blocking(|| last(|| self.keep())).await?;
+            if self.is_due() {
+                // Who stops waits for the last one.
+                self = match ending {
+                    true => spawn_blocking(|| self.keep()).await?,
+                    false => spawn_blocking(|| last(Builder::new(), || self.keep())).await?,
+                };
+            }
             if ending {
                 return Ok(());
             }
-            let rest = PERIOD.max(begun.elapsed() * SHARE);
             // Cut short, it is the end, and what came since is written.
-            token.run_until_cancelled(sleep(rest)).await;
+            token.run_until_cancelled(sleep(rest(begun.elapsed()))).await;
         }
+    }
+
+    /// Whether there is a zone that the file has not.
+    fn is_due(&self) -> bool {
+        let published = self.published.load();
+        published.zone.generation() != self.kept && published.zone.freshness() != Freshness::Loading
     }
 
     fn keep(mut self) -> Self {
         let published = self.published.load_full();
         let zone = &published.zone;
-        if zone.generation() == self.kept || zone.freshness() == Freshness::Loading {
-            return self;
-        }
         match self.write(zone) {
             Ok(()) => {
                 if self.health == Health::Failing {
@@ -136,13 +193,12 @@ impl Keeper {
 
     /// Aside, then renamed: whatever happens meanwhile, the file is a whole zone.
     fn write(&self, zone: &Zone) -> io::Result<()> {
-        let aside = self.path.with_extension("new");
-        let file = File::create(&aside)?;
+        let file = File::create(&self.aside)?;
         let mut out = BufWriter::new(&file);
         zone.write(&self.settings, SystemTime::now(), &mut out)?;
         drop(out);
         file.sync_data()?;
-        fs::rename(&aside, &self.path)
+        fs::rename(&self.aside, &self.path)
     }
 }
 
@@ -151,17 +207,64 @@ mod tests {
     use rustix::process::getpriority_process;
 
     use super::*;
+    use crate::testing;
 
     #[test]
     fn a_zone_is_written_on_a_thread_that_goes_after_all_others_and_nobody_else_does() {
         let before = getpriority_process(None);
-        assert_eq!(last(|| getpriority_process(None)), Ok(NICE));
+        assert_eq!(last(Builder::new(), || getpriority_process(None)), Ok(NICE));
         assert_eq!(getpriority_process(None), before);
     }
 
     #[test]
     #[should_panic(expected = "of the work")]
     fn what_panics_there_panics_here() {
-        last(|| panic!("of the work"));
+        last(Builder::new(), || panic!("of the work"));
+    }
+
+    #[test]
+    fn where_no_thread_can_be_had_it_is_written_all_the_same() {
+        // No memory has room for its stack.
+        let here = thread::current().id();
+        assert_eq!(last(Builder::new().stack_size(1 << 50), || thread::current().id()), here);
+    }
+
+    #[test]
+    fn a_zone_waits_for_ten_seconds_at_most() {
+        let waits = [0, 100, 400, 30_000].map(|ms| rest(Duration::from_millis(ms)).as_secs());
+        assert_eq!(waits, [1, 2, 8, 10]);
+    }
+
+    fn keeper(path: &Path, generation: u64) -> Keeper {
+        let settings = Arc::new(Settings::from(&testing::config()));
+        let zone = Zone::build(&testing::facts(testing::snapshot([])), &settings, generation);
+        let published = Published { zone, built: Instant::now(), took: Duration::ZERO, stale_since: None };
+        let keeper = Keeper::new(path.to_owned(), settings, Arc::new(ArcSwap::from_pointee(published)));
+        Keeper { kept: 1, ..keeper }
+    }
+
+    #[test]
+    fn nothing_is_done_for_a_zone_that_the_file_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dns-zone");
+        assert!(!keeper(&path, 1).is_due());
+        let keeper = keeper(&path, 2);
+        assert!(keeper.is_due());
+        assert!(!keeper.keep().is_due());
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn what_a_keeper_writes_aside_no_other_one_writes_and_no_other_process_leaves() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dns-zone");
+        let (one, other) = (keeper(&path, 1), keeper(&path, 1));
+        assert_ne!(one.aside, other.aside);
+        let stays = [one.aside, folder.path().join("dns-zone"), folder.path().join("dns-zone.mine.new")];
+        let goes = aside(&path, 0, 3);
+        stays.iter().chain([&goes]).for_each(|path| fs::write(path, "half").unwrap());
+        assert!(load(&path, &Settings::from(&testing::config())).is_none());
+        assert!(stays.iter().all(|path| path.exists()));
+        assert!(!goes.exists());
     }
 }
