@@ -75,7 +75,7 @@ struct Contents {
     regions: Arc<BTreeSet<Box<[u8]>>>,
     /// Addresses by which this server itself may ask: its mesh addresses.
     here: Arc<BTreeSet<IpAddr>>,
-    /// Ranges of servers that are in none of the cluster's.
+    /// Ranges of the cluster beside those that are configured.
     subnets: Arc<Access>,
     /// What was heard of servers, for the next start.
     members: Arc<[Member]>,
@@ -307,7 +307,7 @@ impl Zone {
         self.fixed.zones().iter().find_map(|zone| zone.exactly(qname.strip_suffix(zone.origin())?))
     }
 
-    /// Ranges of the cluster's servers that are in none of its own.
+    /// Ranges of the cluster beside those that are configured: of its servers, of the store, of management addresses.
     pub(crate) fn subnets(&self) -> &Arc<Access> {
         &self.contents.subnets
     }

@@ -152,17 +152,16 @@ impl Running {
     }
 
     async fn with_files(forward: Forwarding, files: Vec<PathBuf>) -> Self {
+        let ranges = vec!["10.210.0.0/16".parse().unwrap()];
+        let listen = vec!["127.0.0.1:0".parse().unwrap()];
+        Self::by(Config { listen, ranges, forward, files, ..Config::new("s1") }).await
+    }
+
+    async fn by(config: Config) -> Self {
         let (feed, events) = mpsc::unbounded_channel();
         for event in Table::ALL.map(Event::Reset).into_iter().chain(Table::ALL.map(Event::Synced)) {
             feed.send(event).unwrap();
         }
-        let config = Config {
-            listen: vec!["127.0.0.1:0".parse().unwrap()],
-            ranges: vec!["10.210.0.0/16".parse().unwrap()],
-            forward,
-            files,
-            ..Config::new("s1")
-        };
         let dns = Dns::build(config, UnboundedReceiverStream::new(events)).await.unwrap();
         let (addr, status, token) = (dns.addrs()[0], dns.status(), CancellationToken::new());
         let mut task = JoinSet::new();
@@ -707,6 +706,28 @@ async fn an_upstream_cannot_point_into_the_range_of_a_server_wherever_that_is() 
         assert_eq!(shown(&answer), expected, "{subnet}");
         assert_eq!(server.status.get().problem_count, problems, "{subnet}");
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_upstream_cannot_point_into_the_stores_range_nor_at_a_management_address() {
+    let fake = Fake::start(|question, _| {
+        let name = question.queries[0].name().to_ascii();
+        let address = if name.starts_with(['m', 'M']) { "AAAA fdcc::7" } else { "A 10.7.0.9" };
+        Act::Answer(reply(question, ResponseCode::NoError, &[&format!("{name} 60 {address}")], &[]))
+    })
+    .await;
+    let forward = Forwarding { upstreams: Upstreams::These(vec![fake.upstream()]), ..Forwarding::refused() };
+    let listen = vec!["127.0.0.1:0".parse().unwrap()];
+    let server = Running::by(Config { listen, forward, ..Config::new("s1") }).await;
+    let ask = async |name, rtype| shown(&udp(server.addr, &with_edns(query(7, name, rtype), 1232)).await);
+    assert_eq!(ask("a.example.", RecordType::A).await, "No Error RA 60 10.7.0.9");
+    let before = server.status.get().generation;
+    let cells = vec![Cell::from("cluster_cidr"), Cell::from("10.7.0.0/16")];
+    server.feed.send(Event::Upsert { table: Table::Metadata, cells }).unwrap();
+    server.until("a zone with it", || server.status.get().generation > before).await;
+    assert_eq!(ask("b.example.", RecordType::A).await, "No Error RA EDE 15");
+    assert_eq!(ask("m.example.", RecordType::AAAA).await, "No Error RA EDE 15");
     server.stop().await;
 }
 

@@ -26,7 +26,7 @@ pub(crate) enum Recursion {
 pub(crate) struct Front {
     server: Arc<str>,
     routes: Arc<Routes>,
-    /// Whom anything is forwarded for, beside the networks of the cluster's servers.
+    /// Whom anything is forwarded for, beside the ranges of the cluster that the zone knows.
     clients: Access,
 }
 

@@ -18,7 +18,7 @@ const HINTS: [(u16, usize); 2] = [(4, 4), (6, 16)];
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Guard {
     denied: Arc<[IpNet]>,
-    /// The ranges of the cluster's servers that are in none of its own.
+    /// The ranges of the cluster that the zone knows.
     subnets: Arc<Access>,
 }
 

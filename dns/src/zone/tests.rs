@@ -609,6 +609,24 @@ fn ranges_come_from_the_store_when_none_are_configured() {
 }
 
 #[test]
+fn who_is_in_the_stores_range_or_has_a_management_address_is_of_the_cluster() {
+    let mut config = crate::testing::config();
+    config.ranges.clear();
+    let zone = |range| {
+        Zone::build(&crate::testing::facts(snapshot([metadata("cluster_cidr", range)])), &(&config).into(), 1)
+    };
+    let may = |zone: &Zone, source: &str| zone.has_subnet_of(source.parse().unwrap());
+    let private = zone("10.7.0.0/16");
+    assert!(may(&private, "10.7.0.1") && may(&private, "fdcc::1") && !may(&private, "10.8.0.1"));
+    assert!(!may(&zone("203.0.113.0/24"), "203.0.113.1"), "one row lets no strangers in");
+    let configured = crate::testing::config();
+    let rows = crate::testing::facts(snapshot([metadata("cluster_cidr", "10.7.0.0/16")]));
+    assert!(!may(&Zone::build(&rows, &(&configured).into(), 1), "10.7.0.1"), "the operator's word comes first");
+    config.zones.clear();
+    assert!(!may(&Zone::build(&crate::testing::facts(snapshot([])), &(&config).into(), 1), "fdcc::1"));
+}
+
+#[test]
 fn an_instance_may_have_its_own_servers_address() {
     let zone = zone([
         server("s1").set("management_ip", "fdcc::1"),

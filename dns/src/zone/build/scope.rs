@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Builder;
+use super::domain::MANAGEMENT;
 use super::unit::Key;
 use crate::access::Access;
 use crate::facts::{Changes, Facts, Group};
@@ -50,12 +51,15 @@ impl Builder {
         scope.keys
     }
 
-    /// Private ranges of servers that are not removed, as far as they are not in the cluster's.
+    /// The cluster's ranges beside those that are configured: private ones of servers that are not removed and, where none
+    /// are configured, of the store; and that of management addresses.
     fn subnets(&self, facts: &Facts) -> impl Iterator<Item = IpNet> {
         let belong = facts.servers.used().filter(|(_, row)| row.belonging != Belonging::Removed);
-        let ranges = self.domain.ranges();
-        let other = |net: &IpNet| is_private(net) && !ranges.iter().any(|range| range.contains(net));
-        belong.filter_map(|(_, row)| row.subnet).filter(other)
+        let said = belong.filter_map(|(_, row)| row.subnet).chain(self.domain.ranges().iter().copied());
+        let other = |net: &IpNet| is_private(net) && !self.settings.ranges.iter().any(|range| range.contains(net));
+        // Who serves files alone is in no cluster.
+        let management = self.settings.zones.first().map(|_| MANAGEMENT);
+        said.filter(other).chain(management)
     }
 
     /// Addresses by which this server itself may ask: its mesh addresses.
