@@ -13,6 +13,7 @@ mod tcp;
 mod tls;
 mod worker;
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -48,6 +49,7 @@ pub(crate) struct Desk {
     pub(crate) worker: Option<usize>,
     /// Who may ask.
     pub(crate) access: Arc<ArcSwap<Access>>,
+    pub(crate) cluster: Cluster,
     pub(crate) cookies: Cookies,
     /// Answers a second by UDP for each network that is not private, by this worker; `None`: without a bound.
     pub(crate) rate: Option<NonZeroU32>,
@@ -57,6 +59,14 @@ pub(crate) struct Desk {
     pub(crate) slow: Option<Queue>,
     /// What is known of them without asking anybody.
     pub(crate) front: Option<Arc<Front>>,
+}
+
+/// Whether the ranges of the cluster that the zone knows may ask beside who may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cluster {
+    Heard,
+    /// The networks that may ask are configured: no others.
+    Unheard,
 }
 
 /// Whether there is something to send.
@@ -74,6 +84,11 @@ impl Desk {
     /// The zone to answer from, for one query or one batch of them.
     fn published(&self) -> Guard<Arc<Published>> {
         self.published.load()
+    }
+
+    /// Whether who is at this address may ask.
+    fn hears(&self, access: &Access, zone: &Zone, source: IpAddr) -> bool {
+        access.has(source) || self.cluster == Cluster::Heard && zone.has_subnet_of(source)
     }
 
     /// Cookies at this moment.
@@ -129,5 +144,20 @@ impl Desk {
 
     fn counters(&self) -> &Counters {
         &self.all[self.mine]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing;
+
+    #[test]
+    fn the_cluster_is_heard_where_nobody_is_named_who_may_ask() {
+        let hears = |desk: super::Desk, source: &str| {
+            desk.hears(&desk.access.load(), &desk.published().zone, source.parse().unwrap())
+        };
+        assert!(hears(testing::desk([], 0), "fdcc::7"));
+        assert!(!hears(testing::desk(["10.0.0.0/8"], 0), "fdcc::7"));
+        assert!(hears(testing::desk(["10.0.0.0/8"], 0), "10.7.0.1"));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::networks::{NetworkWatch, networks};
-use super::{Desk, Queue};
+use super::{Cluster, Desk, Queue};
 use crate::access::Access;
 use crate::config::Config;
 use crate::cookie::Cookies;
@@ -50,6 +50,7 @@ impl Desks {
             mine,
             worker: *worker,
             access: Arc::clone(&access),
+            cluster: if config.allow.is_empty() { Cluster::Heard } else { Cluster::Unheard },
             cookies,
             rate,
             tap: tap.clone(),

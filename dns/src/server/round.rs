@@ -40,7 +40,7 @@ impl Sight {
 impl Round<'_> {
     /// Answers one datagram, if it is to be answered.
     pub(super) fn answer(&mut self, asked: &Asked<'_>, out: &mut Vec<u8>) -> Reply {
-        if !self.access.has(asked.source) && !self.published.zone.has_subnet_of(asked.source) {
+        if !self.desk.hears(self.access, &self.published.zone, asked.source) {
             self.desk.counters().add(|counters| &counters.denied, 1);
             return Reply::Nothing;
         }

@@ -46,7 +46,7 @@ pub(crate) async fn serve(listener: TcpListener, wire: Wire, desk: Desk, token: 
             accepted = listener.accept() => match accepted {
                 Ok((stream, source)) => {
                     let ip = source.ip().to_canonical();
-                    if !desk.access.load().has(ip) && !desk.published().zone.has_subnet_of(ip) {
+                    if !desk.hears(&desk.access.load(), &desk.published().zone, ip) {
                         desk.counters().add(|counters| &counters.denied, 1);
                         continue;
                     }

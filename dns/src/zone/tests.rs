@@ -612,9 +612,8 @@ fn ranges_come_from_the_store_when_none_are_configured() {
 fn who_is_in_the_stores_range_or_has_a_management_address_is_of_the_cluster() {
     let mut config = crate::testing::config();
     config.ranges.clear();
-    let zone = |range| {
-        Zone::build(&crate::testing::facts(snapshot([metadata("cluster_cidr", range)])), &(&config).into(), 1)
-    };
+    let zone =
+        |range| Zone::build(&crate::testing::facts(snapshot([metadata("cluster_cidr", range)])), &(&config).into(), 1);
     let may = |zone: &Zone, source: &str| zone.has_subnet_of(source.parse().unwrap());
     let private = zone("10.7.0.0/16");
     assert!(may(&private, "10.7.0.1") && may(&private, "fdcc::1") && !may(&private, "10.8.0.1"));

@@ -100,7 +100,11 @@ impl Page<'_, '_> {
             ("cache_misses", "Questions that somebody else had to be asked", forward.misses),
             ("cache_stale", "Answers that had expired, given because no upstream answered", forward.stale),
             ("cache_prefetches", "Answers in use that were asked for again before they expired", forward.prefetches),
-            ("cache_prefetches_skipped", "Answers in use that were not, because too many were", forward.prefetches_skipped),
+            (
+                "cache_prefetches_skipped",
+                "Answers in use that were not, because too many were",
+                forward.prefetches_skipped,
+            ),
             ("forward_turned_away", "Questions turned away because too many waited", forward.turned_away),
             ("forward_refused", "Questions refused to whom nothing is forwarded", forward.refused),
             ("forward_loops", "Questions of this server's own that came back", forward.loops),

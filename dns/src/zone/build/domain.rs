@@ -11,7 +11,8 @@ use crate::zone::origin::Origin;
 use crate::zone::{Settings, reverse};
 
 /// Where management addresses are: `fdcc` and 14 bytes of the key's hash.
-pub(super) const MANAGEMENT: IpNet = IpNet::V6(ipnet::Ipv6Net::new_assert(Ipv6Addr::new(0xfdcc, 0, 0, 0, 0, 0, 0, 0), 16));
+pub(super) const MANAGEMENT: IpNet =
+    IpNet::V6(ipnet::Ipv6Net::new_assert(Ipv6Addr::new(0xfdcc, 0, 0, 0, 0, 0, 0, 0), 16));
 
 /// What follows from the settings and the cluster's ranges alone.
 #[derive(Debug)]
