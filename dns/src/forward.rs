@@ -33,7 +33,6 @@ mod onward;
 mod rebind;
 mod resolv;
 mod route;
-mod seats;
 mod servers;
 mod settings;
 mod special;
@@ -41,7 +40,7 @@ mod table;
 mod wire;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -54,6 +53,7 @@ use crate::answer::message::{self, Authority, Ede, Message};
 use crate::answer::{Asked, Tally, Transport};
 use crate::config::Config;
 use crate::query::{self, Query, Rcode};
+use crate::seats::Seats;
 use crate::status::Published;
 use crate::tap::Basis;
 use crate::zone::{Found, Owner, Zone};
@@ -70,12 +70,16 @@ use onward::Begun;
 use rebind::Guard;
 use route::Route;
 pub(crate) use route::Routes;
-use seats::{Seat, Seats};
 use servers::{Own, Servers};
 pub use settings::{By, Domain, Forwarding, Rebind, RebindError, Upstream, UpstreamError, Upstreams};
 pub(crate) use special::Special;
 pub(crate) use table::Table;
 use table::{AHEAD_MAX, FILL_MAX, Fill};
+
+/// Questions that wait at one time. At the bound the next is told SERVFAIL at once; each holds a task and some 2 KiB.
+const SEATS: usize = 1024;
+/// Of one source. A container that resolves more names than this at once is in a loop.
+const PER_SOURCE: usize = 64;
 
 /// Forwards; cheap to clone.
 #[derive(Debug, Clone)]
@@ -97,7 +101,7 @@ struct Shared {
     open: Guard,
     cache: Mutex<Cache>,
     flights: Mutex<HashMap<Arc<[u8]>, Flight>>,
-    seats: Mutex<Seats>,
+    seats: Seats,
     /// Room for questions that are asked ahead of time.
     ahead: Arc<Semaphore>,
     fills: Vec<mpsc::Sender<Fill>>,
@@ -111,18 +115,6 @@ struct Shared {
 struct Course {
     group: Arc<Group>,
     guard: Guard,
-}
-
-/// A seat taken, given back when dropped.
-struct Seated<'a> {
-    seats: &'a Mutex<Seats>,
-    source: IpAddr,
-}
-
-impl Drop for Seated<'_> {
-    fn drop(&mut self) {
-        lock(self.seats).leave(self.source);
-    }
 }
 
 impl Forwarder {
@@ -160,7 +152,7 @@ impl Forwarder {
             open: Guard::default(),
             cache: Mutex::new(Cache::new(half)),
             flights: Mutex::default(),
-            seats: Mutex::default(),
+            seats: Seats::new(SEATS, PER_SOURCE),
             ahead: Arc::new(Semaphore::new(flight::PREFETCHES_MAX)),
             fills: fills_in,
             counts: Counts::default(),
@@ -253,12 +245,9 @@ impl Forwarder {
         if !query.head.wants_recursion() {
             return by_us(Rcode::Refused, None, out);
         }
-        let seated = match lock(&shared.seats).enter(source) {
-            Seat::Taken => Seated { seats: &shared.seats, source },
-            Seat::None => {
-                count(&shared.counts.turned_away);
-                return by_us(Rcode::ServFail, Some(Ede::NetworkError), out);
-            }
+        let Some(seat) = shared.seats.enter(source) else {
+            count(&shared.counts.turned_away);
+            return by_us(Rcode::ServFail, Some(Ede::NetworkError), out);
         };
         count(&shared.counts.misses);
         let mut flight = self.board(&key, query, course);
@@ -267,7 +256,7 @@ impl Forwarder {
             return by_us(Rcode::ServFail, Some(Ede::NetworkError), out);
         }
         let landed = flight.landed.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone());
-        drop(seated);
+        drop(seat);
         match landed {
             Some(entry) => (self.give(&entry, asked, query, (&key, worker), out), Basis::Forward),
             // The part is being stopped.

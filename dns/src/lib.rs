@@ -40,6 +40,7 @@ mod dns;
 mod files;
 mod follow;
 mod keep;
+mod seats;
 mod server;
 pub mod status;
 pub mod tap;

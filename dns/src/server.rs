@@ -24,6 +24,7 @@ use crate::access::Access;
 use crate::answer::{self, Asked, Outcome, Tally, message};
 use crate::cookie::Cookies;
 use crate::forward::{Front, Recursion};
+use crate::seats::Seats;
 use crate::status::{Counters, Published};
 use crate::tap::Tap;
 use crate::zone::Zone;
@@ -50,6 +51,8 @@ pub(crate) struct Desk {
     /// Who may ask.
     pub(crate) access: Arc<ArcSwap<Access>>,
     pub(crate) cluster: Cluster,
+    /// Room for connections, of this listener and all others.
+    pub(crate) connections: Seats,
     pub(crate) cookies: Cookies,
     /// Answers a second by UDP for each network that is not private, by this worker; `None`: without a bound.
     pub(crate) rate: Option<NonZeroU32>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::networks::{NetworkWatch, networks};
-use super::{Cluster, Desk, Queue};
+use super::{Cluster, Desk, Queue, tcp};
 use crate::access::Access;
 use crate::config::Config;
 use crate::cookie::Cookies;
@@ -40,7 +40,7 @@ impl Desks {
         let counters = places.iter().map(|(_, writers)| Counters::new(config.zones.len(), *writers));
         let counters: Arc<[Counters]> = counters.collect();
         let (access, watch) = access(config);
-        let (cookies, tap) = (Cookies::new(rand::random()), Tap::default());
+        let (cookies, tap, connections) = (Cookies::new(rand::random()), Tap::default(), tcp::seats());
         // The kernel spreads the askers of a network over the workers.
         let threads = u32::try_from(config.threads.get()).unwrap_or(u32::MAX);
         let rate = config.rate.map(|rate| NonZeroU32::new(rate.get() / threads).unwrap_or(NonZeroU32::MIN));
@@ -51,6 +51,7 @@ impl Desks {
             worker: *worker,
             access: Arc::clone(&access),
             cluster: if config.allow.is_empty() { Cluster::Heard } else { Cluster::Unheard },
+            connections: connections.clone(),
             cookies,
             rate,
             tap: tap.clone(),

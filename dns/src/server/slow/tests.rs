@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Bound, Cluster, Desk, Wire, Worker, bind, serve_tcp};
+use super::super::{Bound, Cluster, Desk, Wire, Worker, bind, serve_tcp, tcp};
 use super::*;
 use crate::access::Access;
 use crate::answer::Rcode;
@@ -62,6 +62,7 @@ impl Running {
                 ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()),
             ))),
             cluster: Cluster::Heard,
+            connections: tcp::seats(),
             cookies: testing::COOKIES,
             rate: None,
             slow: Some(queue.clone()),
