@@ -17,12 +17,13 @@ use std::time::Instant;
 
 use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
-use tokio::sync::mpsc::{self, OwnedPermit};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::Desk;
 use super::batch::SentTo;
+use super::stream::Room;
 use crate::answer::{Asked, Cookies, Tally, Transport};
 use crate::tap::{Basis, Given};
 
@@ -128,7 +129,7 @@ pub(crate) enum ReplyTo {
         from: SentTo,
     },
     /// To the task that owns the connection; there is room for it.
-    Stream(OwnedPermit<Vec<u8>>),
+    Stream(Room),
 }
 
 /// The sending end, one for each listener.
@@ -205,9 +206,7 @@ fn give(desk: &Desk, reply: Vec<u8>, reply_to: ReplyTo) {
                 desk.counters().add(|counters| &counters.send_errors, 1);
             }
         }
-        ReplyTo::Stream(room) => {
-            room.send(reply);
-        }
+        ReplyTo::Stream(room) => room.give(reply),
     }
 }
 

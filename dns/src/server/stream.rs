@@ -4,10 +4,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +28,11 @@ const WRITE: usize = 16 * 1024;
 /// Queries of one connection that wait for the slow path. At the bound nothing more is read until one is answered, so
 /// that the sender waits as TCP makes it wait.
 const LATER_MAX: usize = 64;
+/// Bytes of late replies that wait to be written, beyond which nothing more is read either.
+const HELD_MANY: usize = 128 * 1024;
+/// Bytes beyond which a reply is lost and the connection with it: of questions that were handed over together all may
+/// get the largest answers, and a client that takes none of them has no claim to 4 MiB.
+const HELD_MAX: usize = 512 * 1024;
 
 /// Serves one connection until either side has had enough.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
@@ -34,7 +41,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     desk: &Desk,
     token: &CancellationToken,
 ) -> io::Result<()> {
-    let (later, mut late) = mpsc::channel(LATER_MAX);
+    let (later, mut late) = Later::new();
     let mut talk = Talk::new((source, transport), desk, later);
     let mut cancelled = pin!(token.cancelled());
     let mut idle = pin!(sleep_until(talk.deadline));
@@ -70,9 +77,9 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 idle.as_mut().reset(talk.deadline);
             }
             Some(reply) = late.recv() => {
-                talk.frame(&reply);
+                talk.take(reply)?;
                 while talk.output.len() < WRITE && let Ok(reply) = late.try_recv() {
-                    talk.frame(&reply);
+                    talk.take(reply)?;
                 }
                 talk.deadline = Instant::now() + IDLE;
             }
@@ -116,11 +123,64 @@ struct Talk<'d> {
     reply: Vec<u8>,
     turn: u32,
     deadline: Instant,
-    later: mpsc::Sender<Vec<u8>>,
+    later: Later,
+}
+
+/// Where late replies come from: room for so many, and for so many bytes.
+struct Later {
+    sender: mpsc::Sender<Late>,
+    held: Arc<AtomicUsize>,
+}
+
+/// A late reply.
+#[derive(Debug)]
+enum Late {
+    Reply(Vec<u8>),
+    /// There was no room for its bytes.
+    Lost,
+}
+
+/// Room for one late reply, unless too many bytes wait when it is there.
+#[derive(Debug)]
+pub(crate) struct Room {
+    permit: OwnedPermit<Late>,
+    held: Arc<AtomicUsize>,
+}
+
+impl Later {
+    fn new() -> (Self, mpsc::Receiver<Late>) {
+        let (sender, late) = mpsc::channel(LATER_MAX);
+        (Self { sender, held: Arc::default() }, late)
+    }
+
+    /// Room for one more, if there is any.
+    fn room(&self) -> Option<Room> {
+        if self.held.load(Ordering::Relaxed) >= HELD_MANY {
+            return None;
+        }
+        let permit = self.sender.clone().try_reserve_owned().ok()?;
+        Some(Room { permit, held: Arc::clone(&self.held) })
+    }
+}
+
+impl Room {
+    /// Gives the reply to the connection.
+    pub(super) fn give(self, mut reply: Vec<u8>) {
+        reply.shrink_to_fit();
+        let len = reply.len();
+        let late = match self.held.fetch_add(len, Ordering::Relaxed) + len {
+            ..=HELD_MAX => Late::Reply(reply),
+            _ => {
+                self.held.fetch_sub(len, Ordering::Relaxed);
+                Late::Lost
+            }
+        };
+        self.permit.send(late);
+    }
 }
 
 impl<'d> Talk<'d> {
-    fn new((source, transport): (SocketAddr, Transport), desk: &'d Desk, later: mpsc::Sender<Vec<u8>>) -> Self {
+    fn new((source, transport): (SocketAddr, Transport), desk: &'d Desk, later: Later) -> Self {
         let (turn, deadline) = (rand::random(), Instant::now() + IDLE);
         Self {
             desk,
@@ -153,7 +213,7 @@ impl<'d> Talk<'d> {
             let came = watched.as_ref().map(|_| std::time::Instant::now());
             let mut reply = self.desk.answer(&published, &asked, &mut self.reply);
             if matches!(reply, Reply::Later | Reply::Onward) {
-                let Ok(room) = self.later.clone().try_reserve_owned() else { break Next::Wait };
+                let Some(room) = self.later.room() else { break Next::Wait };
                 reply = self.desk.hand_over(&published, &asked, ReplyTo::Stream(room), &mut self.reply);
             }
             if let (Some(watched), Some(came), Reply::Send) = (&watched, came, reply) {
@@ -183,15 +243,18 @@ impl<'d> Talk<'d> {
         next
     }
 
-    /// Appends a reply to the output.
-    fn frame(&mut self, reply: &[u8]) {
+    /// Appends a late reply to the output.
+    fn take(&mut self, late: Late) -> io::Result<()> {
+        let Late::Reply(reply) = late else { return Err(io::Error::other("more replies than the client takes")) };
+        self.later.held.fetch_sub(reply.len(), Ordering::Relaxed);
         self.output.extend_from_slice(&(reply.len() as u16).to_be_bytes());
-        self.output.extend_from_slice(reply);
+        self.output.extend_from_slice(&reply);
+        Ok(())
     }
 
     /// Whether a reply is to come from the slow path.
     fn is_waited_for(&self) -> bool {
-        self.later.capacity() < LATER_MAX
+        self.later.sender.capacity() < LATER_MAX
     }
 }
 
@@ -199,4 +262,29 @@ impl<'d> Talk<'d> {
 fn message(input: &[u8]) -> Option<&[u8]> {
     let (length, rest) = input.split_at_checked(2)?;
     rest.get(..usize::from(u16::from_be_bytes([length[0], length[1]])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn late_replies_have_room_for_so_many_bytes() {
+        let (later, mut late) = Later::new();
+        let rooms: Vec<Room> = (0..LATER_MAX).map_while(|_| later.room()).collect();
+        assert_eq!(rooms.len(), LATER_MAX);
+        assert!(later.room().is_none());
+        rooms.into_iter().for_each(|room| room.give(vec![0; 60_000]));
+        let held = later.held.load(Ordering::Relaxed);
+        assert!((HELD_MANY..=HELD_MAX).contains(&held), "{held}");
+        // All but one are taken: a few bytes are no reason to wait, many are.
+        let desk = crate::testing::desk([], 0);
+        let mut talk = Talk::new((([127, 0, 0, 1], 7).into(), Transport::Tcp), &desk, later);
+        let all: Vec<Late> = std::iter::from_fn(|| late.try_recv().ok()).collect();
+        assert_eq!(all.len(), LATER_MAX);
+        assert!(talk.later.room().is_none());
+        let lost = all.into_iter().filter_map(|late| talk.take(late).err()).count();
+        assert_eq!(talk.output.len() - 2 * (LATER_MAX - lost), held);
+        assert!(lost > 0 && talk.later.room().is_some());
+    }
 }
