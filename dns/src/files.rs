@@ -70,21 +70,29 @@ impl Files {
 
     /// Reads what has changed, and publishes it.
     fn look(&mut self) {
-        let mut changed = false;
+        let changed: Vec<usize> = (0..self.files.len()).filter(|at| !self.files[*at].is_unchanged()).collect();
+        if changed.is_empty() {
+            return;
+        }
+        for at in changed {
+            self.files[at].state.fault = None;
+            self.read(at);
+        }
+        // What was refused for a zone that another file had may be good when that one is read.
         for at in 0..self.files.len() {
-            if self.files[at].is_unchanged() {
-                continue;
+            if self.files[at].state.fault.is_some() {
+                self.read(at);
             }
-            changed = true;
-            let ours = |origin: &[u8]| self.ours.iter().any(|ours| **ours == *origin);
-            let (sources, zone) = load(&self.files[at].state.path, &ours);
-            let zone = zone.and_then(|zone| self.alone(at, zone));
-            self.files[at].sources = sources;
-            self.files[at].take(zone);
         }
-        if changed {
-            self.published.send_replace(Fixed::new(self.files.iter().map(|file| file.state.clone()).collect()));
-        }
+        self.published.send_replace(Fixed::new(self.files.iter().map(|file| file.state.clone()).collect()));
+    }
+
+    fn read(&mut self, at: usize) {
+        let ours = |origin: &[u8]| self.ours.iter().any(|ours| **ours == *origin);
+        let (sources, zone) = load(&self.files[at].state.path, &ours);
+        let zone = zone.and_then(|zone| self.alone(at, zone));
+        self.files[at].sources = sources;
+        self.files[at].take(zone);
     }
 
     /// A zone is in one file.
@@ -120,6 +128,8 @@ impl Watched {
                 self.state.zone = Some(Arc::new(zone));
                 self.state.fault = None;
             }
+            // Read again for what may have changed elsewhere.
+            Err(fault) if self.state.fault.as_ref() == Some(&fault) => {}
             Err(fault) => {
                 let served = if self.state.zone.is_some() { "what it was before" } else { "nothing" };
                 tracing::warn!(%fault, served, "zone file is wrong");
@@ -131,3 +141,40 @@ impl Watched {
 
 /// Notes of a file that are logged; all are counted, and more are shown by status.
 const SHOWN_NOTES: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_refused_for_the_zone_of_another_is_read_when_that_one_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["a", "b", "c"].map(|name| folder.path().join(name));
+        let write = |at: usize, zone: &str| {
+            fs::write(&paths[at], format!("$ORIGIN {zone}.\n$TTL 30\n@ SOA a b 1 2 3 4 5\n")).unwrap();
+        };
+        write(0, "corp");
+        write(1, "corp");
+        write(2, "third");
+        let mut files = Files::new(&Config { files: paths.clone().into(), ..Config::new("s1") });
+        let served = |files: &Files| {
+            let one = |file: &Watched| {
+                let zone = file.state.zone.as_ref().map_or_else(|| "-".to_owned(), |zone| zone.name());
+                format!("{zone}{}", if file.state.fault.is_some() { " wrong" } else { "" })
+            };
+            files.files.iter().map(one).collect::<Vec<_>>().join(", ")
+        };
+        files.look();
+        assert_eq!(served(&files), "corp, - wrong, third");
+        // Both at once, in either order.
+        write(0, "elsewhere");
+        files.look();
+        assert_eq!(served(&files), "elsewhere, corp, third");
+        write(0, "third");
+        write(2, "somewhere");
+        files.look();
+        assert_eq!(served(&files), "third, corp, somewhere");
+    }
+}
