@@ -688,6 +688,23 @@ fn an_rrset_has_a_hundred_records_at_most() {
 }
 
 #[test]
+fn who_asks_from_a_host_with_many_instances_is_told_of_those_elsewhere() {
+    let many = (0..150).map(|n| {
+        let server = if n < 120 { "s1" } else { "s2" };
+        container(&format!("{n:012x}"), "casa/api", &format!("10.210.128.{n}"))
+            .set("instance_id", format!("i{n}").as_str())
+            .set("server_id", server)
+    });
+    let zone = zone([service("casa", "api")].into_iter().chain(many));
+    let ask = |source| {
+        let asked = query("peers.casa-api.internal", "A").to_vec().unwrap();
+        ask_as(&zone, &asked, Transport::Tcp, source, 0).answers.len()
+    };
+    assert_eq!(ask("127.0.0.1"), 30);
+    assert_eq!((ask("10.210.128.7"), ask("10.210.128.140"), ask(ELSEWHERE)), (100, 100, 100));
+}
+
+#[test]
 fn a_list_is_cut_at_the_last_whole_entry_that_fits() {
     let many = (0..2000).map(|n| {
         let ip = format!("10.210.{}.{}", n / 250, n % 250);

@@ -298,16 +298,23 @@ impl<'a> Draft<'a> {
         order.sort_by_key(|(one, near)| (one.server != here, *near, one.key));
         let mut endpoints = Vec::new();
         let (mut seen4, mut seen6) = (Seen::default(), Seen::default());
+        let (mut ours, mut others) = (0, 0);
         for (one, _) in order {
-            let place = if one.server == here { Place::Here } else { Place::Elsewhere };
+            let (place, count) = match one.server == here {
+                true => (Place::Here, &mut ours),
+                false => (Place::Elsewhere, &mut others),
+            };
+            // One more than an RRset holds, as the asker's own is left out of `peers`; and of those here and of those
+            // elsewhere, as for who asks from this host all that are here are left out.
+            if *count > RRSET_MAX {
+                continue;
+            }
+            let before = endpoints.len();
             let (v4, again4) = seen4.split(one.v4, place);
             let (v6, again6) = seen6.split(one.v6, place);
             endpoints.extend(endpoint(v4, v6, place));
             endpoints.extend(endpoint(again4, again6, Place::Again));
-            // One more than an RRset holds: the asker's own is left out of `peers`.
-            if endpoints.len() > RRSET_MAX {
-                break;
-            }
+            *count += endpoints.len() - before;
         }
         endpoints
     }
