@@ -27,7 +27,7 @@ use ipnet::IpNet;
 use kith_dns::Tls;
 use kith_gossip_client::Endpoint;
 
-use crate::config::Split;
+use crate::config::{Split, dns_listen};
 use crate::log::Format;
 
 /// Where the API is when nobody says otherwise.
@@ -366,10 +366,10 @@ pub(crate) struct Plain {
     #[arg(long, value_name = "SUFFIX=ADDR", requires = "listen", conflicts_with_all = ["config", "set", "api", "token_file"])]
     pub(crate) forward: Vec<Split>,
     /// Where to answer, UDP and TCP, for zone files and --forward; repeatable
-    #[arg(long, value_name = "ADDR", requires = "plain")]
+    #[arg(long, value_name = "ADDR", requires = "plain", value_parser = dns_listen)]
     pub(crate) listen: Vec<SocketAddr>,
     /// Where to answer over TLS as well, by custom at port 853; repeatable
-    #[arg(long, value_name = "ADDR", requires_all = ["plain", "tls_cert", "tls_key"])]
+    #[arg(long, value_name = "ADDR", requires_all = ["plain", "tls_cert", "tls_key"], value_parser = dns_listen)]
     pub(crate) tls_listen: Vec<SocketAddr>,
     /// The certificate for it and those that lead from it to an authority, PEM; read again when it changes
     #[arg(long, value_name = "FILE", requires = "tls_listen")]

@@ -33,8 +33,8 @@ use problem::Origin;
 pub(crate) use problem::Problems;
 use raw::RawConfig;
 use reader::{Reader, Shown, render, render_json};
-use value::{CacheBytes, Foreign, Interface, Listen, Port, Range, Rate, Reached, Switch, Text, Threads};
-pub(crate) use value::{ClusterId, Durability, Region, Seed, Split};
+use value::{CacheBytes, DnsListen, Foreign, Interface, Listen, Port, Range, Rate, Reached, Switch, Text, Threads};
+pub(crate) use value::{ClusterId, Durability, Region, Seed, Split, dns_listen};
 
 /// Where the file is looked for when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/kith/kith.toml";
@@ -397,7 +397,7 @@ impl Api {
 impl Dns {
     fn read(reader: &mut Reader<'_>, cidr: IpNet) -> Dns {
         let enabled = reader.or(("dns", "enabled"), Switch(true)).0;
-        let listen = reader.list(("dns", "listen"), vec![Listen(([127, 0, 0, 1], 53).into())]);
+        let listen = reader.list(("dns", "listen"), vec![DnsListen(([127, 0, 0, 1], 53).into())]);
         let zones = reader.list(("dns", "zones"), vec![ZoneName::default()]);
         if enabled && listen.is_empty() && !reader.is_wrong(("dns", "listen")) {
             reader.problem(("dns", "listen"), "no address", "name one, or set dns.enabled = false");
@@ -408,7 +408,7 @@ impl Dns {
         let ranges = reader.list(("dns", "ranges"), vec![Range(cidr)]);
         Dns {
             enabled,
-            listen: listen.into_iter().map(|Listen(addr)| addr).collect(),
+            listen: listen.into_iter().map(|DnsListen(addr)| addr).collect(),
             tls: tls(reader),
             metrics: reader.optional(("dns", "metrics")).map(|Listen(addr)| addr),
             threads: reader.optional(("dns", "threads")).map(|Threads(number)| number),
@@ -467,7 +467,7 @@ fn wireguard(reader: &mut Reader<'_>, cidr: IpNet, interface: &str) -> Option<Wi
 
 /// DNS over TLS, where an address for it is named.
 fn tls(reader: &mut Reader<'_>) -> Option<Tls> {
-    let listen: Vec<Listen> = reader.list(("dns", "tls_listen"), Vec::new());
+    let listen: Vec<DnsListen> = reader.list(("dns", "tls_listen"), Vec::new());
     let mut file = |name| reader.optional(("dns", name)).map(|Text(path)| PathBuf::from(path));
     let files = [file("tls_cert"), file("tls_key")];
     if !listen.is_empty() {
@@ -478,7 +478,7 @@ fn tls(reader: &mut Reader<'_>) -> Option<Tls> {
         }
     }
     let [Some(cert), Some(key)] = files else { return None };
-    let listen: Vec<SocketAddr> = listen.into_iter().map(|Listen(addr)| addr).collect();
+    let listen: Vec<SocketAddr> = listen.into_iter().map(|DnsListen(addr)| addr).collect();
     (!listen.is_empty()).then_some(Tls { listen, cert, key })
 }
 

@@ -197,6 +197,15 @@ listen = ["0.0.0.0:31220"]
 }
 
 #[test]
+fn the_addresses_of_systemd_resolved_are_not_listened_on() {
+    let file = "[dns]\nlisten = [\"127.0.0.53:53\", \"[::ffff:127.0.0.54]:5353\", \"127.0.0.55:53\"]\n";
+    insta::assert_snapshot!(problems(file), @"
+    kith.toml:2: dns.listen: `127.0.0.53:53`: 127.0.0.53 and 127.0.0.54 are systemd-resolved's: take another address, as 127.0.0.1:53
+    kith.toml:2: dns.listen: `[::ffff:127.0.0.54]:5353`: 127.0.0.53 and 127.0.0.54 are systemd-resolved's: take another address, as 127.0.0.1:53
+    ");
+}
+
+#[test]
 fn a_file_that_is_no_toml_is_named_with_the_line() {
     insta::assert_snapshot!(problems("[node]\nname = \"a\nregion = fra\n[dns\n"), @r#"
     kith.toml:2: invalid basic string, expected `"`

@@ -1,7 +1,7 @@
 //! The values a key may have, each with the sentence that says what was wanted.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::str::FromStr;
 use std::time::Duration;
@@ -59,6 +59,38 @@ impl FromStr for Listen {
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// An address to listen on for DNS.
+pub(super) struct DnsListen(pub(super) SocketAddr);
+
+impl FromStr for DnsListen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<DnsListen, &'static str> {
+        dns_listen(text).map(DnsListen)
+    }
+}
+
+impl fmt::Display for DnsListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where systemd-resolved answers, at whatever port: a host that sends its questions there would get ours, and be asked
+/// them by us.
+const RESOLVED: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 53), Ipv4Addr::new(127, 0, 0, 54)];
+
+/// Reads an address to listen on for DNS.
+pub(crate) fn dns_listen(text: &str) -> Result<SocketAddr, &'static str> {
+    let Listen(addr) = text.parse()?;
+    match addr.ip().to_canonical() {
+        IpAddr::V4(v4) if RESOLVED.contains(&v4) => {
+            Err("127.0.0.53 and 127.0.0.54 are systemd-resolved's: take another address, as 127.0.0.1:53")
+        }
+        _ => Ok(addr),
     }
 }
 
