@@ -33,6 +33,27 @@ pub struct Member {
     pub release: String,
 }
 
+impl Member {
+    /// Whether who was told of it as it was before is to be told of it as it is. That it was heard is no news while it is
+    /// heard, nor is a round trip that wavers.
+    pub(crate) fn is_news_after(&self, before: &Member) -> bool {
+        let steady = |member: &Member| Member { heard: None, rtt: None, ..member.clone() };
+        steady(self) != steady(before) || has_moved(before.rtt, self.rtt)
+    }
+}
+
+/// Below this a round trip says nothing of how near a node is: it is as much as a busy host adds.
+const MOVED: Duration = Duration::from_millis(1);
+
+/// Whether a round trip is another one: by more than a fifth, and more than [`MOVED`].
+fn has_moved(before: Option<Duration>, now: Option<Duration>) -> bool {
+    match (before, now) {
+        (Some(before), Some(now)) => before.abs_diff(now) > MOVED.max(before / 5),
+        (None, None) => false,
+        (Some(_), None) | (None, Some(_)) => true,
+    }
+}
+
 /// Whether a member counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MemberState {
@@ -212,5 +233,32 @@ impl Membership for Alone {
 
     fn waiting(&self) -> Vec<String> {
         Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_trip_is_news_when_it_comes_goes_or_moves_by_a_fifth_and_a_millisecond() {
+        let member = |rtt: Option<u64>, heard| Member {
+            server: "n1".parse().unwrap(),
+            number: None,
+            addr: ([127, 0, 0, 1], 1).into(),
+            site: None,
+            boot_id: String::new(),
+            state: MemberState::Up,
+            heard: Some(Duration::from_millis(heard)),
+            rtt: rtt.map(Duration::from_micros),
+            release: String::new(),
+        };
+        let is_news = |before, now| member(now, 7).is_news_after(&member(before, 300));
+        assert!(is_news(None, Some(400)) && is_news(Some(400), None));
+        assert!(
+            is_news(Some(400), Some(1_500)) && is_news(Some(20_000), Some(24_100)) && is_news(Some(90_000), Some(9))
+        );
+        assert!(!is_news(None, None) && !is_news(Some(400), Some(1_400)) && !is_news(Some(20_000), Some(24_000)));
+        assert!(Member { number: Some(1), ..member(None, 7) }.is_news_after(&member(None, 7)));
     }
 }

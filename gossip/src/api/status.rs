@@ -237,7 +237,7 @@ enum Phase {
 /// The members as lines.
 struct MemberLines {
     members: watch::Receiver<Arc<Vec<Member>>>,
-    /// What was last said of each, without what changes all the time.
+    /// What was last said of each.
     told: BTreeMap<String, Member>,
     phase: Phase,
     follow: Follow,
@@ -291,14 +291,14 @@ impl MemberLines {
         let mut piece = Vec::new();
         let mut told = BTreeMap::new();
         for member in members.iter() {
-            let steady = Member { heard: None, rtt: None, ..member.clone() };
-            if self.told.get(member.server.as_str()) != Some(&steady) {
+            let before = self.told.remove(member.server.as_str()).filter(|before| !member.is_news_after(before));
+            if before.is_none() {
                 push_member(&mut piece, member);
             }
-            told.insert(member.server.as_str().to_owned(), steady);
+            told.insert(member.server.as_str().to_owned(), before.unwrap_or_else(|| member.clone()));
         }
-        for gone in self.told.values().filter(|member| !told.contains_key(member.server.as_str())) {
-            push_member(&mut piece, &Member { state: MemberState::Removed, ..gone.clone() });
+        for gone in self.told.values() {
+            push_member(&mut piece, &Member { state: MemberState::Removed, heard: None, rtt: None, ..gone.clone() });
         }
         self.told = told;
         piece
@@ -322,4 +322,35 @@ fn push_member(piece: &mut Vec<u8>, member: &Member) {
     };
     serde_json::to_writer(&mut *piece, &line).expect("a member is numbers and texts");
     piece.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_round_trip_that_moves_is_told() {
+        let member = |rtt| Member {
+            server: "n1".parse().unwrap(),
+            number: None,
+            addr: ([127, 0, 0, 1], 1).into(),
+            site: None,
+            boot_id: String::new(),
+            state: MemberState::Up,
+            heard: None,
+            rtt: Some(Duration::from_millis(rtt)),
+            release: String::new(),
+        };
+        let (list, members) = watch::channel(Arc::new(vec![member(20)]));
+        let mut lines = MemberLines { members, told: BTreeMap::new(), phase: Phase::Changes, follow: Follow::Yes };
+        let mut told = Vec::new();
+        // By little each time, it has moved as well.
+        for rtt in [20, 22, 24, 25, 27, 90, 91] {
+            list.send_replace(Arc::new(vec![member(rtt)]));
+            told.push(lines.changes().is_empty());
+        }
+        assert_eq!(told, [false, true, true, false, true, false, true]);
+    }
 }

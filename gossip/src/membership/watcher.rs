@@ -31,6 +31,8 @@ pub(super) struct Watcher {
     /// The latest facts of every node, by generation; kept when chitchat forgets.
     known: BTreeMap<NodeId, (u64, Facts)>,
     list: watch::Sender<Arc<Vec<Member>>>,
+    /// The list as it was when it was last news.
+    noted: Arc<Vec<Member>>,
     hashes: watch::Sender<Arc<Hashes>>,
     addresses: watch::Sender<Addresses>,
 }
@@ -45,8 +47,8 @@ impl Watcher {
     ) -> Self {
         let (started, told) = (Instant::now(), Instant::now());
         let (liveness, known) = (Liveness::default(), BTreeMap::new());
-        let (list, hashes, addresses) = Default::default();
-        Self { net, chitchat, store, servers, own, started, told, liveness, known, list, hashes, addresses }
+        let (list, noted, hashes, addresses) = Default::default();
+        Self { net, chitchat, store, servers, own, started, told, liveness, known, list, noted, hashes, addresses }
     }
 
     /// The members, from here on.
@@ -169,11 +171,17 @@ impl Watcher {
         let own = self.member(self.net.node(), &self.own, Heard::Up(now), servers.get(self.net.node()), now);
         list.push(Member { rtt: Some(Duration::ZERO), ..own });
         list.sort_by(|a, b| a.server.cmp(&b.server));
+        let list = Arc::new(list);
+        // By what was last news rather than by the last look: a round trip may move by little each time.
+        let news = self.noted.len() != list.len()
+            || self.noted.iter().zip(&*list).any(|(before, now)| now.is_news_after(before));
+        if news {
+            self.noted = Arc::clone(&list);
+        }
         self.list.send_if_modified(|current| {
             report(current, &list);
-            let news = current.len() != list.len() || current.iter().zip(&list).any(|(a, b)| steady(a) != steady(b));
             // Written in any case, so that who looks sees how long ago a member was heard.
-            *current = Arc::new(list);
+            *current = list;
             news
         });
     }
@@ -207,9 +215,4 @@ fn report(before: &[Member], list: &[Member]) {
             tracing::info!(member = %member.server, address = %member.addr, state = member.state.as_str(), heard_ms_ago, "member");
         }
     }
-}
-
-/// A member without what changes all the time.
-fn steady(member: &Member) -> Member {
-    Member { heard: None, rtt: None, ..member.clone() }
 }
