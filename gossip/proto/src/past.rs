@@ -10,7 +10,8 @@
 //!   before this start wrote its `first`, holds what this store has never known.
 //!
 //! - And what of its own site somebody has applied above all that it has, it has not written: nobody hears of more than is
-//!   synced. That it sees itself, also where nothing is left of what others hold above the head that it began with.
+//!   synced. That it sees itself, also where nothing is left of what others hold above the head that it began with; so it
+//!   takes none of that before it has given up its site, or nothing would be left to see.
 //!
 //! Such a store is *forked*, and goes on under another site.
 

@@ -132,6 +132,8 @@ pub enum Sabotage {
     KeepFuture,
     /// A node that is told that another store has written its site does not give it up.
     KeepSite,
+    /// A node takes what peers hold of its own site and it has not written.
+    TakeBack,
 }
 
 /// A run in which everything held.

@@ -11,7 +11,7 @@ use kith_gossip_proto::clocks::from_the_future;
 use kith_gossip_proto::frame::{Answered, PART_BYTES, PulledRow, Question, row_frames};
 use kith_gossip_proto::purged::Away;
 use kith_gossip_proto::replica::{PULL_STALL, PullOutcome};
-use kith_gossip_proto::{Frame, Hlc, NodeId, Purged, Stamp, Value, Vector};
+use kith_gossip_proto::{Frame, Hlc, NodeId, Past, Purged, Stamp, Value, Vector};
 use quinn::{RecvStream, SendStream};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -87,6 +87,10 @@ pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Eve
                 tracing::debug!(peer = %node, error = %error, "pull gives way to a snapshot");
                 (PullOutcome::NeedsSnapshot, None)
             }
+            Err(PullError::Join(ApplyError::Forked)) => {
+                forked(&store, &events, &node).await;
+                (PullOutcome::Failed, None)
+            }
             // It is about to begin anew, and says so itself.
             Err(PullError::Join(error @ ApplyError::PeerBehind)) => {
                 tracing::debug!(peer = %node, %error, "pulled rows not stored");
@@ -117,6 +121,13 @@ pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Eve
     }
     // Fails only at shutdown.
     drop(events.send(Event::Pulled { node, outcome, heads }).await);
+}
+
+/// What a peer holds says that another store has written our site.
+pub(super) async fn forked<S: Storage>(store: &S, events: &mpsc::Sender<Event>, node: &NodeId) {
+    let Past { site, start, .. } = store.past();
+    // Fails only at shutdown.
+    drop(events.send(Event::Forked { node: node.clone(), site, boot: start.boot }).await);
 }
 
 async fn join<S: Storage>(net: &Net, store: &S, rows: Vec<PulledRow>, answered: Answered) -> Result<Vector, PullError> {

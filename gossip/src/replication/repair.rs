@@ -84,6 +84,9 @@ pub(super) async fn ask<S: Storage>(
         Err(error) => {
             net.counters().repairs_failed.inc();
             tracing::warn!(peer = %node, error = %Chain(&error), "rows were not put right");
+            if let RepairError::Apply(ApplyError::Forked) = error {
+                pull::forked(&store, &events, &node).await;
+            }
             let mended = match error {
                 RepairError::Apply(_) => Mended::NotStored,
                 RepairError::Survey(_)

@@ -25,6 +25,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::Event;
 use super::answers::{self, Answers};
+use super::pull::forked;
 use super::storage::Storage;
 use crate::chain::Chain;
 use crate::net::frames::{self, FrameError, Patience};
@@ -84,6 +85,10 @@ pub(super) async fn ask<S: Storage>(net: Net, store: S, events: mpsc::Sender<Eve
             tracing::warn!(peer = %node, error = %Chain(&error), "snapshot not taken over");
             match error {
                 SnapshotError::Install(InstallError::FromFuture(stamp)) => (PullOutcome::FromFuture(stamp), None),
+                SnapshotError::Install(InstallError::Forked) => {
+                    forked(&store, &events, &node).await;
+                    (PullOutcome::Failed, None)
+                }
                 _ => (PullOutcome::Failed, None),
             }
         }

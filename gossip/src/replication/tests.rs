@@ -37,6 +37,8 @@ struct MemoryStore {
     endless: Arc<AtomicBool>,
     /// It takes every peer for a copy.
     wary: Arc<AtomicBool>,
+    /// It never says what it takes a peer for.
+    stalled: Arc<AtomicBool>,
     looked: watch::Sender<Option<Arc<Looked>>>,
     /// How far its clock is ahead, in milliseconds.
     ahead: Arc<AtomicU64>,
@@ -68,6 +70,7 @@ impl MemoryStore {
             broken: Arc::default(),
             endless: Arc::default(),
             wary: Arc::default(),
+            stalled: Arc::default(),
             looked: watch::Sender::default(),
             ahead: Arc::default(),
         }
@@ -162,6 +165,9 @@ impl Storage for MemoryStore {
     }
 
     async fn meet(&self, _: &NodeId, past: Past) -> Result<Met, QueryError> {
+        if self.stalled.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         let wary = self.wary.load(Ordering::Relaxed);
         Ok(if wary { Met::Forked(past.start.boot) } else { Met::Itself })
     }
@@ -270,6 +276,9 @@ impl Storage for MemoryStore {
             return Err(ApplyError::DiskFull);
         }
         let mut state = self.state();
+        if is_outgrown(state.site, &state.heads, &answered.heads) {
+            return Err(ApplyError::Forked);
+        }
         for row in rows {
             row.row.stamps().iter().for_each(|stamp| state.clock.observe(stamp.hlc));
             join(&mut state, (row.table, row.key), row.row);
@@ -579,6 +588,23 @@ async fn a_node_that_is_taken_for_a_copy_says_by_whom_for_as_long_as_it_is() {
     a.stands("it is over", |status| status.shunned_by.is_empty()).await;
     a.linked_to(&[&b, &c]).await;
     for node in [a, b, c] {
+        node.stop().await;
+    }
+}
+
+/// Its disk was set back, and a peer that has seen more of it is slow to say whether it is itself.
+#[tokio::test]
+async fn a_pull_that_holds_more_of_the_own_site_says_that_another_store_has_written_it() {
+    let authority = DevAuthority::new("test").unwrap();
+    let b = TestNode::start(&authority, 2, &[]).await;
+    let of_a = SiteId::new([1; 16]);
+    b.store.state().heads.raise(of_a, 1);
+    b.store.stalled.store(true, Ordering::Relaxed);
+    let a = TestNode::start(&authority, 1, &[&b]).await;
+    let by_b = BTreeSet::from([b.net.node().clone()]);
+    a.stands("told by what b holds", |status| status.shunned_by == by_b).await;
+    assert_eq!(a.store.heads().head(of_a), 0, "nothing of it is taken");
+    for node in [a, b] {
         node.stop().await;
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use kith_gossip_proto::frame::{Answered, PulledRow};
 use kith_gossip_proto::purged::{Away, away};
-use kith_gossip_proto::{Change, Key, Name, Purged, Row, Value, Version};
+use kith_gossip_proto::{Change, Key, Name, Purged, Row, Value, Vector, Version};
 use rusqlite::params;
 
 use super::commit::Touched;
-use super::error::ExecuteError;
+use super::error::{ApplyError, ExecuteError};
 use super::group::Sum;
 use super::ledger::damaged;
 use super::merge::{Merge, Ours, Seen};
@@ -65,14 +65,18 @@ const ADOPT_PAGE: u32 = 1_000;
 
 impl Core {
     /// Applies versions, each whole, in the order given. One that is not the next of its site, that updates rows we have not
-    /// seen created, or that changes what may have been deleted and forgotten here is skipped: it comes again, or its rows are
-    /// pulled.
+    /// seen created, that is of our own site, or that changes what may have been deleted and forgotten here is skipped: it
+    /// comes again, or its rows are pulled.
     pub(crate) fn apply(&mut self, versions: &[Version], sum: &mut Sum) -> Result<(), ExecuteError> {
         let tables = Arc::clone(&self.tables);
         for version in versions {
             let heads = self.ledger.sites.heads();
             let next = heads.head(version.site).checked_add(1) == Some(version.version);
-            if !next || !heads.covers(&version.needs()) {
+            let forked = || {
+                version.site == self.ledger.own()
+                    && self.is_forked(&Vector::from_iter([(version.site, version.version)]))
+            };
+            if !next || !heads.covers(&version.needs()) || forked() {
                 continue;
             }
             let Some(mut held) = self.unless_forgotten(&tables, version)? else { continue };
@@ -111,6 +115,18 @@ impl Core {
         away(heads, purged, &theirs.heads, &theirs.purged.through)
     }
 
+    /// Why rows of this state may not be joined, if they may not.
+    pub(crate) fn apart(&self, theirs: &Answered) -> Option<ApplyError> {
+        if self.is_forked(&theirs.heads) {
+            return Some(ApplyError::Forked);
+        }
+        match self.away(theirs) {
+            Away::Nobody => None,
+            Away::We => Some(ApplyError::Behind),
+            Away::They => Some(ApplyError::PeerBehind),
+        }
+    }
+
     /// Joins all rows of an answer, its heads, and what its answerer has purged.
     pub(crate) fn join(&mut self, rows: &[PulledRow], theirs: &Answered, sum: &mut Sum) -> Result<(), ExecuteError> {
         let heads = &theirs.heads;
@@ -136,7 +152,7 @@ impl Core {
         Ok(())
     }
 
-    /// After a crash, peers may know more of our own versions than the file does.
+    /// Of a site that is kept though peers know more of it, no number is given out again.
     fn raise(&mut self, site: kith_gossip_proto::SiteId, version: u64) {
         self.ledger.sites.raise(site, version);
         if site == self.ledger.own() {

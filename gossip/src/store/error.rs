@@ -153,6 +153,9 @@ pub enum QueryError {
 /// Why versions or rows of peers were not stored. Nothing of the call was.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ApplyError {
+    /// They hold more of this store's own site than it has written: another store has written the rest.
+    #[error("a peer holds more of this store's site than it has written")]
+    Forked,
     /// This store has missed deletions that the peer has forgotten: it must take the peer's whole store for its own.
     #[error("this node was away for longer than deletions are remembered")]
     Behind,
@@ -196,6 +199,9 @@ pub enum CopyError {
 /// Why a snapshot of a peer was not taken over. The store is as it was.
 #[derive(Debug, Error)]
 pub enum InstallError {
+    /// It holds more of this store's own site than it has written: another store has written the rest.
+    #[error("the snapshot holds more of this store's site than it has written")]
+    Forked,
     /// It cannot be opened: damaged, or of a later release.
     #[error("the snapshot cannot be opened")]
     Open(#[from] OpenError),

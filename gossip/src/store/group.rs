@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kith_gossip_proto::frame::{Answered, PulledRow};
-use kith_gossip_proto::purged::Away;
 use kith_gossip_proto::{Vector, Version};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -56,7 +55,7 @@ enum Outcome {
     Executed(Executed),
     Applied,
     /// Rows that may not be joined, and why.
-    Apart(Away),
+    Apart(ApplyError),
     Purged(u64),
     /// The error of a client's transaction, or of versions.
     Refused(ExecuteError),
@@ -188,9 +187,9 @@ impl Core {
                 }
             }
             Job::Apply { versions, .. } => self.apply(versions, sum).map(|()| Outcome::Applied),
-            Job::Join { rows, answered, .. } => match self.away(answered) {
-                Away::Nobody => self.join(rows, answered, sum).map(|()| Outcome::Applied),
-                away => Ok(Outcome::Apart(away)),
+            Job::Join { rows, answered, .. } => match self.apart(answered) {
+                None => self.join(rows, answered, sum).map(|()| Outcome::Applied),
+                Some(why) => Ok(Outcome::Apart(why)),
             },
             Job::Purge { due, .. } => self.purge(due).map(Outcome::Purged).map_err(ExecuteError::from),
         };
@@ -358,12 +357,9 @@ fn answer(job: Job, outcome: Outcome, heads: &Vector) {
             }
         })),
         Job::Apply { reply, .. } | Job::Join { reply, .. } => drop(reply.send(match outcome {
-            Outcome::Executed(_) | Outcome::Applied | Outcome::Purged(_) | Outcome::Apart(Away::Nobody) => {
-                Ok(heads.clone())
-            }
+            Outcome::Executed(_) | Outcome::Applied | Outcome::Purged(_) => Ok(heads.clone()),
             Outcome::Refused(error) => Err(error.into()),
-            Outcome::Apart(Away::We) => Err(ApplyError::Behind),
-            Outcome::Apart(Away::They) => Err(ApplyError::PeerBehind),
+            Outcome::Apart(why) => Err(why),
             Outcome::Waiting => Err(ApplyError::Failed("the versions were not applied".to_owned())),
         })),
         Job::Purge { reply, .. } => drop(reply.send(match outcome {

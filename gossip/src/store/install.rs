@@ -65,7 +65,11 @@ impl Core {
     /// Takes over a copy that is sound, and whose latest stamp is this. Returns the heads, synced.
     pub(crate) fn install(&mut self, copy: Connection, newest: Option<Stamp>) -> Result<Vector, InstallError> {
         bound(&copy, newest)?;
-        match self.away(&had(&Ledger::load(&copy)?)) {
+        let theirs = had(&Ledger::load(&copy)?);
+        if self.is_forked(&theirs.heads) {
+            return Err(InstallError::Forked);
+        }
+        match self.away(&theirs) {
             Away::Nobody if self.is_empty() => self.become_copy(copy)?,
             Away::Nobody => self.join_copy(&copy)?,
             Away::We => self.begin_anew(copy)?,

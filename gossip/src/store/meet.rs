@@ -1,7 +1,8 @@
 //! Meeting other sites: whether a peer's store is the one that wrote its site before, as far as this one knows; and what
 //! becomes of a store that is told it is not.
 
-use kith_gossip_proto::{Hlc, Meeting, NodeId, Past, SiteId, Start};
+use kith_gossip_proto::past::is_outgrown;
+use kith_gossip_proto::{Hlc, Meeting, NodeId, Past, SiteId, Start, Vector};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
@@ -163,6 +164,13 @@ impl Core {
             )?
             .execute(params![site.as_bytes(), node.as_str()])?;
         run(&self.conn, "/*kith*/ COMMIT")
+    }
+
+    /// Whether whoever has applied this has met another store of our site, so that this one has to give it up. What they have
+    /// is not joined before: it would raise our head above the numbers that were given out twice, and nobody would notice
+    /// any more. A site that is new is kept, so there it is joined, or the store would take nothing from anybody.
+    pub(crate) fn is_forked(&self, theirs: &Vector) -> bool {
+        !self.began.site_is_new && is_outgrown(self.ledger.own(), self.ledger.sites.heads(), theirs)
     }
 
     /// See [`Store::begin_again`].

@@ -17,7 +17,7 @@ use rusqlite::{Connection, params_from_iter};
 
 use super::aside::Aside;
 use super::commit::{SchemaChange, Touched};
-use super::error::ExecuteError;
+use super::error::{ApplyError, ExecuteError};
 use super::group::{Sum, run};
 use super::ledger::{Ledger, Spot, readable};
 use super::merge::{Merge, place_values};
@@ -70,7 +70,10 @@ struct Found {
 
 impl Core {
     /// Repairs. After an error the store is as it was.
-    pub(crate) fn repair(&mut self, cure: Cure) -> Result<Repaired, ExecuteError> {
+    pub(crate) fn repair(&mut self, cure: Cure) -> Result<Repaired, ApplyError> {
+        if self.is_forked(&cure.heads) {
+            return Err(ApplyError::Forked);
+        }
         let before = self.ledger.clone();
         let mut sum = Sum::default();
         // Whoever is told the heads may take them for synced.

@@ -229,7 +229,7 @@ impl Core {
                     let done = self.still(site).and_then(|()| self.renounce_refused(&refused, latest));
                     drop(reply.send(done.map_err(ApplyError::from)));
                 }
-                Command::Repair { cure, reply } => drop(reply.send(self.repair(*cure).map_err(Into::into))),
+                Command::Repair { cure, reply } => drop(reply.send(self.repair(*cure))),
                 Command::Remember { node, site, start, reply } => drop(reply.send(self.remember(&node, site, start))),
                 Command::BeginAgain { site, boot, reply } => {
                     let done = self.still(site).and_then(|()| self.begin_again(boot));

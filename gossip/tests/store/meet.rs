@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kith_gossip::store::{Durability, Met, Store, StoreConfig};
+use kith_gossip::store::{ApplyError, Cure, Durability, InstallError, Met, Store, StoreConfig};
 use kith_gossip_proto::{NodeId, Past, Start, Value, Vector};
 use tempfile::TempDir;
 
+use crate::copy::install;
 use crate::rig::{Rig, collect, config, state};
 
 const SCHEMA: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, a TEXT);";
@@ -128,6 +129,38 @@ async fn a_start_that_lacks_what_a_peer_holds_of_it_gives_up_its_site_and_gets_i
     let rig = rig.reopen(SCHEMA).await;
     assert!(rig.store.begin_again(u64::MAX >> 1).await.unwrap().is_some());
     assert!(rig.reopen(SCHEMA).await.store.boot() < 20_000, "no count is believed that cannot be");
+}
+
+#[tokio::test]
+async fn what_a_peer_holds_of_a_start_that_it_lacks_is_not_taken_however_it_comes() {
+    let (rig, peer) = (Rig::new(SCHEMA), Rig::new(SCHEMA));
+    rig.store.close().await;
+    let image = Image::of(rig.dir.path());
+    let open = || Store::open(config(&rig.dir, SCHEMA)).unwrap();
+    let before = Rig { store: open(), dir: TempDir::new().unwrap() };
+    let written = before.version("INSERT INTO t VALUES (1, 'a')").await;
+    peer.store.apply(vec![written.clone()]).await.unwrap();
+    // So that it cannot find out by the rows that it holds.
+    peer.run("DELETE FROM t").await.unwrap();
+    before.store.close().await;
+    image.put_back(rig.dir.path());
+
+    let rig = Rig { store: open(), dir: TempDir::new().unwrap() };
+    assert_eq!(meet(&peer, &rig).await, Met::Itself);
+    let (rows, heads) = collect(&peer.store, Vector::default()).await;
+    assert!(matches!(install(&peer.store, &rig.store).await, Err(InstallError::Forked)));
+    let cure = Cure { rows: rows.clone(), heads: heads.clone(), ..Cure::default() };
+    assert_eq!(rig.store.repair(cure).await, Err(ApplyError::Forked));
+    assert_eq!(rig.store.apply(vec![written]).await, Ok(Vector::default()));
+    assert_eq!(rig.store.join(rows, heads).await, Err(ApplyError::Forked));
+    assert!(rig.store.state().heads.is_empty());
+
+    insert(&rig, 2).await;
+    rig.store.begin_again(rig.store.boot()).await.unwrap().unwrap();
+    pull(&rig, &peer).await;
+    pull(&peer, &rig).await;
+    assert_eq!(state(&rig.store).await, state(&peer.store).await);
+    assert_eq!(rig.one("SELECT group_concat(id) FROM t").await, Value::text("2"));
 }
 
 #[tokio::test]

@@ -198,6 +198,9 @@ impl World {
 
     /// The store puts the rows in place.
     pub(super) fn put_right(&mut self, node: usize, answer: Answer, buckets: &BTreeSet<Bucket>, trust: Trust) {
+        if !self.may_join(node, &answer.heads) {
+            return self.mended(node, Mended::NotStored);
+        }
         let keep: Keep = if trust == Trust::Both || self.sabotaged(Sabotage::RepairByJoin) {
             |ours, theirs, _, _| match (ours, theirs) {
                 (Some((mut ours, _)), Some(theirs)) => {

@@ -147,12 +147,32 @@ impl World {
 
     /// A peer says what it has applied.
     pub(super) fn compare_own_head(&mut self, node: usize, theirs: &Vector) {
-        let it = &self.nodes[node];
-        let site = it.store.site();
-        // Who tells of what is not synced does not even know what it lost.
-        if is_outgrown(site, it.store.heads(), theirs) && !self.sabotaged(Sabotage::PublishBeforeSync) {
-            self.forked(node, site, it.books.boot);
+        if self.is_outgrown(node, theirs) {
+            let it = &self.nodes[node];
+            self.forked(node, it.store.site(), it.books.boot);
         }
+    }
+
+    /// Whether a peer's state may be joined: not if its heads say that another store has written the node's site.
+    pub(super) fn may_join(&mut self, node: usize, theirs: &Vector) -> bool {
+        let may = !self.is_outgrown(node, theirs) || self.sabotaged(Sabotage::TakeBack);
+        if !may {
+            self.compare_own_head(node, theirs);
+        }
+        may
+    }
+
+    /// The same of a version. The pull that follows says it.
+    pub(super) fn may_apply(&self, node: usize, version: &Version) -> bool {
+        let last = Vector::from_iter([(version.site, version.version)]);
+        !self.is_outgrown(node, &last) || self.sabotaged(Sabotage::TakeBack)
+    }
+
+    fn is_outgrown(&self, node: usize, theirs: &Vector) -> bool {
+        let it = &self.nodes[node];
+        // Who tells of what is not synced does not even know what it lost.
+        let blind = self.sabotaged(Sabotage::PublishBeforeSync) || self.sabotaged(Sabotage::KeepSite);
+        !it.began.site_is_new && !blind && is_outgrown(it.store.site(), it.store.heads(), theirs)
     }
 
     /// Somebody has met another store of the node's site.

@@ -99,11 +99,12 @@ impl World {
 
     fn apply(&mut self, node: usize, versions: &[Version]) {
         let takes_all = self.sabotaged(Sabotage::PurgeAtOnce) || self.sabotaged(Sabotage::TakeForgotten);
+        let taken: Vec<_> = versions.iter().filter(|version| self.may_apply(node, version)).collect();
         let store = &mut self.nodes[node].store;
         if takes_all {
             versions.iter().for_each(|version| store.apply_next(version));
         } else {
-            store.apply(versions);
+            store.apply(taken);
         }
         let heads = store.heads().clone();
         let all = versions.iter().all(|version| version.version <= heads.head(version.site));
@@ -115,6 +116,9 @@ impl World {
     }
 
     fn join(&mut self, node: usize, from: NodeId, mut answer: Answer, whole: Whole) {
+        if !self.may_join(node, &answer.heads) {
+            return self.report_to(node, Input::Pulled(from, PullOutcome::Failed));
+        }
         if self.sabotaged(Sabotage::JoinInParts) {
             let second = answer.rows.split_off(answer.rows.len() / 2);
             self.nodes[node].store.join(std::mem::replace(&mut answer.rows, second), &Vector::default());

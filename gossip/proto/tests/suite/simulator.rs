@@ -355,6 +355,11 @@ fn g4_a_site_that_another_store_has_written_and_is_not_given_up_is_noticed() {
 }
 
 #[test]
+fn g4_a_store_that_takes_back_what_it_wrote_before_it_was_set_back_is_noticed() {
+    notices_in(&set_back(3), Sabotage::TakeBack, &["not equal", "lost"], 9_400..12_000);
+}
+
+#[test]
 fn a_failure_says_how_to_replay_it() {
     let failure = notices(Sabotage::ApplyAtOnce, &["half a row"], 0..50);
     let text = failure.to_string();
