@@ -44,6 +44,8 @@ pub struct Nemesis {
     chance: Chance,
     /// Never killed.
     spared: Option<usize>,
+    /// How much longer each calm is than the least.
+    calm: Duration,
     /// What was done, and when, in words.
     pub log: Vec<String>,
 }
@@ -52,13 +54,19 @@ impl Nemesis {
     /// Of this seed.
     #[must_use]
     pub fn new(seed: u64) -> Nemesis {
-        Nemesis { chance: Chance::new(seed), spared: None, log: Vec::new() }
+        Nemesis { chance: Chance::new(seed), spared: None, calm: Duration::ZERO, log: Vec::new() }
     }
 
     /// The same, but one node is never killed, so that its process can be watched.
     #[must_use]
     pub fn sparing(self, node: usize) -> Nemesis {
         Nemesis { spared: Some(node), ..self }
+    }
+
+    /// The same, but with a longer calm after each fault, so that it costs less.
+    #[must_use]
+    pub fn calmer(self, by: Duration) -> Nemesis {
+        Nemesis { calm: by, ..self }
     }
 
     /// Strikes for as long as told, then leaves everything whole.
@@ -72,6 +80,7 @@ impl Nemesis {
             end(&fault, fleet).await;
             self.log.push(format!("{:.1} s: over", started.elapsed().as_secs_f64()));
             self.hold().await;
+            lasts(self.calm).await;
         }
     }
 
