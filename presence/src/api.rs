@@ -6,9 +6,8 @@
 //! | `stream`, `socket` | who changes, as server-sent events and on a WebSocket |
 //! | `health`, `openapi` | how the node is, and what it answers |
 //!
-//! `server` accepts connections, within the limits of the process; `plain` answers what is asked most, and hands every other
-//! request to the routes; `head` answers requests that are none. `limit` says who
-//! writes too often, `patience` who reads too slowly.
+//! `server` accepts connections, within the limits of the process; `plain` answers what is asked most before the routes; `head`
+//! answers requests that are none. `limit` says who writes too often, `patience` who reads too slowly.
 
 mod error;
 mod query;

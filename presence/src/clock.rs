@@ -1,6 +1,5 @@
 //! The clocks of this host: the one place where they are read.
 
-use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
@@ -72,33 +71,6 @@ impl Serialize for Rfc3339 {
     }
 }
 
-/// The time as a head of HTTP writes it (RFC 9110 §5.6.7). Written once a second by each thread.
-pub(crate) fn http_date() -> [u8; 29] {
-    thread_local! {
-        static LAST: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
-    }
-    let secs = wall_ms() / 1_000;
-    let (known, date) = LAST.get();
-    if known == secs {
-        return date;
-    }
-    let date = imf_fixdate(secs);
-    LAST.set((secs, date));
-    date
-}
-
-fn imf_fixdate(secs: u64) -> [u8; 29] {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let (days, of_day) = ((secs / 86_400).min(LAST_DAY), secs % 86_400);
-    let (year, month, day) = civil(days);
-    let name = |names: &[&'static str], at: u64| names[usize::try_from(at).unwrap_or(0) % names.len()];
-    let (weekday, month) = (name(&DAYS, days), name(&MONTHS, month - 1));
-    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
-    let text = format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT");
-    text.as_bytes().try_into().expect("it has 29 bytes until the year 9999")
-}
-
 /// Days since 1970 as year, month, day: years are counted from March, so that the odd day is the last one, in eras of
 /// 400 years, which are all equally long.
 fn civil(days: u64) -> (u64, u64, u64) {
@@ -125,7 +97,5 @@ mod tests {
         assert_eq!(&Rfc3339(1_767_225_599_001).text(), b"2025-12-31T23:59:59.001Z");
         assert_eq!(&Rfc3339(4_107_542_400_000).text(), b"2100-03-01T00:00:00.000Z");
         assert_eq!(&Rfc3339(253_402_300_799_999).text(), b"9999-12-31T23:59:59.999Z");
-        assert_eq!(&imf_fixdate(784_111_777), b"Sun, 06 Nov 1994 08:49:37 GMT");
-        assert_eq!(&imf_fixdate(253_402_300_799), b"Fri, 31 Dec 9999 23:59:59 GMT");
     }
 }

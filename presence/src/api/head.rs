@@ -22,8 +22,6 @@ const REST_TIME: Duration = Duration::from_secs(2);
 /// A connection.
 pub(super) struct Heads<S> {
     stream: S,
-    /// What was read of it before, and is to be read first.
-    first: Bytes,
     /// An answer of ours that is on its way, and how long the one is that it stands for.
     answer: Option<(Bytes, usize)>,
     rest: Option<Rest>,
@@ -37,9 +35,8 @@ struct Rest {
 }
 
 impl<S> Heads<S> {
-    /// A connection of which `first` was read.
-    pub(super) fn new(stream: S, first: impl Into<Bytes>) -> Self {
-        Self { stream, first: first.into(), answer: None, rest: None }
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, answer: None, rest: None }
     }
 }
 
@@ -62,15 +59,7 @@ fn instead(answer: &[u8]) -> Option<Bytes> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let length = self.first.len().min(buf.remaining());
-        buf.put_slice(&self.first.split_to(length));
-        if self.first.is_empty() {
-            self.first = Bytes::new();
-        }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 

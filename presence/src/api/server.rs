@@ -27,9 +27,9 @@ use super::users::Peer;
 use crate::tls::Certificate;
 
 /// How long requests may go on after the server was told to stop: longer than a write takes that is not kept.
-pub(super) const GRACE: Duration = Duration::from_millis(1_750);
+const GRACE: Duration = Duration::from_millis(1_750);
 /// A head that takes longer, and a connection on which nobody asks, is closed.
-pub(super) const HEAD_TIME: Duration = Duration::from_secs(75);
+const HEAD_TIME: Duration = Duration::from_secs(75);
 /// A handshake that takes longer is not waited for.
 const TLS_TIME: Duration = Duration::from_secs(10);
 /// What is buffered for a connection; a request's head must fit in it. Small: there are thousands that only listen.
@@ -141,32 +141,26 @@ impl Server {
         peer: SocketAddr,
         place: &Arc<Place>,
     ) {
-        match plain::serve(&self.app, stream).await {
-            // Apart: nearly all connections never come here.
-            Ok(Some((stream, first))) => Box::pin(self.rest(Heads::new(stream, first), peer, place)).await,
-            Ok(None) => {}
-            Err(error) => tracing::debug!(%error, "connection ended"),
-        }
-    }
-
-    /// Serves all that comes from here on by the HTTP library.
-    async fn rest(
-        &self,
-        stream: Heads<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>,
-        peer: SocketAddr,
-        place: &Arc<Place>,
-    ) {
         let routes = TowerToHyperService::new(self.router.clone());
         let service = service_fn(|mut request: http::Request<Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
-            if request.headers().contains_key(http::header::UPGRADE) {
-                request.extensions_mut().insert(Arc::clone(place));
+            let plain = plain::answer(&self.app, &request);
+            let routed = plain.is_none().then(|| {
+                request.extensions_mut().insert(Peer(peer));
+                if request.headers().contains_key(http::header::UPGRADE) {
+                    request.extensions_mut().insert(Arc::clone(place));
+                }
+                hyper::service::Service::call(&routes, request)
+            });
+            async {
+                match (plain, routed) {
+                    (Some(plain), _) => Ok(plain),
+                    (None, routed) => routed.expect("whatever is not plain is routed").await,
+                }
             }
-            hyper::service::Service::call(&routes, request)
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(BUFFER_BYTES);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(Heads::new(stream)), service).with_upgrades());
         // The connection is polled again.
         let served = tokio::select! {
             served = connection.as_mut() => served,

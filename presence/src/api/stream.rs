@@ -29,7 +29,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const AT_ONCE: usize = 64;
 
 /// One reader.
-pub(super) struct Reader {
+struct Reader {
     app: Arc<App>,
     follower: Follower,
     ready: VecDeque<Bytes>,
@@ -51,7 +51,7 @@ pub(crate) async fn stream(
 }
 
 /// A reader of the users of a query, who heard the event `since` last.
-pub(super) fn begin(app: &Arc<App>, query: Option<&str>, since: Option<&str>) -> Result<Reader, ApiError> {
+fn begin(app: &Arc<App>, query: Option<&str>, since: Option<&str>) -> Result<Reader, ApiError> {
     app.readable()?;
     let users = listed(&Query::parse(query)?)?;
     let mut follower = app.hub.follower();
@@ -71,7 +71,7 @@ pub(super) fn begin(app: &Arc<App>, query: Option<&str>, since: Option<&str>) ->
 
 impl Reader {
     /// The next event, once there is one; none: the node stops. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<Bytes> {
+    async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
                 return Some(bytes);

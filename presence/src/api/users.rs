@@ -364,10 +364,13 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
 }
 
 fn tagged(mut response: Response, tag: Option<u64>) -> Response {
-    if let Some(tag) = tag.and_then(|tag| HeaderValue::try_from(format!("\"{tag:016x}\"")).ok()) {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
+    response.headers_mut().extend(tag.map(|tag| (header::ETAG, entity_tag(tag))));
     response
+}
+
+/// The tag as it stands in a head.
+pub(super) fn entity_tag(tag: u64) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{tag:016x}\"")).expect("hex digits between quotes")
 }
 
 pub(crate) async fn json<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiError> {
