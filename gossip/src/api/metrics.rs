@@ -165,6 +165,7 @@ impl Collector for Reading {
             ("replication_pulls", "Pulls asked for", self.replication.pulls),
             ("replication_pulls_failed", "Pulls that failed", self.replication.pulls_failed),
             ("subscription_looks", "Times a live query was run again", self.subscriptions.looks),
+            ("subscription_looks_whole", "Times of these that all its rows were read", self.subscriptions.looks_whole),
             ("subscription_events", "Change events of live queries", self.subscriptions.events),
             ("subscription_cut", "Listeners cut off for being slow", self.subscriptions.cut),
             ("subscription_damaged", "Live queries ended because the database is damaged", self.subscriptions.damaged),

@@ -144,6 +144,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "queries": subscriptions.queries,
             "listeners": subscriptions.listeners,
             "looks": subscriptions.looks,
+            "looks_whole": subscriptions.looks_whole,
             "events": subscriptions.events,
             "cut": subscriptions.cut,
             "damaged": subscriptions.damaged,

@@ -268,7 +268,11 @@ impl Follower {
         let events = self.live.feed.publish(&differences);
         self.weigh();
         self.parts.counters.events.fetch_add(events, Ordering::Relaxed);
-        let took = self.rows().took;
+        let (took, whole) = {
+            let rows = self.rows();
+            (rows.took, rows.whole)
+        };
+        self.parts.counters.looks_whole.fetch_add(whole.into(), Ordering::Relaxed);
         self.ready = Instant::now() + pause(self.live.plan().reach, took);
         Ok(())
     }

@@ -98,11 +98,9 @@ pub(super) fn look(
     rows: &mut ResultRows,
     leash: &Leash,
 ) -> Result<Vec<Difference>, LookError> {
-    let began = Instant::now();
     leash.tie(conn)?;
     let looked = run(conn, plan, extent, rows);
     untie(conn)?;
-    rows.took = began.elapsed();
     looked
 }
 
@@ -121,7 +119,11 @@ fn run(
     let mut pass = rows.look();
     match extent {
         Extent::Keys(keys) => match look_at(conn, plan, &keys, most, &mut pass)? {
-            Met::RowsOf(parts) => return Ok(pass.end_of_parts(&parts)),
+            Met::RowsOf(parts) => {
+                let differences = pass.end_of_parts(&parts);
+                (rows.took, rows.whole) = (began.elapsed(), false);
+                return Ok(differences);
+            }
             // Those that were met are met again below, and as the same: it is one snapshot.
             Met::TooFew => {}
         },
@@ -130,7 +132,7 @@ fn run(
     let mut statement = prepare(conn, plan, &plan.all)?;
     meet(&mut statement, plan, &mut pass)?;
     let differences = pass.end_of_all();
-    rows.whole_took = began.elapsed();
+    (rows.took, rows.whole_took, rows.whole) = (began.elapsed(), began.elapsed(), true);
     Ok(differences)
 }
 

@@ -112,6 +112,7 @@ struct Following {
 #[derive(Debug, Default)]
 struct Counters {
     looks: AtomicU64,
+    looks_whole: AtomicU64,
     events: AtomicU64,
     damaged: AtomicU64,
 }
@@ -125,6 +126,8 @@ pub struct SubscriptionFigures {
     pub listeners: u64,
     /// Times a query was run again, since start.
     pub looks: u64,
+    /// Times of these that all its rows were looked at, since start.
+    pub looks_whole: u64,
     /// Change events made, since start; each counts once however many listen.
     pub events: u64,
     /// Readers that were cut off for being slow, since start.
@@ -278,6 +281,7 @@ impl Subscriptions {
             queries: registry.by_id.len() as u64,
             listeners: lives().map(|live| live.feed.readers() as u64).sum(),
             looks: self.0.counters.looks.load(Ordering::Relaxed),
+            looks_whole: self.0.counters.looks_whole.load(Ordering::Relaxed),
             events: self.0.counters.events.load(Ordering::Relaxed),
             cut: registry.cut + lives().map(|live| live.feed.cut()).sum::<u64>(),
             damaged: self.0.counters.damaged.load(Ordering::Relaxed),

@@ -26,8 +26,10 @@ pub(super) struct ResultRows {
     bytes: usize,
     /// How long the last look at the whole query took.
     pub(super) whole_took: Duration,
-    /// How long the last look held its reader.
+    /// How long the last look worked, which is not how long it waited to know what to look at.
     pub(super) took: Duration,
+    /// Whether the last look was at all of them.
+    pub(super) whole: bool,
 }
 
 /// What a row takes beside its bytes: its entry, and its part of the map.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kith_gossip_proto::{Key, Name};
 
 /// Above this many keys, or a quarter of the result, one run of the whole query is cheaper than one per key.
-const KEYS_MAX: usize = 256;
+const KEYS_MAX: usize = 1_024;
 /// The same for a query over several tables: without an index that joins them the other way round, each key costs a run
 /// through the other table.
 const JOINED_KEYS_MAX: usize = 32;
@@ -150,8 +150,8 @@ mod tests {
     #[test]
     fn many_keys_are_everything_and_an_analysis_outlasts_looks() {
         let wanted = Wanted::default();
-        wanted.look(keys("a", 0..200), 1);
-        wanted.look(keys("b", 0..200), 1);
+        wanted.look(keys("a", 0..600), 1);
+        wanted.look(keys("b", 0..600), 1);
         assert_eq!(wanted.take(1), Extent::All);
         assert_eq!(keys("a", 0..9).if_worth_it(1, 3), Extent::All);
         assert_eq!(keys("a", 0..8).if_worth_it(1, 3), keys("a", 0..8));

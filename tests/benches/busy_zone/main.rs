@@ -187,6 +187,7 @@ fn busy(
     let nothing = &mut || Ok(Vec::new());
     ask(WARMING, &mut seeker, nothing)?;
     seeker.took.clear();
+    let before = runtime.block_on(looks(node))?;
     for _ in 0..arguments.rounds {
         let (count, spent, _) = ask(arguments.lasts, &mut seeker, nothing)?;
         quiet.add(count, spent, &mut seeker.took);
@@ -196,6 +197,7 @@ fn busy(
         busy.add(count, spent, &mut seeker.took);
         commits.extend(written);
     }
+    let after = runtime.block_on(looks(node))?;
     stop.cancel();
     let came = follower.join().map_err(|_| anyhow!("the follower panicked"))??;
     let events = changes::events(&came);
@@ -218,9 +220,17 @@ fn busy(
             "event_to_answer_ms": later(&events, &seeker.found, load.pauses()),
             "commit_to_answer_ms": later(&commits, &seeker.found, load.pauses()),
         },
+        "looks": after.0 - before.0, "looks_whole": after.1 - before.1,
         "p99_ratio": ratios.0, "cpu_ratio": ratios.1,
         "must": "event p99 <= 10, commit p99 <= 15, p99_ratio <= 2, cpu_ratio <= 1.2",
     }))
+}
+
+/// How often the store has looked at its live queries again, and how often at all rows of one.
+async fn looks(node: &Node) -> Result<(u64, u64)> {
+    let status = node.api().get("/v1/status").await.map_err(|error| anyhow!(error))?.json();
+    let count = |name| status["subscriptions"][name].as_u64().with_context(|| format!("no {name} in {status}"));
+    Ok((count("looks")?, count("looks_whole")?))
 }
 
 /// What floods cost who asks for own names, and the process.
