@@ -18,6 +18,7 @@ mod dev;
 
 mod exit;
 mod log;
+mod memory;
 mod modes;
 mod notify;
 mod out;
@@ -54,6 +55,7 @@ const LEAVE: Duration = Duration::from_millis(100);
 const NATS_THREADS: usize = 2;
 
 fn main() -> ExitCode {
+    memory::share();
     match start(Cli::parse()) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {

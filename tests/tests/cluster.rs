@@ -48,6 +48,37 @@ fn answer(rcode: &str, addresses: &[&str]) -> Answer {
     Answer { rcode: rcode.to_owned(), soa: addresses.is_empty(), addresses }
 }
 
+/// The arenas of glibc's allocator besides the first: each is 64 MiB of address space, of which the end cannot be read yet.
+fn arenas(process: u32) -> usize {
+    const ARENA: u64 = 64 << 20;
+    let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).expect("the process runs");
+    let mapped = maps.lines().filter_map(|line| {
+        let (range, rights) = line.split_once(' ')?;
+        let (from, to) = range.split_once('-')?;
+        let at = |text| u64::from_str_radix(text, 16).ok();
+        Some((at(from)?, at(to)?, rights.get(..4)?))
+    });
+    let mapped: Vec<_> = mapped.collect();
+    let is_arena = |pair: &&[(u64, u64, &str)]| {
+        matches!(**pair, [(from, middle, "rw-p"), (rest, to, "---p")]
+            if from % ARENA == 0 && middle == rest && to - from == ARENA)
+    };
+    mapped.windows(2).filter(is_arena).count()
+}
+
+#[tokio::test]
+async fn g13_the_threads_of_an_agent_share_their_memory() {
+    let lab = Lab::new("lab");
+    let mut nodes = lab.nodes(&Authority::new("lab"), &["n1"]);
+    nodes[0].launch();
+    nodes[0].ready().await;
+    for number in 0..100 {
+        let insert = "INSERT INTO cluster_metadata (key, value) VALUES (?, 'x')";
+        nodes[0].api().execute(insert, &json!([number.to_string()])).await.expect("acknowledged");
+    }
+    assert_eq!(arenas(nodes[0].id()), 0);
+}
+
 #[tokio::test]
 async fn a_fact_written_on_one_server_is_answered_by_all_and_stops_with_them() {
     let lab = Lab::new("lab");
