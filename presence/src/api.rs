@@ -82,6 +82,9 @@ impl App {
 
 /// What is asked of the center, and of other nodes.
 pub(crate) trait Others: Send + Sync + 'static {
+    /// How much of what this node said the center does not keep yet.
+    fn unforwarded(&self) -> usize;
+
     /// Waits until the center keeps all that this node said of a user, for a few seconds at most.
     fn confirm(&self, user: &UserId) -> BoxFuture<'static, Center>;
 

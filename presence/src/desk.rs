@@ -21,7 +21,7 @@ use crate::core::board::{Counts, SESSIONS, To, What};
 use crate::core::owner::Beat;
 use crate::core::{Board, Now, Plan, Refusal, Says, SessionName, UserId, Write};
 use crate::hub::Hub;
-use crate::journal::{Facts, Journal, JournalError};
+use crate::journal::{End, Facts, Journal, JournalError};
 use crate::shown::Shown;
 
 /// Requests that wait. With more the node is overloaded, and says so at once.
@@ -164,13 +164,32 @@ struct Work {
     compact_at: Duration,
 }
 
-/// A journal that is being compacted.
-struct Compacting {
-    /// How many facts it is compacted to.
-    to: usize,
-    /// How many it held of what they stand for.
+/// A journal that is being compacted, piece by piece: between two of them everything else gets its turn.
+enum Compacting {
+    /// What holds is said once more.
+    Keeping(Kept, BoxFuture<'static, Result<(), JournalError>>),
+    /// What was there before is forgotten: so many facts, for which there are so many.
+    Forgetting(usize, usize, BoxFuture<'static, Result<(), JournalError>>),
+}
+
+/// How far it is.
+struct Kept {
+    /// What is to be forgotten.
+    upto: End,
+    /// How many facts that is.
     from: usize,
-    done: BoxFuture<'static, Result<(), JournalError>>,
+    /// How many stand for them so far.
+    to: usize,
+    /// The last user of whom they are.
+    after: Option<UserId>,
+}
+
+impl Compacting {
+    fn done(&mut self) -> &mut BoxFuture<'static, Result<(), JournalError>> {
+        match self {
+            Self::Keeping(_, done) | Self::Forgetting(.., done) => done,
+        }
+    }
 }
 
 /// Does what is asked until the token is cancelled; then the batch under way is still done, and who else waits is told that
@@ -192,6 +211,7 @@ pub(crate) async fn work(tools: Tools, mut requests: Requests, token: Cancellati
         if batch.is_none() {
             // While a batch is under way no session ends: under load this is the time between two.
             work.tick_if_due();
+            work.compact();
             batch = work.next_batch();
         }
         let now = work.tools.clock.now();
@@ -202,9 +222,6 @@ pub(crate) async fn work(tools: Tools, mut requests: Requests, token: Cancellati
             done = async { batch.as_mut().expect("guarded").done.as_mut().await }, if batch.is_some() => {
                 let finished = batch.take().expect("it was there");
                 work.finish(finished, done);
-            }
-            compacted = async { work.compacting.as_mut().expect("guarded").done.as_mut().await }, if work.compacting.is_some() => {
-                work.compacted(compacted);
             }
             () = token.cancelled() => break,
             asked = requests.0.recv() => match asked {
@@ -224,6 +241,9 @@ pub(crate) async fn work(tools: Tools, mut requests: Requests, token: Cancellati
             }
             () = tokio::time::sleep_until(due.into()) => {
                 work.tick();
+            }
+            compacted = async { work.compacting.as_mut().expect("guarded").done().await }, if work.compacting.is_some() => {
+                work.compacted(compacted);
             }
         }
     }
@@ -411,7 +431,6 @@ impl Work {
             }
         }
         self.count();
-        self.compact();
     }
 
     /// When somebody was last seen is kept for 90 days. The wall clock that says so is the one that the others go by, too.
@@ -431,7 +450,7 @@ impl Work {
         tally.head.store(counts.head.seq, Ordering::Relaxed);
     }
 
-    /// Has the journal forget what no longer counts.
+    /// Has the journal forget what no longer counts. No batch is under way: all that was appended is in force, or never will be.
     fn compact(&mut self) {
         let grown = self.tools.kept.saturating_sub(self.tools.said);
         if grown <= COMPACT_AFTER.max(self.tools.said) || self.compacting.is_some() || !self.unstored.is_empty() {
@@ -442,20 +461,32 @@ impl Work {
             return;
         }
         self.compact_at = now + COMPACT_AGAIN;
-        let facts = self.tools.board.kept_facts();
-        let (to, from) = (facts.len(), self.tools.kept);
-        self.compacting = Some(Compacting { to, from, done: self.tools.journal.compact(facts) });
+        let (upto, from) = (self.tools.journal.end(), self.tools.kept);
+        self.compacting = Some(self.keep(&Kept { upto, from, to: 0, after: None }));
+    }
+
+    /// Has the journal keep some more of what holds; or, once it keeps all of it, forget what it stands for.
+    fn keep(&self, kept: &Kept) -> Compacting {
+        let (facts, after) = self.tools.board.kept_facts(kept.after.as_ref());
+        match after {
+            Some(_) => {
+                let to = kept.to + facts.len();
+                Compacting::Keeping(Kept { to, after, ..*kept }, self.tools.journal.append(facts))
+            }
+            None => Compacting::Forgetting(kept.from, kept.to, self.tools.journal.forget(kept.upto)),
+        }
     }
 
     fn compacted(&mut self, done: Result<(), JournalError>) {
-        let Some(Compacting { to, from, .. }) = self.compacting.take() else { return };
-        match done {
-            Ok(()) => {
+        match (self.compacting.take(), done) {
+            (Some(Compacting::Keeping(kept, _)), Ok(())) => self.compacting = Some(self.keep(&kept)),
+            (Some(Compacting::Forgetting(from, to, _)), Ok(())) => {
                 self.tools.kept = self.tools.kept.saturating_sub(from) + to;
                 self.tools.said = to;
                 self.compact_at = Duration::ZERO;
             }
-            Err(error) => tracing::warn!(%error, "the log is not compacted"),
+            (_, Err(error)) => tracing::warn!(%error, "the log is not compacted"),
+            (None, Ok(())) => {}
         }
     }
 }

@@ -1,7 +1,5 @@
 //! The node's own log: what it said, so that it can say it again after it was killed.
 
-use std::sync::{Mutex, PoisonError};
-
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
@@ -11,6 +9,10 @@ use crate::core::{Fact, UserId};
 /// Facts, in the order in which they were said.
 pub(crate) type Facts = Vec<(UserId, Fact)>;
 
+/// A place in a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End(pub(crate) u64);
+
 /// Where a node keeps what it said.
 pub(crate) trait Journal: Send + Sync + 'static {
     /// Makes facts durable, all or none. After an error nobody knows which.
@@ -19,9 +21,11 @@ pub(crate) trait Journal: Send + Sync + 'static {
     /// Whether it can be tried at all.
     fn is_up(&self) -> bool;
 
-    /// Everything whose append has returned is said by these as well, and is forgotten once they are kept. What is being
-    /// appended meanwhile stays.
-    fn compact(&self, facts: Facts) -> BoxFuture<'static, Result<(), JournalError>>;
+    /// The end of what was appended so far: of everything whose append has returned.
+    fn end(&self) -> End;
+
+    /// Forgets all up to there: it is said again by what was appended since.
+    fn forget(&self, upto: End) -> BoxFuture<'static, Result<(), JournalError>>;
 }
 
 /// Why facts are not durable.
@@ -40,13 +44,10 @@ pub(crate) enum JournalError {
 
 /// Keeps them for as long as the process lives: for tests, and for a first look.
 #[derive(Debug, Default)]
-pub(crate) struct InMemory {
-    facts: Mutex<usize>,
-}
+pub(crate) struct InMemory;
 
 impl Journal for InMemory {
-    fn append(&self, facts: Facts) -> BoxFuture<'static, Result<(), JournalError>> {
-        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) += facts.len();
+    fn append(&self, _: Facts) -> BoxFuture<'static, Result<(), JournalError>> {
         std::future::ready(Ok(())).boxed()
     }
 
@@ -54,8 +55,11 @@ impl Journal for InMemory {
         true
     }
 
-    fn compact(&self, facts: Facts) -> BoxFuture<'static, Result<(), JournalError>> {
-        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts.len();
+    fn end(&self) -> End {
+        End(0)
+    }
+
+    fn forget(&self, _: End) -> BoxFuture<'static, Result<(), JournalError>> {
         std::future::ready(Ok(())).boxed()
     }
 }

@@ -212,6 +212,10 @@ struct Asker {
 }
 
 impl Others for Asker {
+    fn unforwarded(&self) -> usize {
+        self.forwarder.unforwarded()
+    }
+
     fn confirm(&self, user: &UserId) -> BoxFuture<'static, Center> {
         Arc::clone(&self.forwarder).confirm(user.clone()).boxed()
     }

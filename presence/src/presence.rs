@@ -227,7 +227,7 @@ impl Node {
                 board.load(&node, facts, now);
             }
         }
-        let counts = board.kept_facts().len().min(kept);
+        let counts = board.kept().min(kept);
         let tools = Tools {
             board,
             clock: self.clock,
@@ -277,6 +277,10 @@ async fn silence(mut said: mpsc::Receiver<(To, Says)>, done: &CancellationToken)
 struct Nobody;
 
 impl Others for Nobody {
+    fn unforwarded(&self) -> usize {
+        0
+    }
+
     fn end(&self, _: &NodeId, _: &UserId, _: Option<&SessionName>, _: &str) -> BoxFuture<'static, bool> {
         std::future::ready(false).boxed()
     }

@@ -102,14 +102,12 @@ impl Shown {
         self.shards.iter().map(of).fold((0, 0), |sum, shard| (sum.0 + shard.0, sum.1 + shard.1))
     }
 
-    /// All users of whom a node says anything.
-    pub(crate) fn known_by(&self, node: &NodeId) -> Vec<UserId> {
-        let mut known = Vec::new();
-        for shard in &self.shards {
+    /// All users of whom a node says anything, in pieces of one shard each.
+    pub(crate) fn known_by(&self, node: &NodeId) -> impl Iterator<Item = Vec<UserId>> {
+        self.shards.iter().map(move |shard| {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-            known.extend(shard.iter().filter(|(_, entry)| entry.user.is_known_by(node)).map(|(id, _)| id.clone()));
-        }
-        known
+            shard.iter().filter(|(_, entry)| entry.user.is_known_by(node)).map(|(id, _)| id.clone()).collect()
+        })
     }
 
     /// Those who are here, at most `limit` of them.

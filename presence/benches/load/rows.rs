@@ -129,6 +129,7 @@ impl FromStr for Name {
 
 /// Measures.
 pub(crate) async fn run(name: Name, stage: &mut Stage) -> Result<Vec<Row>, String> {
+    stage.settled().await.map_err(|error| format!("{}: {error}", name.as_str()))?;
     let measured = match name {
         Name::Users => Ok(vec![users::users(stage).await?]),
         Name::Reads => rates::reads(stage).await,

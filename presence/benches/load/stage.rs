@@ -19,6 +19,8 @@ use super::servers::NatsServer;
 
 /// For processes to start and find each other.
 const STARTING: Duration = Duration::from_secs(60);
+/// For the center to keep what a hundred thousand users said.
+const SETTLED: Duration = Duration::from_secs(600);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 const NAMES: [&str; 3] = ["center", "one", "two"];
@@ -84,6 +86,17 @@ impl Stage {
             Ok(self.figure(at, "ready").await? == 1 && self.figure(at, "peers").await? == others)
         })
         .await
+    }
+
+    /// Waits until the center keeps all that was said: what is measured is not to share the disk with what was before.
+    pub(crate) async fn settled(&self) -> Result<(), String> {
+        for (at, name) in NAMES.iter().enumerate() {
+            until(SETTLED, &format!("the center keeps what {name} said"), async || {
+                Ok(self.figure(at, "unforwarded").await? == 0)
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Where it is measured: cores, which the load shares, and what the streams are stored on.

@@ -37,6 +37,12 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
         ("sessions", "gauge", "Sessions of this node", tally.sessions.load(Ordering::Relaxed) as u64),
         ("peers", "gauge", "Other nodes that are heard", tally.peers.load(Ordering::Relaxed) as u64),
         ("head", "gauge", "Changes of this node since it was started", of(&tally.head)),
+        (
+            "unforwarded",
+            "gauge",
+            "What this node says and the center does not keep yet; one more while nobody knows what it keeps",
+            app.others.unforwarded() as u64,
+        ),
         ("ready", "gauge", "Whether reads are answered", u64::from(app.shown.is_filled())),
         ("writable", "gauge", "Whether writes are taken", u64::from(app.journal.is_up())),
         ("connections", "gauge", "HTTP connections", app.connections.load(Ordering::Relaxed) as u64),

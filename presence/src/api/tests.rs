@@ -18,6 +18,10 @@ use crate::journal::InMemory;
 struct Nobody;
 
 impl Others for Nobody {
+    fn unforwarded(&self) -> usize {
+        0
+    }
+
     fn confirm(&self, _: &UserId) -> BoxFuture<'static, Center> {
         std::future::ready(Center::Away).boxed()
     }

@@ -11,6 +11,7 @@ mod watch;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use super::fact::{Fact, Life};
 use super::id::{SessionName, UserId};
 use super::owner::Owner;
 use super::peer::{Changes, Peer, Steps};
-use super::says::Says;
+use super::says::{FACTS, Says};
 use super::sight::{Heard, STALE_AFTER, Sight};
 use super::tail::Tail;
 use super::user::User;
@@ -33,6 +34,9 @@ pub use write::{Plan, Refusal, SESSIONS, What, Write};
 
 /// Other nodes that are followed. One more is not heard at all.
 const PEERS: usize = 1_024;
+
+/// Facts that are kept in one go: with all of one more user, who may have as many sessions as there are, they fit in a message.
+const KEPT: usize = FACTS - SESSIONS - 2;
 
 /// All users as one node knows them.
 #[derive(Debug)]
@@ -324,11 +328,25 @@ impl Board {
         peers.chain([(self.me.clone(), self.head)]).collect()
     }
 
-    /// What a log must hold so that it says all that this node knows of itself, and when everybody was last seen.
-    pub fn kept_facts(&self) -> Vec<(UserId, Fact)> {
-        let gone = self.users.iter().filter(|(_, user)| !user.is_known_by(&self.me));
-        let seen = gone.map(|(id, user)| (id.clone(), Fact::Seen(user.seen_ms())));
-        self.own_facts().into_iter().chain(seen).collect()
+    /// A piece of what a log must hold so that it says all that this node knows of itself, and when everybody was last seen:
+    /// of some users after `after`, and up to whom that is; none: there are no more.
+    pub fn kept_facts(&self, after: Option<&UserId>) -> (Vec<(UserId, Fact)>, Option<UserId>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut facts, mut upto) = (Vec::new(), None);
+        for (id, user) in self.users.range::<UserId, _>((from, Bound::Unbounded)) {
+            if facts.len() >= KEPT {
+                break;
+            }
+            facts.extend(user.facts_of(&self.me).into_iter().map(|fact| (id.clone(), fact)));
+            facts.push((id.clone(), Fact::Seen(user.seen_ms())));
+            upto = Some(id);
+        }
+        (facts, upto.cloned())
+    }
+
+    /// How many facts that is in all.
+    pub fn kept(&self) -> usize {
+        self.users.values().map(|user| 1 + user.facts_of(&self.me).len()).sum()
     }
 
     /// All that this node says that is in force.

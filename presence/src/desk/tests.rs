@@ -26,7 +26,11 @@ impl Journal for Slow {
         true
     }
 
-    fn compact(&self, _: Facts) -> BoxFuture<'static, Result<(), JournalError>> {
+    fn end(&self) -> End {
+        End(0)
+    }
+
+    fn forget(&self, _: End) -> BoxFuture<'static, Result<(), JournalError>> {
         std::future::ready(Ok(())).boxed()
     }
 }
@@ -111,42 +115,70 @@ async fn sessions_end_and_peers_are_answered_while_there_is_always_something_to_
     assert!(!load.is_finished(), "there was a time without load");
 }
 
-/// Keeps facts, and counts how often it is compacted, and to how many.
+/// Remembers how many facts each append had, and where it was told to forget.
 #[derive(Default)]
-struct Counting(std::sync::Mutex<Vec<usize>>);
+struct Counting(std::sync::Mutex<Vec<Told>>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Append(usize),
+    Forget(End),
+}
+
+impl Counting {
+    fn told(&self, told: Told) -> BoxFuture<'static, Result<(), JournalError>> {
+        self.0.lock().unwrap().push(told);
+        // As any journal, it takes a moment, in which others get their turn.
+        tokio::task::yield_now().map(Ok).boxed()
+    }
+}
 
 impl Journal for Counting {
-    fn append(&self, _: Facts) -> BoxFuture<'static, Result<(), JournalError>> {
-        std::future::ready(Ok(())).boxed()
+    fn append(&self, facts: Facts) -> BoxFuture<'static, Result<(), JournalError>> {
+        self.told(Told::Append(facts.len()))
     }
 
     fn is_up(&self) -> bool {
         true
     }
 
-    fn compact(&self, facts: Facts) -> BoxFuture<'static, Result<(), JournalError>> {
-        self.0.lock().unwrap().push(facts.len());
-        std::future::ready(Ok(())).boxed()
+    fn end(&self) -> End {
+        End(self.0.lock().unwrap().len() as u64)
+    }
+
+    fn forget(&self, upto: End) -> BoxFuture<'static, Result<(), JournalError>> {
+        self.told(Told::Forget(upto))
     }
 }
 
-/// How often a journal is compacted that holds this many users who were seen, and so many facts more.
-async fn compacted(seen: usize, more: usize) -> Vec<usize> {
+/// What a journal is told that holds this many users who were seen, and so many facts more, while one user writes.
+async fn told(seen: usize, more: usize) -> Vec<Told> {
     let journal = Arc::new(Counting::default());
     let now = Clock::start().now().wall_ms;
     let facts = (0..seen).map(|n| (user(&format!("u{n}")), Fact::Seen(now))).collect();
     let Working { desk, .. } = &working_with(Arc::clone(&journal) as Arc<dyn Journal>, facts, more);
-    for n in 0..20 {
+    for n in 0..10_000 {
         let status = if n % 2 == 0 { Status::Away } else { Status::Online };
         desk.write(put("ann", status)).await.unwrap();
+        if matches!(journal.0.lock().unwrap().last(), Some(Told::Forget(_))) || (more <= seen && n == 20) {
+            break;
+        }
     }
-    let compacted = journal.0.lock().unwrap();
-    compacted.clone()
+    let told = journal.0.lock().unwrap();
+    told.clone()
 }
 
 #[tokio::test]
 async fn a_journal_is_compacted_when_half_of_it_says_nothing_and_not_because_it_says_much() {
-    assert_eq!(compacted(250_000, 200_000).await, Vec::<usize>::new());
-    let compacted = compacted(250_000, 250_001).await;
-    assert!(matches!(compacted[..], [to] if (250_000..250_020).contains(&to)), "{compacted:?}");
+    let all_appended = |told: &[Told]| told.iter().all(|told| matches!(told, Told::Append(1..=3)));
+    assert!(all_appended(&told(250_000, 200_000).await));
+    let told = told(250_000, 250_001).await;
+    let pieces: Vec<usize> =
+        told.iter().filter_map(|told| if let Told::Append(n) = told { Some(*n) } else { None }).collect();
+    let (most, sum) = (pieces.iter().max().unwrap(), pieces.iter().sum::<usize>());
+    assert!(*most <= 250 && sum >= 250_000, "{most} at once, {sum} in all");
+    // Writes are taken between the pieces.
+    let turns = pieces.windows(2).filter(|two| (two[0] > 3) != (two[1] > 3)).count();
+    assert!(turns > 100, "{turns} turns");
+    assert!(matches!(told.last(), Some(Told::Forget(End(upto))) if *upto < 10), "{:?}", told.last());
 }

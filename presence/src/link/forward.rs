@@ -40,6 +40,8 @@ use crate::shown::Shown;
 /// Keys that wait: of more, or of twice what holds if that is more, all that holds is sent once the center is there. Three for
 /// each user who comes or goes while it is away, of 100 bytes each.
 const KEYS: usize = 300_000;
+/// Keys of what the center holds that are taken in one go.
+const FILLED: usize = 2_000;
 /// Puts in flight.
 const IN_FLIGHT: usize = 64;
 /// How often the center is looked at.
@@ -233,7 +235,7 @@ impl Forwarder {
                     };
                     if self.looked(looked) {
                         let there = self.there(bucket::held_by(&place.center, &self.node)).await;
-                        self.fill(there);
+                        self.fill(there).await;
                     }
                 }
             }
@@ -259,21 +261,39 @@ impl Forwarder {
         held.await.ok()
     }
 
-    /// Takes all that holds, and what the center holds of it. If that is not known, it is asked for again.
-    fn fill(&self, there: Option<Vec<Key>>) {
-        let held = self.shown.known_by(&self.node);
+    /// Takes all that holds, and what the center holds of it, piece by piece: it may be some hundred thousand keys, and others
+    /// have their turn in between. If it is not known what the center holds, it is asked for again.
+    async fn fill(&self, there: Option<Vec<Key>>) {
+        self.waiting().filled = 0;
+        if let Some(there) = &there {
+            for users in self.shown.known_by(&self.node) {
+                let seen = users.iter().map(|user| Key { user: user.clone(), kind: Kind::Seen });
+                self.fill_in(users.iter().flat_map(|user| self.held_of(user)).chain(seen).collect());
+                tokio::task::yield_now().await;
+            }
+            for keys in there.chunks(FILLED) {
+                self.fill_in(keys.to_vec());
+                tokio::task::yield_now().await;
+            }
+        }
         let mut waiting = self.waiting();
         waiting.filling = false;
         waiting.behind |= there.is_none();
-        if let Some(there) = there {
-            let seen = held.iter().map(|user| Key { user: user.clone(), kind: Kind::Seen });
-            let keys: Vec<_> = held.iter().flat_map(|user| self.held_of(user)).chain(seen).chain(there).collect();
-            waiting.filled = keys.len();
-            keys.into_iter().for_each(|key| waiting.take(key));
-        }
         drop(waiting);
         self.notify.notify_one();
         self.kept.notify_waiters();
+    }
+
+    fn fill_in(&self, keys: Vec<Key>) {
+        let mut waiting = self.waiting();
+        waiting.filled += keys.len();
+        keys.into_iter().for_each(|key| waiting.take(key));
+    }
+
+    /// How many keys the center does not keep as they are; one more, while nobody knows what it keeps.
+    pub(super) fn unforwarded(&self) -> usize {
+        let waiting = self.waiting();
+        waiting.keys.len() + usize::from(waiting.behind || waiting.filling)
     }
 
     /// The epoch of the bucket, if the center is there.

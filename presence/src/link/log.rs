@@ -1,7 +1,7 @@
 //! The log of a node in the JetStream of its own nats-server: one message for each batch.
 //!
-//! Facts join in any order, so a snapshot is nothing but more batches: all that holds is appended again, and then all that
-//! was there when the snapshot was taken is purged. A crash in between leaves both, which says the same.
+//! Facts join in any order, so a snapshot is nothing but more batches: all that holds is appended again, piece by piece, and
+//! then all that was there when that began is purged. A crash in between leaves both, which says the same.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,13 +16,11 @@ use futures_util::{FutureExt, StreamExt};
 use kith_gossip_proto::NodeId;
 
 use super::{LinkError, key};
-use crate::journal::{Facts, Journal, JournalError};
+use crate::journal::{End, Facts, Journal, JournalError};
 
 /// A write that is not kept within this is answered with an error. Sessions do not end while one is under way, so it is
 /// less than the 2 s after their ttl within which they are to be over.
 const APPEND: Duration = Duration::from_millis(1_500);
-/// Facts in one message of a snapshot.
-const CHUNK: usize = 250;
 /// Most bytes of the log: with all that a leaf is meant to hold it is a tenth of that. When it is full, writes are refused.
 const LOG_BYTES: i64 = 2 << 30;
 /// Nothing came for so long: the log is not read to its end, and is read again.
@@ -119,21 +117,20 @@ impl Journal for Log {
         connected && self.opened.get().is_some()
     }
 
-    fn compact(&self, facts: Facts) -> BoxFuture<'static, Result<(), JournalError>> {
+    fn end(&self) -> End {
+        End(self.last.load(Ordering::Relaxed))
+    }
+
+    fn forget(&self, End(upto): End) -> BoxFuture<'static, Result<(), JournalError>> {
         let Some((_, context)) = self.place.get().cloned() else {
             return std::future::ready(Err(JournalError::Away)).boxed();
         };
-        // Taken here, before anything else is awaited: what is appended from here on is above it.
-        let upto = self.last.load(Ordering::Relaxed);
-        let (stream, subject) = (self.stream.clone(), self.subject.clone());
+        let stream = self.stream.clone();
         async move {
-            for chunk in facts.chunks(CHUNK) {
-                append(context.clone(), subject.clone(), chunk.to_vec()).await?;
-            }
             let refused = |e: &dyn std::fmt::Display| JournalError::Refused(e.to_string());
             let stream = context.get_stream(stream).await.map_err(|e| refused(&e))?;
             stream.purge().sequence(upto + 1).await.map_err(|e| refused(&e))?;
-            tracing::info!(facts = facts.len(), "the log is compacted");
+            tracing::info!(upto, "the log is compacted");
             Ok(())
         }
         .boxed()

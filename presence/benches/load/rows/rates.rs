@@ -57,6 +57,7 @@ pub(super) fn for_a_while(time: Duration) -> impl Fn(usize, Instant) -> bool + C
 
 pub(super) async fn reads(stage: &mut Stage) -> Result<Vec<Row>, String> {
     users::fill(stage).await?;
+    stage.settled().await?;
     let mut rows = Vec::new();
     for (connections, target, wanted) in [
         (64, "≥ 60,000/s, p99 < 5 ms", Wanted { per_second: 60_000.0, p99_ms: 5.0 }),
