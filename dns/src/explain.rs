@@ -1,7 +1,7 @@
 //! Why a name answers what it answers: what it stands for, and of each instance whether it is in, by which rule.
 //!
-//! A pure function of the same events that make the zone: nothing is asked of a running server, so that whoever has the
-//! rows can explain any of its answers.
+//! A function of the same events and zone files that make the zone: nothing is asked of a running server, so that whoever
+//! has them can explain any of its answers.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::facts::Facts;
 use crate::feed::Event;
+use crate::files::Files;
 use crate::zone::Settings;
 
 /// What a name stands for, and what came of it.
@@ -63,12 +64,13 @@ pub enum Fate {
     Out,
 }
 
-/// Explains a name by these events: of every table a snapshot, and the members.
+/// Explains a name by these events, of every table a snapshot, and the members; and by the zone files of the configuration,
+/// which are read.
 #[must_use]
 pub fn explain(config: &Config, events: impl IntoIterator<Item = Event>, name: &str) -> Explanation {
     let mut facts = Facts::default();
     for event in events {
         facts.apply(event);
     }
-    crate::zone::explain(&facts, &Arc::new(Settings::from(config)), name)
+    crate::zone::explain(&facts, &Files::new(config).once(), &Arc::new(Settings::from(config)), name)
 }

@@ -59,6 +59,12 @@ impl Files {
         }
     }
 
+    /// What they have, read once: of a file that is wrong nothing.
+    pub(crate) fn once(mut self) -> Fixed {
+        self.look();
+        self.published.borrow().clone()
+    }
+
     /// Follows them until told to stop.
     pub(crate) async fn run(self, token: CancellationToken) -> Result<(), JoinError> {
         if self.files.is_empty() {

@@ -364,8 +364,13 @@ impl Contents {
 }
 
 /// Explains a name.
-pub(crate) fn explain(facts: &Facts, settings: &Arc<Settings>, name: &str) -> crate::explain::Explanation {
-    build::explain(facts, settings, name)
+pub(crate) fn explain(
+    facts: &Facts,
+    fixed: &Fixed,
+    settings: &Arc<Settings>,
+    name: &str,
+) -> crate::explain::Explanation {
+    build::explain(facts, fixed, settings, name)
 }
 
 /// The N of a label `topN`: 1 to 100, without a leading zero.

@@ -1,9 +1,11 @@
 //! `kith why`: each instance of a name, in or out of the answer, and by which rule.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use kith_dns::explain::{Fate, Instance};
 use kith_dns::feed::{self, Table};
+use kith_dns::forward::{Domain, Forwarding};
 use kith_dns::{Config, Explanation};
 use kith_gossip_client::Client;
 use serde_json::Value;
@@ -44,12 +46,17 @@ fn config(status: &Value) -> Config {
         texts.as_str().unwrap_or_default().split(' ').filter_map(|text| text.parse().ok()).collect()
     }
     let default = Config::new(status["node"].as_str().unwrap_or_default());
-    let settings = &status["parts"]["dns"]["settings"];
+    let dns = &status["parts"]["dns"];
+    let settings = &dns["settings"];
     let zones = read(&settings["zones"]);
+    let files = dns["files"].as_array().into_iter().flatten();
+    let domains = read(&settings["forward"]).into_iter().map(|suffix| Domain { suffix, servers: Vec::new() });
     Config {
         zones: if zones.is_empty() { default.zones } else { zones },
         ranges: read(&settings["ranges"]),
         own_addresses: read(&settings["own_addresses"]),
+        files: files.filter_map(|file| file["file"].as_str()).map(PathBuf::from).collect(),
+        forward: Forwarding { domains: domains.collect(), ..Forwarding::refused() },
         ..default
     }
 }

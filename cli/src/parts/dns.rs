@@ -223,6 +223,7 @@ fn settings(config: &kith_dns::Config) -> Value {
         "zones": join(config.zones.iter().map(ToString::to_string).collect()),
         "ranges": join(config.ranges.iter().map(ToString::to_string).collect()),
         "own_addresses": join(config.own_addresses.iter().map(ToString::to_string).collect()),
+        "forward": join(config.forward.domains.iter().map(|domain| domain.suffix.to_string()).collect()),
     })
 }
 

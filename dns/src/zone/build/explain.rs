@@ -10,8 +10,9 @@ use crate::explain::{Explanation, Fate, Instance};
 use crate::facts::{Changes, Facts, Group};
 use crate::name;
 use crate::row::{Fallback, Fault, Health, Key};
+use crate::zone::fixed::Fixed;
 use crate::zone::select::{Candidate, Verdict, judge};
-use crate::zone::{Found, Name, Node, Settings, Zone};
+use crate::zone::{By, Found, Name, Node, Settings, Zone};
 
 /// What a name stands for.
 enum Subject<'a> {
@@ -38,9 +39,9 @@ enum Only<'a> {
 }
 
 /// Explains a name.
-pub(crate) fn explain(facts: &Facts, settings: &Arc<Settings>, name: &str) -> Explanation {
+pub(crate) fn explain(facts: &Facts, fixed: &Fixed, settings: &Arc<Settings>, name: &str) -> Explanation {
     let mut builder = Builder::new(Arc::clone(settings));
-    let zone = Zone::next(&mut builder, facts, Changes::everything(), 1);
+    let zone = Zone::next(&mut builder, facts, Changes::everything(), 1).with_fixed(fixed);
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let labels: Vec<&str> = name.split('.').collect();
     let mut told = Explanation {
@@ -49,7 +50,7 @@ pub(crate) fn explain(facts: &Facts, settings: &Arc<Settings>, name: &str) -> Ex
         rcode: "NOERROR",
         addresses: Vec::new(),
         instances: Vec::new(),
-        notes: Vec::new(),
+        notes: fixed.files().iter().filter_map(|file| file.fault.as_ref()).map(ToString::to_string).collect(),
     };
     let Some(relative) = answer(&zone, settings, &labels, &mut told) else { return told };
     let view = View { facts, settings, domain: &builder.domain, regions: &builder.regions };
@@ -84,23 +85,44 @@ fn answer(zone: &Zone, settings: &Settings, labels: &[&str], told: &mut Explanat
     let starts: Vec<u8> = starts.iter().map(|(at, _)| *at as u8).collect();
     wire.push(0);
     let found = match zone.find(&wire, &starts) {
+        Found::Foreign if settings.routes.takes(&wire, &starts, 0) => {
+            told.means = "forwarded, by a domain of dns.forward".to_owned();
+            told.rcode = "FORWARDED";
+            return None;
+        }
         Found::Foreign => {
             told.means = "a name in none of our zones".to_owned();
             told.rcode = "REFUSED";
             return None;
         }
-        Found::Own { name, .. } => name,
+        Found::Own { name, by, origin } => {
+            let of_file = by == By::File || matches!(name, Name::Fixed(_) | Name::Cut(..));
+            let file = zone
+                .fixed()
+                .files()
+                .iter()
+                .find(|file| file.zone.as_ref().is_some_and(|zone| zone.origin() == origin.wire()));
+            if let Some(file) = file.filter(|_| of_file) {
+                told.means = format!("in the zone file {}", file.path.display());
+            }
+            name
+        }
     };
     told.addresses = match &found {
         Name::Node(Node::Plain(sets) | Node::App(sets)) => sets.iter().flat_map(|set| set.addresses()).collect(),
         Name::Node(Node::Peers(endpoints)) => {
             endpoints.nearest(usize::MAX).flat_map(|one| both(one.v4, one.v6)).collect()
         }
+        Name::Fixed(node) => node.sets().flat_map(|set| set.addresses()).collect(),
         Name::Nearest { endpoints, count } => endpoints.nearest(*count).flat_map(|one| both(one.v4, one.v6)).collect(),
         _ => Vec::new(),
     };
     if matches!(found, Name::Missing) {
         told.rcode = "NXDOMAIN";
+    }
+    // No row has a say in it.
+    if !told.means.is_empty() {
+        return None;
     }
     let of_zone =
         |zone: &crate::name::ZoneName| wire.ends_with(zone.wire()).then(|| zone.to_string().split('.').count());

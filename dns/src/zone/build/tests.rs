@@ -214,7 +214,7 @@ proptest! {
         }
         let zone = Zone::build(&facts, &settings, 1);
         for name in forms(&zone).into_iter().chain(["nope.internal".into(), "example.com".into()]) {
-            let told = crate::zone::explain(&facts, &settings, &name);
+            let told = crate::zone::explain(&facts, &crate::zone::fixed::Fixed::default(), &settings, &name);
             let answered = addresses(&zone, &name);
             let mut found: Vec<String> = told.addresses.iter().map(ToString::to_string).collect();
             found.sort();
@@ -266,6 +266,38 @@ fn each_instance_of_a_name_is_told_with_its_rule() {
     aeae Out: its row is left out: 8.8.8.8 is outside the cluster's ranges
     afaf Out: it is degraded, and others are healthy
     nats_servers casa-api: name casa-api is taken by casa/api
+    ");
+}
+
+#[test]
+fn a_name_of_a_zone_file_or_a_forwarded_domain_is_told_as_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = ["over", "corp"].map(|name| folder.path().join(name)).to_vec();
+    let head = "$TTL 30\n@ SOA a b 1 2 3 4 5\n";
+    std::fs::write(&files[0], format!("$ORIGIN internal.\n{head}casa-api A 10.210.9.9\n*.wild A 10.210.9.8\n"))
+        .unwrap();
+    std::fs::write(&files[1], format!("$ORIGIN corp.\n{head}www A 192.0.2.1\n")).unwrap();
+    let forward = crate::forward::Forwarding::system();
+    let config = Config { files: [files.clone(), vec![folder.path().join("none")]].concat(), forward, ..config() };
+    let rows = [service("casa", "api"), service("casa", "web"), container("aa", "casa/api", "10.210.0.1")];
+    let told = |name: &str| {
+        let told = crate::explain(&config, snapshot(rows.clone()), name);
+        assert!(told.notes[0].contains("none"), "a file that cannot be read is noted: {:?}", told.notes);
+        let means = told.means.replace(&*folder.path().to_string_lossy(), "");
+        format!("{name} is {means}: {} {:?}, {} instances", told.rcode, told.addresses, told.instances.len())
+    };
+    let names =
+        ["casa-api", "a.wild", "global.casa-api", "casa-web", "vm.google"].map(|name| format!("{name}.internal"));
+    let names = names.iter().map(String::as_str).chain(["www.corp", "no.corp", "example.com"]);
+    insta::assert_snapshot!(names.map(told).collect::<Vec<_>>().join("\n"), @"
+    casa-api.internal is in the zone file /over: NOERROR [10.210.9.9], 0 instances
+    a.wild.internal is in the zone file /over: NOERROR [10.210.9.8], 0 instances
+    global.casa-api.internal is service casa/api: NOERROR [10.210.0.1], 1 instances
+    casa-web.internal is service casa/web: NOERROR [], 0 instances
+    vm.google.internal is forwarded, by a domain of dns.forward: FORWARDED [], 0 instances
+    www.corp is in the zone file /corp: NOERROR [192.0.2.1], 0 instances
+    no.corp is in the zone file /corp: NXDOMAIN [], 0 instances
+    example.com is a name in none of our zones: REFUSED [], 0 instances
     ");
 }
 
