@@ -854,7 +854,7 @@ async fn an_upstream_that_refuses_one_name_is_asked_about_the_others() {
     for name in ["no.example.", "yes.example."] {
         assert_eq!(shown(&server.ask(name, RecordType::A).await), "No Error RA 60 192.0.2.1");
     }
-    assert_eq!((first.asked(), second.asked()), (2, 1));
+    assert_eq!(first.asked(), 2, "the second question is its as well");
     assert!(server.forward().upstreams.iter().all(|upstream| upstream.working));
     server.stop().await;
 }

@@ -99,8 +99,9 @@ async fn is_whole(at: Ipv4Addr, replicas: usize) {
     // By their place: what is acknowledged late comes once more.
     let mut rest = reader.messages().await.expect("it can be read");
     let (mut bodies, last) = (BTreeMap::new(), (10..MANY - 1).chain([MANY]).count());
+    let until = tokio::time::Instant::now() + BOUND;
     while bodies.len() < last {
-        let next = tokio::time::timeout(BOUND, rest.next()).await;
+        let next = tokio::time::timeout_at(until, rest.next()).await;
         let next = next.unwrap_or_else(|_| panic!("no more within {BOUND:?} after {} of {last}", bodies.len()));
         // A heartbeat that does not come is an error of the stream, which goes on.
         let Ok(message) = next.expect("it does not end") else { continue };

@@ -83,6 +83,8 @@ impl Forwarder {
         flights.insert(Arc::clone(&key), flight.clone());
         let listed = Listed { forwarder: self.clone(), key: Arc::clone(&key) };
         let asking = ask(question);
+        // At an end of the runtime the task is dropped where it is spawned, and strikes itself off.
+        drop(flights);
         self.0.tasks.spawn(async move {
             let result = tokio::select! {
                 // Cancel-safe: nobody waits any more.

@@ -11,7 +11,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::{GetStreamErrorKind, UpdateStreamErrorKind};
 use async_nats::jetstream::message::StreamMessage;
@@ -38,8 +38,8 @@ const END: u16 = 204;
 const NOT_NOW: usize = 503;
 /// Before a stream is begun again.
 const PAUSE: Duration = Duration::from_secs(6);
-/// How often a stream is begun where what stands in its way passes: a leader that is to be elected, a server that restarts.
-const TRIES: u32 = 5;
+/// For how long a stream is begun again where what stands in its way passes: a leader that is to be elected, a server that restarts.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Whom we copy from.
 const ASIDE: &str = "what was put aside";
 /// Whom we copy to.
@@ -130,7 +130,7 @@ pub(super) async fn streams(client: &Client) -> Result<Vec<stream::Info>, String
     Ok(streams)
 }
 
-/// Copies it, unless it is there; `tell` hears how many bytes were. What passes by itself is waited for, half a minute in all.
+/// Copies it, unless it is there; `tell` hears how many bytes were. It is begun again for half a minute where what fails passes by itself.
 pub(super) async fn copy(
     source: &Client,
     target: &Client,
@@ -139,13 +139,12 @@ pub(super) async fn copy(
     mark: &Mark,
     mut tell: impl FnMut(u64),
 ) -> Result<Copied, CopyError> {
-    let mut tries = 1;
+    let began = Instant::now();
     loop {
         match begin(source, target, stream, replicas, mark, &mut tell).await {
-            Err(error) if error.passes() && tries < TRIES => tokio::time::sleep(PAUSE).await,
+            Err(error) if error.passes() && began.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
             done => return done,
         }
-        tries += 1;
     }
 }
 
@@ -155,25 +154,13 @@ async fn begin(
     stream: &stream::Info,
     replicas: Option<usize>,
     mark: &Mark,
-    mut tell: impl FnMut(u64),
+    tell: impl FnMut(u64),
 ) -> Result<Copied, CopyError> {
     let name = &stream.config.name;
     let unmarked = |source| CopyError::Mark { path: mark.path(), source };
     let copied = match state(target, name).await? {
         None => {
-            let begun = mark.is_begun().map_err(unmarked)?;
-            mark.begin().map_err(unmarked)?;
-            match restore(source, target, name, &mut tell).await {
-                Err(CopyError::Taken) if begun => {
-                    forget(target, name).await?;
-                    restore(source, target, name, tell).await?;
-                }
-                Err(CopyError::Taken) => {
-                    mark.unbegin().map_err(unmarked)?;
-                    return Err(CopyError::Taken);
-                }
-                done => done?,
-            }
+            restore(source, target, name, mark, tell).await?;
             Copied::Now
         }
         Some(there) => {
@@ -227,15 +214,19 @@ async fn message(
 }
 
 /// Has the target make the stream of a snapshot.
-async fn restore(source: &Client, target: &Client, name: &str, mut tell: impl FnMut(u64)) -> Result<(), CopyError> {
+async fn restore(
+    source: &Client,
+    target: &Client,
+    name: &str,
+    mark: &Mark,
+    mut tell: impl FnMut(u64),
+) -> Result<(), CopyError> {
     let inbox = source.new_inbox();
     let silent = |error: &dyn std::fmt::Display| CopyError::Silent(ASIDE, error.to_string());
     let mut chunks = source.subscribe(inbox.clone()).await.map_err(|error| silent(&error))?;
     let asked = json!({ "deliver_subject": inbox, "no_consumers": false, "chunk_size": CHUNK });
     let snapshot = ask(source, ASIDE, &format!("$JS.API.STREAM.SNAPSHOT.{name}"), &asked).await?;
-    let begin = json!({ "config": snapshot.config, "state": snapshot.state });
-    let restore = ask(target, CLUSTER, &format!("$JS.API.STREAM.RESTORE.{name}"), &begin).await?;
-    let into = restore.deliver_subject.ok_or(CopyError::Refused(CLUSTER, "no subject to send to".to_owned()))?;
+    let into = place(target, name, &json!({ "config": snapshot.config, "state": snapshot.state }), mark).await?;
     let (mut copied, mut told) = (0, 0);
     loop {
         let next = tokio::time::timeout(ANSWER, chunks.next()).await;
@@ -254,11 +245,42 @@ async fn restore(source: &Client, target: &Client, name: &str, mut tell: impl Fn
             tell(copied);
         }
     }
-    let whole = send(target, &into, Request::new().timeout(Some(WHOLE))).await?;
+    // Whoever does not say so may still be at it: that is not begun again.
+    let whole = send(target, &into, Request::new().timeout(Some(WHOLE))).await.map_err(|error| match error {
+        CopyError::Silent(who, why) => CopyError::Refused(who, format!("it does not say that it has all: {why}")),
+        other => other,
+    })?;
     let last = |state: &Value| state["last_seq"].as_u64().unwrap_or(0);
     let (there, here) = (whole.map_or(0, |whole| last(&whole.state)), last(&snapshot.state));
     // Who writes to it in the same moment makes it longer.
     if there >= here { Ok(()) } else { Err(CopyError::Short { there, here }) }
+}
+
+/// Has the target begin to restore a stream, and returns where to send it. A restore in which we were ended before is given up first.
+async fn place(target: &Client, name: &str, begin: &Value, mark: &Mark) -> Result<String, CopyError> {
+    let unmarked = |source| CopyError::Mark { path: mark.path(), source };
+    let subject = format!("$JS.API.STREAM.RESTORE.{name}");
+    let begun = mark.is_begun().map_err(unmarked)?;
+    mark.begin().map_err(unmarked)?;
+    let answer = match ask(target, CLUSTER, &subject, begin).await {
+        Err(CopyError::Taken) if begun => {
+            if state(target, name).await?.is_some() {
+                return Err(CopyError::NotNow("a stream of its name has come meanwhile".to_owned()));
+            }
+            forget(target, name).await?;
+            ask(target, CLUSTER, &subject, begin).await?
+        }
+        // Who says nothing may have heard us.
+        Err(error @ CopyError::Silent(..)) => return Err(error),
+        Err(refused) => {
+            if !begun {
+                mark.unbegin().map_err(unmarked)?;
+            }
+            return Err(refused);
+        }
+        Ok(answer) => answer,
+    };
+    answer.deliver_subject.ok_or(CopyError::Refused(CLUSTER, "no subject to send to".to_owned()))
 }
 
 /// Has the target give up a restore in which we were ended: it is no stream, and by itself the name stays taken for good.
