@@ -138,9 +138,10 @@ async fn uninstalling_takes_away_the_interface_that_is_ours_and_no_other() {
     mesh.start([1]).await;
     let interface = Mesh::interface(1);
     let is_there = |node: &Node| node.inside("ip").args(["link", "show", &interface]).output().expect("ip").status;
-    eventually("the interface is there", BOUND, async || {
+    eventually("the interface is there, with its key", BOUND, async || {
         Mesh::shown(&mesh.nodes[0], "peers").await?;
-        if is_there(&mesh.nodes[0]).success() { Ok(()) } else { Err("it is not".to_owned()) }
+        let has_key = is_there(&mesh.nodes[0]).success() && Mesh::has_key(1);
+        if has_key { Ok(()) } else { Err("it is not".to_owned()) }
     })
     .await;
     mesh.nodes[0].stop().await;

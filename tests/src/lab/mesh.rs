@@ -2,7 +2,7 @@
 //!
 //! wireguard-go has its sockets in one folder of the host whatever the namespace, so each server's interface has a name of its own.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -140,17 +140,31 @@ impl Mesh {
     /// If there is no wireguard-go behind it.
     #[must_use]
     pub fn peers(number: u8) -> usize {
+        let device = Mesh::device(number).expect("wireguard-go answers");
+        device.lines().filter(|line| line.starts_with("public_key=")).count()
+    }
+
+    /// Whether an interface is there and has a key of its own, by the interface itself.
+    #[must_use]
+    pub fn has_key(number: u8) -> bool {
+        Mesh::device(number).is_ok_and(|device| device.lines().any(|line| line.starts_with("private_key=")))
+    }
+
+    /// All that wireguard-go says of an interface.
+    fn device(number: u8) -> io::Result<String> {
         let path = format!("/var/run/wireguard/{}.sock", Mesh::interface(number));
-        let mut socket = UnixStream::connect(path).expect("wireguard-go answers");
-        socket.write_all(b"get=1\n\n").expect("it can be asked");
+        let mut socket = UnixStream::connect(path)?;
+        socket.write_all(b"get=1\n\n")?;
         let mut answer = String::new();
         let mut bytes = [0; 4096];
         while !answer.contains("errno=") {
-            let read = socket.read(&mut bytes).expect("it answers");
-            assert_ne!(read, 0, "it went away: {answer}");
+            let read = socket.read(&mut bytes)?;
+            if read == 0 {
+                return Err(io::Error::other(format!("it went away: {answer}")));
+            }
             answer.push_str(&String::from_utf8_lossy(&bytes[..read]));
         }
-        answer.lines().filter(|line| line.starts_with("public_key=")).count()
+        Ok(answer)
     }
 
     /// What a node shows of one of its reconcilers.
