@@ -1,8 +1,9 @@
 //! How far apart two looks at one query are.
 //!
-//! A query holds one of few readers while it is looked at. So that no query takes more than a quarter of one, a look is
-//! followed by a pause of three times its length, however long that is: a query that takes a second is looked at every
-//! four. What commits ask for meanwhile is merged, and looked at when the pause ends; the last change is never left out.
+//! A query holds one of few readers while it is looked at. So that no query works on one for more than a quarter of the time,
+//! a look is followed by a pause of three times its work, however long that is: a query that takes a second is looked at
+//! every four. That it waited before, until it knew what a commit has changed, does not count: that is bounded by itself. What
+//! commits ask for meanwhile is merged, and looked at when the pause ends; the last change is never left out.
 
 use std::time::Duration;
 
