@@ -199,7 +199,7 @@ impl Board {
             Says::Answer(answer) => {
                 let node = answer.node.clone();
                 let Some(peer) = self.heard(&node, now) else { return };
-                let steps = peer.answered(answer);
+                let steps = peer.answered(answer, now.mono);
                 self.follow(&node, steps, now);
             }
         }

@@ -20,7 +20,7 @@ use super::says::Answer;
 use super::sight::Heard;
 use super::version::Version;
 
-/// An answer that did not come within this is asked for again.
+/// An answer of which nothing more came within this is asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Changes that are set aside until an answer has filled the gap before them. What is beyond comes with another answer.
 const SET_ASIDE: usize = 256;
@@ -39,6 +39,7 @@ pub struct Peer {
     pub(crate) heard: Heard,
     /// It was not heard for a while, and what it said meanwhile is not known.
     missed: bool,
+    /// When it was asked, or a part of its answer came last.
     asked_at: Option<Duration>,
     aside: Vec<Changes>,
     /// Parts of an answer that is not complete.
@@ -128,8 +129,8 @@ impl Peer {
         }
     }
 
-    /// Part of an answer came.
-    pub fn answered(&mut self, answer: Answer) -> Steps {
+    /// Part of an answer came. However long all of it takes, it is waited for while parts come.
+    pub fn answered(&mut self, answer: Answer, now: Duration) -> Steps {
         // The parts of one answer are told apart from those of another by what they lead up to.
         if self.parts.first().is_some_and(|first| (first.head, first.after) != (answer.head, answer.after)) {
             self.parts.clear();
@@ -137,6 +138,7 @@ impl Peer {
         if answer.part as usize != self.parts.len() {
             return Steps::default();
         }
+        self.asked_at = Some(now);
         self.parts.push(answer);
         let last = self.parts.last().map_or(0, |last| last.parts as usize);
         if self.parts.len() < last {
@@ -187,6 +189,8 @@ impl Peer {
 mod tests {
     use super::*;
 
+    const NOW: Duration = Duration::ZERO;
+
     const fn at(seq: u64) -> Version {
         Version { epoch: 7, seq }
     }
@@ -211,32 +215,43 @@ mod tests {
         assert!(peer.differs(at(5), now));
         assert!(!peer.differs(at(5), now), "asked already");
         assert!(!peer.changed(changes(5, 6), now).1, "asked already");
-        assert!(peer.answered(answer(None, 5, 0, 2)).whole.is_none());
-        let steps = peer.answered(answer(None, 5, 1, 2));
+        assert!(peer.answered(answer(None, 5, 0, 2), NOW).whole.is_none());
+        let steps = peer.answered(answer(None, 5, 1, 2), NOW);
         assert_eq!((steps.whole.map(|facts| facts.len()), steps.changes), (Some(2), vec![fact(6)]));
         assert_eq!(peer.head(), Some(at(6)));
         assert_eq!(peer.changed(changes(6, 7), now).0.changes, [fact(7)]);
         assert_eq!(peer.changed(changes(6, 7), now).0.changes, []);
         assert!(peer.changed(changes(8, 9), now).1);
-        assert_eq!(peer.answered(answer(Some(7), 8, 0, 1)).changes, [fact(8), fact(9)]);
+        assert_eq!(peer.answered(answer(Some(7), 8, 0, 1), NOW).changes, [fact(8), fact(9)]);
     }
 
     #[test]
     fn an_answer_that_was_lost_in_part_is_asked_for_again() {
         let mut peer = Peer::new(Duration::ZERO, Heard::Live);
         assert!(peer.differs(at(5), Duration::ZERO));
-        peer.answered(answer(None, 5, 0, 3));
-        assert!(peer.answered(answer(None, 5, 2, 3)).whole.is_none());
+        peer.answered(answer(None, 5, 0, 3), NOW);
+        assert!(peer.answered(answer(None, 5, 2, 3), NOW).whole.is_none());
         assert!(peer.differs(at(5), Duration::from_secs(1)));
-        peer.answered(answer(None, 5, 0, 2));
-        assert!(peer.answered(answer(None, 5, 1, 2)).whole.is_some());
+        peer.answered(answer(None, 5, 0, 2), NOW);
+        assert!(peer.answered(answer(None, 5, 1, 2), NOW).whole.is_some());
         assert!(!peer.differs(at(5), Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn an_answer_that_takes_longer_than_it_is_waited_for_is_taken_as_long_as_parts_come() {
+        let (mut peer, ms) = (Peer::new(Duration::ZERO, Heard::Live), Duration::from_millis);
+        assert!(peer.differs(at(5), ms(0)));
+        peer.answered(answer(None, 5, 0, 3), ms(600));
+        assert!(!peer.differs(at(5), ms(1_000)), "it is being answered");
+        peer.answered(answer(None, 5, 1, 3), ms(1_500));
+        assert!(!peer.differs(at(5), ms(2_000)));
+        assert!(peer.answered(answer(None, 5, 2, 3), ms(2_400)).whole.is_some());
     }
 
     #[test]
     fn another_epoch_is_taken_whole_only() {
         let mut peer = Peer::new(Duration::ZERO, Heard::Live);
-        peer.answered(answer(None, 5, 0, 1));
+        peer.answered(answer(None, 5, 0, 1), NOW);
         let next = Version { epoch: 8, seq: 1 };
         let changes = Changes { prev: Version { epoch: 8, seq: 0 }, head: next, facts: vec![fact(1)] };
         let (steps, ask) = peer.changed(changes, Duration::ZERO);
