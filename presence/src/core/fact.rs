@@ -56,7 +56,7 @@ pub enum Life {
 
 /// What a user said of himself, in the name of all his sessions.
 ///
-/// It lasts as long as the session that said it. Its stamp outlives that: what was said before it stays overruled.
+/// It lasts as long as the session that said it. After that what another node was told before it counts again, if that holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explicit {
     /// Which word of the node this is.

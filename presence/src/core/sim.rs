@@ -1,7 +1,8 @@
 //! Whole clusters of boards in one thread: time jumps to what is due next, nothing waits.
 //!
 //! Messages are late and are lost; links are cut; nodes are killed, stay away for seconds or for longer than 30, come back
-//! with their log or without; one clock is a day ahead. Clients send heartbeats, change, move and fall silent. All along it
+//! with their log or without; one clock is a day ahead. Clients send heartbeats, change, say something, also from a second
+//! session, move, go and fall silent. All along it
 //! is checked what G12 promises, and in the end that all nodes agree. A failing seed prints itself, and
 //! `KITH_SIM_SEED=… cargo nextest run -p kith-presence a_seed_of_choice` runs it again.
 

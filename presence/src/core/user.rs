@@ -120,12 +120,12 @@ impl User {
         }
     }
 
-    /// What he said of himself, if it is in force: the word with the greatest stamp overrules all before it also when the
-    /// session that said it is over.
+    /// What he said of himself: of the words that hold, by nodes that are heard, the one with the greatest stamp. One whose
+    /// session is over overrules nothing: nodes forget it at different times, or never heard it, and are to show the same.
     fn said(&self, sight: &Sight) -> Option<&Explicit> {
-        let believed = self.explicit.iter().filter(|(_, explicit)| explicit.stamp <= sight.latest);
-        let (node, last) = believed.max_by_key(|(node, explicit)| (explicit.stamp, node))?;
-        (last.state == State::Holds && sight.of(node) != Heard::Silent).then_some(last)
+        let holds = |node, explicit: &Explicit| explicit.state == State::Holds && sight.of(node) != Heard::Silent;
+        let words = self.explicit.iter().filter(|(node, said)| holds(node, said) && said.stamp <= sight.latest);
+        words.max_by_key(|(node, explicit)| (explicit.stamp, node)).map(|(_, last)| last)
     }
 
     fn gone(&self) -> Effective<'_> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use kith_gossip_proto::NodeId;
 
-use crate::core::board::{To, Write};
-use crate::core::board_test::put;
+use crate::core::board::{To, What, Write};
+use crate::core::board_test::{end, put, say};
 use crate::core::owner::Beat;
 use crate::core::{Board, Fact, Life, Now, Says, SessionName, Status, User, UserId};
 
@@ -303,7 +303,14 @@ impl Cluster {
             return self.flush(node);
         }
         let status = [Status::Online, Status::Busy, Status::Away][self.rng.below(3) as usize];
-        self.write(at, node, &put(&id, status, TTL_MS / 1_000));
+        let (secs, word) = (TTL_MS / 1_000, format!("{}", self.now));
+        let write = match self.rng.below(8) {
+            0 if self.now > TTL_MS => end(&id),
+            1 => say(&id, Some("phone"), status, &word, secs),
+            2 | 3 => say(&id, None, status, &word, secs),
+            _ => put(&id, status, secs),
+        };
+        self.write(at, node, &write);
     }
 
     /// Writes, as the shell does: durable, then in force. Sometimes that fails, and nobody knows whether it is in the log.
@@ -326,6 +333,9 @@ impl Cluster {
                 promise.since = self.now;
             }
             promise.heard = self.now;
+            if let What::End { .. } = write.what {
+                promise.heard = self.now.saturating_sub(TTL_MS);
+            }
         }
         self.flush(node);
     }

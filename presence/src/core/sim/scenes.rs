@@ -1,7 +1,7 @@
 //! Single scenes, second by second: what each side shows.
 
 use super::cluster::{Cluster, Skew, TTL_MS};
-use crate::core::board_test::{end, put};
+use crate::core::board_test::{end, put, say};
 use crate::core::{SessionName, Status, UserId};
 
 fn ann() -> UserId {
@@ -134,6 +134,41 @@ fn a_clock_a_day_ahead_changes_nothing_but_what_it_shows() {
     cluster.write(0, 0, &end(&ann()));
     cluster.write(0, 1, &end(&ann()));
     assert_eq!(seconds(&mut cluster, 2), ("--".into(), "--".into()));
+}
+
+/// What each node shows of `ann`, with what she says.
+fn said(cluster: &Cluster) -> Vec<(Status, Option<String>)> {
+    let shown = cluster.nodes.iter().map(|node| {
+        let board = node.board.as_ref().unwrap();
+        let shown = board.user(&ann()).unwrap().visible(board.sight());
+        (shown.status, shown.message.map(|message| message.as_str().to_owned()))
+    });
+    shown.collect()
+}
+
+#[test]
+fn a_word_whose_session_is_over_overrules_nothing_on_any_node() {
+    for (cut, killed) in [(true, None), (false, None), (false, Some(1)), (false, Some(2))] {
+        let mut cluster = Cluster::new(1, 3, 0, Skew::Small);
+        cluster.run(3_000);
+        if cut {
+            cluster.cut(&[0]);
+        }
+        cluster.write(0, 0, &say(&ann(), None, Status::Busy, "at lunch", 600));
+        cluster.run(1_000);
+        cluster.write(0, 1, &put(&ann(), Status::Away, 600));
+        cluster.run(1_000);
+        cluster.write(0, 1, &end(&ann()));
+        cluster.run(1_000);
+        if let Some(node) = killed {
+            cluster.kill(node);
+            cluster.run(1_000);
+        }
+        cluster.heal();
+        cluster.run(6_000);
+        let busy = (Status::Busy, Some("at lunch".to_owned()));
+        assert_eq!(said(&cluster), vec![busy; 3], "cut: {cut}, killed: {killed:?}");
+    }
 }
 
 #[test]
