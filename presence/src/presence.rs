@@ -217,7 +217,7 @@ impl Node {
         let Some(opened) = opened else { return Ok(()) };
         let now = self.clock.now();
         let me = self.node.clone();
-        let mut board = Board::new(self.node, self.epoch.max(opened.epoch + 1), now);
+        let mut board = Board::new(self.node, self.epoch.max(opened.epoch.saturating_add(1)), now);
         let kept = opened.own.len();
         board.restore(opened.own, now);
         for (node, facts) in opened.others {

@@ -35,6 +35,11 @@ pub use write::{Plan, Refusal, SESSIONS, What, Write};
 /// Other nodes that are followed. One more is not heard at all.
 const PEERS: usize = 1_024;
 
+/// How far beyond the time an epoch may be, in milliseconds: a hundred years, more than any clock by which a node was started
+/// and few enough that all epochs of a node can be counted on from there. What names a later one is nonsense: who believed
+/// it would be silenced by it for good.
+const EPOCHS_AHEAD: u64 = 100 * 366 * 86_400_000;
+
 /// Facts that are kept in one go: with all of one more user, who may have as many sessions as there are, they fit in a message.
 const KEPT: usize = FACTS - SESSIONS - 2;
 
@@ -176,14 +181,15 @@ impl Board {
 
     /// Another node says something.
     pub fn hear(&mut self, says: Says, now: Now) {
-        if *says.node() == self.me {
+        if *says.node() == self.me || says.epoch() > self.sight.latest.ms().saturating_add(EPOCHS_AHEAD) {
             return;
         }
         match says {
             Says::Beat { node, head, wall_ms } => {
-                self.clocks.hear(&node, wall_ms, now.mono);
                 let Some(peer) = self.heard(&node, now) else { return };
-                if peer.differs(head, now.mono) {
+                let differs = peer.differs(head, now.mono);
+                self.clocks.hear(&node, wall_ms, now.mono);
+                if differs {
                     self.ask(&node);
                 }
             }

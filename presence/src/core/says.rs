@@ -74,6 +74,15 @@ impl Says {
             Self::Answer(answer) => &answer.node,
         }
     }
+
+    /// The start of a node that it is about: of the one who says it, or, where it is a question, of the one who is asked.
+    pub fn epoch(&self) -> u64 {
+        match self {
+            Self::Beat { head, .. } | Self::Changes { head, .. } => head.epoch,
+            Self::Ask { known, .. } => known.map_or(0, |known| known.epoch),
+            Self::Answer(answer) => answer.head.epoch,
+        }
+    }
 }
 
 /// A node's id as text, which the pure core has no serde for.
