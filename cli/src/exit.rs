@@ -105,7 +105,8 @@ fn one_line(text: &str) -> String {
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Failure {
         let exit = match &error {
-            ApiError::Unreachable { .. } | ApiError::TimedOut { .. } | ApiError::Broken { .. } => Exit::Unreachable,
+            ApiError::Unreachable { .. } | ApiError::TimedOut { .. } => Exit::Unreachable,
+            ApiError::Broken { .. } | ApiError::Silent { .. } => Exit::Unreachable,
             ApiError::Refused { .. }
             | ApiError::Stopped(_)
             | ApiError::Incomplete

@@ -35,6 +35,14 @@ pub enum Error {
         /// What the operating system or the peer says.
         source: Cause,
     },
+    /// A stream that says from time to time that it is alive has not done so: the store hangs, or its host is gone.
+    #[error("{endpoint} has said nothing for {} s", .waited.as_secs())]
+    Silent {
+        /// Where it was followed.
+        endpoint: Endpoint,
+        /// How long the client waited.
+        waited: Duration,
+    },
     /// The server refused the request as a whole, in its own words.
     #[error("{message} (HTTP {})", .status.as_u16())]
     Refused {
@@ -88,7 +96,8 @@ impl Error {
     /// Whether the same request may succeed later without anybody changing it.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Unreachable { .. } | Error::TimedOut { .. } | Error::Broken { .. } | Error::Incomplete => true,
+            Error::Unreachable { .. } | Error::TimedOut { .. } | Error::Broken { .. } => true,
+            Error::Silent { .. } | Error::Incomplete => true,
             Error::Refused { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
             Error::Stopped(message) => PASSING.iter().any(|words| message.contains(words)),
             Error::Gap { .. } | Error::Malformed { .. } | Error::TooLarge { .. } | Error::Prepare(_) => false,
@@ -111,7 +120,7 @@ impl Error {
             Error::Gap { .. } => Some("start the subscription anew"),
             Error::Malformed { .. } => Some("is this the API of a Kith of the same release?"),
             Error::TooLarge { .. } => Some("select fewer or smaller columns"),
-            Error::Stopped(_) | Error::Incomplete | Error::Prepare(_) => None,
+            Error::Stopped(_) | Error::Incomplete | Error::Silent { .. } | Error::Prepare(_) => None,
         }
     }
 

@@ -8,6 +8,9 @@
 //!              └──► Ended ◄── an error that trying again cannot cure
 //! ```
 //!
+//! A store that hangs keeps its connections. So every stream is asked to say from time to time that it is alive; one that has
+//! said how often and is silent for thrice as long counts as cut.
+//!
 //! What to ask, what a line means and which failure is which is the `Source`'s, a plain state machine without I/O.
 
 use std::fmt;
@@ -18,15 +21,24 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt, stream};
 use http::HeaderMap;
 use reqwest::RequestBuilder;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::Client;
+use crate::endpoint::Endpoint;
 use crate::error::{Chain, Error};
 use crate::ndjson::Lines;
 use crate::retry::Retry;
 
 /// A connection that lived this long was a good one, also if nothing was said on it: the next delay is short again.
 const HELD: Duration = Duration::from_secs(10);
+
+/// The answer's header that says how often its stream says something, in milliseconds. A store without it says so seldom or never.
+const ALIVE_HEADER: &str = "kith-alive-ms";
+/// So many times that long is silence: a machine may be busy.
+const SILENCE: u32 = 3;
+/// What it is taken for at least and at most, whatever the server says.
+const ALIVE_MIN: Duration = Duration::from_secs(1);
+const ALIVE_MAX: Duration = Duration::from_secs(60);
 
 /// A live stream of events that reconnects by itself. It ends after an error only.
 ///
@@ -117,7 +129,7 @@ struct Run<S> {
 enum Phase {
     Waiting(Duration),
     Connecting,
-    Reading { lines: Box<Lines>, since: Instant },
+    Reading { lines: Box<Lines>, since: Instant, silence: Option<Duration> },
     Ended,
 }
 
@@ -144,14 +156,16 @@ impl<S: Source> Run<S> {
                     Ok(None)
                 }
                 Phase::Connecting => self.connect().await,
-                Phase::Reading { lines, .. } => match lines.next().await {
-                    Ok(Some(line)) => {
-                        self.retry.succeeded();
-                        self.source.line(&line)
+                Phase::Reading { lines, silence, .. } => {
+                    match within(*silence, self.client.endpoint(), lines.next()).await {
+                        Ok(Some(line)) => {
+                            self.retry.succeeded();
+                            self.source.line(&line)
+                        }
+                        Ok(None) => Err(Error::Incomplete),
+                        Err(error) => Err(error),
                     }
-                    Ok(None) => Err(Error::Incomplete),
-                    Err(error) => Err(error),
-                },
+                }
             };
             let item = match outcome {
                 Ok(event) => event.map(Ok),
@@ -168,8 +182,9 @@ impl<S: Source> Run<S> {
         let response = self.client.send(request).await?;
         self.outage = Outage::None;
         let event = self.source.begun(response.headers());
-        self.phase =
-            Phase::Reading { lines: Box::new(Lines::of(self.client.endpoint(), response)), since: Instant::now() };
+        let silence = silence(response.headers());
+        let lines = Box::new(Lines::of(self.client.endpoint(), response));
+        self.phase = Phase::Reading { lines, since: Instant::now(), silence };
         Ok(event)
     }
 
@@ -197,4 +212,20 @@ impl<S: Source> Run<S> {
             }
         }
     }
+}
+
+/// After how long without a line the stream of this answer counts as cut. `None`: never.
+fn silence(head: &HeaderMap) -> Option<Duration> {
+    let period: u64 = head.get(ALIVE_HEADER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_millis(period).clamp(ALIVE_MIN, ALIVE_MAX) * SILENCE)
+}
+
+/// The next line, or that there was none for so long. A line that is there already always comes first.
+async fn within(
+    silence: Option<Duration>,
+    endpoint: &Endpoint,
+    line: impl Future<Output = Result<Option<String>, Error>>,
+) -> Result<Option<String>, Error> {
+    let Some(waited) = silence else { return line.await };
+    timeout(waited, line).await.unwrap_or_else(|_| Err(Error::Silent { endpoint: endpoint.clone(), waited }))
 }

@@ -100,6 +100,7 @@ impl MembersSource {
 enum Line {
     Member(Member),
     Eom(IgnoredAny),
+    Alive(IgnoredAny),
     Error(String),
 }
 
@@ -111,7 +112,7 @@ impl Source for MembersSource {
             Method::GET,
             match self.0 {
                 Watched::Once => "v1/members",
-                Watched::OnAndOn => "v1/members?watch=true",
+                Watched::OnAndOn => "v1/members?watch=true&alive=true",
             },
         ))
     }
@@ -124,6 +125,7 @@ impl Source for MembersSource {
         match serde_json::from_str(text).map_err(|e| Error::malformed(text.as_bytes(), &e))? {
             Line::Member(member) => Ok(Some(MemberEvent::Member(member))),
             Line::Eom(_) => Ok(Some(MemberEvent::Synced)),
+            Line::Alive(_) => Ok(None),
             Line::Error(message) => Err(Error::Stopped(message)),
         }
     }

@@ -114,6 +114,7 @@ enum Line {
     Commit {
         change_id: u64,
     },
+    Alive(IgnoredAny),
     Error(String),
 }
 
@@ -178,15 +179,14 @@ impl Source for SubscriptionSource {
     type Event = Event;
 
     fn request(&self, client: &Client) -> Result<RequestBuilder, Error> {
-        let (one, more) = match self.commits {
-            Commits::Marked => ("?commits=true", "&commits=true"),
-            Commits::Unmarked => ("", ""),
+        let commits = match self.commits {
+            Commits::Marked => "&commits=true",
+            Commits::Unmarked => "",
         };
         match self.resumable() {
-            Some((id, change)) => {
-                Ok(client.bare(Method::GET, &format!("v1/subscriptions/{id}?from={change}&skip_rows=true{more}")))
-            }
-            None => client.json(Method::POST, &format!("v1/subscriptions{one}"), &self.statement),
+            Some((id, change)) => Ok(client
+                .bare(Method::GET, &format!("v1/subscriptions/{id}?from={change}&skip_rows=true&alive=true{commits}"))),
+            None => client.json(Method::POST, &format!("v1/subscriptions?alive=true{commits}"), &self.statement),
         }
     }
 
@@ -209,6 +209,7 @@ impl Source for SubscriptionSource {
     fn line(&mut self, text: &str) -> Result<Option<Event>, Error> {
         let line = serde_json::from_str(text).map_err(|e| Error::malformed(text.as_bytes(), &e))?;
         let event = match line {
+            Line::Alive(_) => return Ok(None),
             Line::Error(message) => return Err(Error::Stopped(message)),
             Line::Change(kind, row_id, cells, change_id) => {
                 self.change(change_id)?;

@@ -52,6 +52,10 @@ const WITH_BODY: [(u16, &str); 5] = [
 
 const STATEMENT: &str = "a statement: \"SQL\", [\"SQL\", [values]], [\"SQL\", {\":name\": value}] or {\"query\", \"params\", \"named_params\"}";
 
+/// What every stream may be asked for that goes on.
+const ALIVE: (&str, &str, &str) =
+    ("alive", "boolean", "a line {\"alive\":{}} where nothing else comes for as long as the header kith-alive-ms says");
+
 /// Every route.
 pub(super) const ROUTES: [Route; 20] = [
     Route {
@@ -90,6 +94,7 @@ pub(super) const ROUTES: [Route; 20] = [
             ("from", "integer", "changes after this one only"),
             ("skip_rows", "boolean", "begin with the next change"),
             ("commits", "boolean", "say behind which change a transaction ends"),
+            ALIVE,
         ],
         body: STATEMENT,
         answer: Answer::Lines,
@@ -104,6 +109,7 @@ pub(super) const ROUTES: [Route; 20] = [
             ("from", "integer", "changes after this one only"),
             ("skip_rows", "boolean", "begin with the next change"),
             ("commits", "boolean", "say behind which change a transaction ends"),
+            ALIVE,
         ],
         body: "",
         answer: Answer::Lines,
@@ -159,7 +165,7 @@ pub(super) const ROUTES: [Route; 20] = [
         method: "get",
         scope: Scope::Read,
         summary: "The members of the cluster, as this node sees them",
-        parameters: &[("watch", "boolean", "go on with every change")],
+        parameters: &[("watch", "boolean", "go on with every change"), ALIVE],
         body: "",
         answer: Answer::Lines,
         statuses: &[(400, "a wrong parameter")],

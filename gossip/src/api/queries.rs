@@ -16,7 +16,7 @@ use super::metrics::Outcome;
 use super::request::{json, parameters, seconds};
 use super::routes::App;
 use super::statement::SentStatement;
-use super::stream::{self, Lines};
+use super::stream::{self, Alive, Lines};
 use crate::store::QueryError;
 use crate::subscriptions::line;
 
@@ -50,7 +50,7 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Resul
     app.metrics.query(if queried.is_ok() { Outcome::Done } else { Outcome::Failed });
     let rows = queried.map_err(|error| ApiError::new(status(&error), error))?;
     let lines = RowLines { head: Some(line::columns(&rows.columns)), rows: Some(rows.rows), count: 0, started };
-    Ok(stream::respond(lines, app.stopping.clone()))
+    Ok(stream::respond(lines, app.stopping.clone(), Alive::Unsaid))
 }
 
 fn status(error: &QueryError) -> StatusCode {

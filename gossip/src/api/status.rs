@@ -207,13 +207,14 @@ pub(super) async fn members(State(app): State<Arc<App>>, request: Request) -> Re
     #[derive(Deserialize)]
     struct Parameters {
         watch: Option<bool>,
+        alive: Option<bool>,
     }
 
-    let Parameters { watch } = parameters(request.uri())?;
+    let Parameters { watch, alive } = parameters(request.uri())?;
     let members = app.membership.members();
     let lines =
         MemberLines { members, told: BTreeMap::new(), phase: Phase::Snapshot, follow: watch.unwrap_or(false).into() };
-    Ok(stream::respond(lines, app.stopping.clone()))
+    Ok(stream::respond(lines, app.stopping.clone(), alive.into()))
 }
 
 /// Whether a list of members goes on.

@@ -15,7 +15,7 @@ use super::membership::Holding;
 use super::request::{json, parameters};
 use super::routes::App;
 use super::statement::SentStatement;
-use super::stream;
+use super::stream::{self, Alive};
 use crate::subscriptions::{AttachOptions, Attached, Marks, SnapshotRows, SubscribeError};
 
 /// Why a store that was begun anew tells nobody what it holds.
@@ -32,6 +32,7 @@ struct Parameters {
     from: Option<u64>,
     skip_rows: Option<Switch>,
     commits: Option<Switch>,
+    alive: Option<bool>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -42,11 +43,11 @@ enum Switch {
 }
 
 pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let options = options(request.uri())?;
+    let (options, alive) = options(request.uri())?;
     let SentStatement(statement) = json(request).await?;
     something_to_tell(&app).await?;
     let attached = app.subscriptions.subscribe(statement, options).await.map_err(refused)?;
-    Ok(respond(attached, &app))
+    Ok(respond(attached, &app, alive))
 }
 
 /// Waits for a store that was begun at this start to catch up with somebody: an empty result would say that everything is
@@ -69,14 +70,14 @@ pub(super) async fn get(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let options = options(request.uri())?;
+    let (options, alive) = options(request.uri())?;
     let id: Uuid = id.parse().map_err(|_| ApiError::bad_request(format!("{id:?} is not a UUID")))?;
     let attached = app.subscriptions.attach(id, options).await.map_err(refused)?;
-    Ok(respond(attached, &app))
+    Ok(respond(attached, &app, alive))
 }
 
-fn options(uri: &Uri) -> Result<AttachOptions, ApiError> {
-    let Parameters { from, skip_rows, commits } = parameters(uri)?;
+fn options(uri: &Uri) -> Result<(AttachOptions, Alive), ApiError> {
+    let Parameters { from, skip_rows, commits, alive } = parameters(uri)?;
     let rows = match skip_rows {
         Some(Switch::True) => SnapshotRows::Skipped,
         Some(Switch::False) | None => SnapshotRows::Sent,
@@ -85,7 +86,7 @@ fn options(uri: &Uri) -> Result<AttachOptions, ApiError> {
         Some(Switch::True) => Marks::Sent,
         Some(Switch::False) | None => Marks::Omitted,
     };
-    Ok(AttachOptions { from, rows, marks })
+    Ok((AttachOptions { from, rows, marks }, alive.into()))
 }
 
 fn refused(error: SubscribeError) -> ApiError {
@@ -98,10 +99,10 @@ fn refused(error: SubscribeError) -> ApiError {
     ApiError::new(status, error)
 }
 
-fn respond(attached: Attached, app: &App) -> Response {
+fn respond(attached: Attached, app: &App, alive: Alive) -> Response {
     let header = |text: String| HeaderValue::try_from(text).expect("hex digits and dashes");
     let (id, hash) = (header(attached.id().to_string()), header(format!("{:016x}", attached.hash())));
-    let mut response = stream::respond(attached, app.stopping.clone());
+    let mut response = stream::respond(attached, app.stopping.clone(), alive);
     response.headers_mut().insert("corro-query-id", id);
     response.headers_mut().insert("corro-query-hash", hash);
     response

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::error::ApiError;
 use super::routes::App;
-use super::stream::{self, Lines};
+use super::stream::{self, Alive, Lines};
 use crate::store::{Commit, Keys, Presence, QueryError, Store};
 use crate::subscriptions::line;
 
@@ -26,7 +26,7 @@ pub(super) async fn post(State(app): State<Arc<App>>, Path(table): Path<String>)
     let tables = app.store.tables();
     let table = tables.get(&table).ok_or_else(|| ApiError::bad_request(format!("there is no table {table}")))?;
     let lines = Updates { store: app.store.clone(), table: table.name.clone(), commits: Some(commits) };
-    let mut response = stream::respond(lines, app.stopping.clone());
+    let mut response = stream::respond(lines, app.stopping.clone(), Alive::Unsaid);
     let id = HeaderValue::try_from(Uuid::new_v4().to_string()).expect("hex digits and dashes");
     response.headers_mut().insert("corro-query-id", id);
     Ok(response)

@@ -113,6 +113,11 @@ pub(crate) fn push_change(out: &mut Vec<u8>, kind: ChangeKind, row: u64, cells: 
     out.extend_from_slice(b"]}\n");
 }
 
+/// `{"alive":{}}`: there is nothing else to say.
+pub(crate) fn alive() -> Bytes {
+    Bytes::from_static(b"{\"alive\":{}}\n")
+}
+
 /// Appends `{"commit":{"change_id":N}}`: the changes up to this one are those of whole transactions.
 pub(crate) fn push_commit(out: &mut Vec<u8>, change: u64) {
     out.extend_from_slice(b"{\"commit\":{\"change_id\":");

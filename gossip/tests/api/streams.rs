@@ -101,6 +101,38 @@ async fn who_asks_is_told_where_a_transaction_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_hears_that_a_stream_is_alive_and_nobody_else_does() {
+    let server = Server::start().await;
+    let query = json!("SELECT id, port FROM svc");
+    let response = server.post("/v1/subscriptions?alive=true", &query).await;
+    assert_eq!(response.headers()["kith-alive-ms"], "3000");
+    let id = response.headers()["corro-query-id"].to_str().unwrap().to_owned();
+    let mut asked = Lines::of(response);
+    let mut again = Lines::of(server.get(&format!("/v1/subscriptions/{id}?skip_rows=true&alive=true")).await);
+    let mut members = Lines::of(server.get("/v1/members?watch=true&alive=true").await);
+    let plain = server.post("/v1/subscriptions", &query).await;
+    assert!(!plain.headers().contains_key("kith-alive-ms"));
+    let mut plain = Lines::of(plain);
+    asked.take(2).await;
+    plain.take(2).await;
+    assert_eq!(members.next().await.unwrap(), r#"{"eom":{}}"#);
+    for lines in [&mut asked, &mut again, &mut members] {
+        assert_eq!(lines.take(2).await, "{\"alive\":{}}\n{\"alive\":{}}");
+    }
+    server.execute("INSERT INTO svc (id, port) VALUES ('a', 80)").await;
+    let change = r#"{"change":["insert",1,["a",80],1]}"#;
+    assert_eq!(plain.next().await.unwrap(), change, "it was told of nothing else meanwhile");
+    for lines in [&mut asked, &mut again] {
+        let mut line = lines.next().await.unwrap();
+        while line.contains("alive") {
+            line = lines.next().await.unwrap();
+        }
+        assert_eq!(line, change);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_keys_of_changed_rows_are_told() {
     let server = Server::start().await;
     let table = "CREATE TABLE \"two parts\" (a TEXT NOT NULL, b INTEGER NOT NULL, v, PRIMARY KEY (b, a))";

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use dig::Seen;
 use kith_tests::lab::{Authority, Lab, Node, Upstream, eventually, resolve};
+use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -15,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 /// For what must come, on a busy machine.
 const BOUND: Duration = Duration::from_secs(60);
+/// In which a store that hangs counts as away: thrice the 3 s in which it says something, and what a busy machine adds.
+const HUNG: Duration = Duration::from_secs(15);
 /// How many looks, a second apart, there are at each state.
 const LOOKS: usize = 3;
 /// RFC 8914: the answer is of an earlier time.
@@ -102,6 +105,39 @@ async fn ask_on(at: SocketAddr, stop: CancellationToken) -> u32 {
         }
     }
     answered
+}
+
+#[tokio::test]
+async fn g9_a_store_that_hangs_is_away_until_it_goes_on() {
+    let (lab, upstream) = (Lab::new("kills"), Upstream::start(1));
+    let (store, mut matrix) = server(&lab, &upstream).await;
+    let (current, stale) = (Expected::Current(ADDRESS), Expected::Stale(ADDRESS));
+    let foreign = Expected::Current(Upstream::ADDRESS);
+    matrix.sees("nothing", &current, &foreign, &foreign).await;
+
+    store.signal(Signal::SIGSTOP);
+    let begun = Instant::now();
+    eventually("DNS marks what it says as stale", HUNG, async || {
+        let seen = Seen::of(matrix.dns.at.dns, OWN).await;
+        assert_eq!(seen.addresses, [ADDRESS], "{seen:?}");
+        if stale.is(&seen) { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+    eprintln!("marked as stale {:.1?} after the store was stopped", begun.elapsed());
+    matrix.sees("the store hangs", &stale, &foreign, &foreign).await;
+
+    // Whatever the order in which it does what waits: nothing is lost.
+    let goes_on = async {
+        matrix.look("the store hangs, a write waits").await;
+        store.signal(Signal::SIGCONT);
+    };
+    tokio::join!(write(&store, "UPDATE containers SET ip = '10.210.0.2'"), goes_on);
+    eventually("what is written is answered again", BOUND, async || {
+        let seen = Seen::of(matrix.dns.at.dns, OWN).await;
+        if Expected::Current("10.210.0.2").is(&seen) { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+    matrix.sees("nothing", &Expected::Current("10.210.0.2"), &foreign, &foreign).await;
 }
 
 async fn write(store: &Node, sql: &str) {

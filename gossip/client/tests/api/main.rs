@@ -5,7 +5,7 @@
 mod server;
 
 use std::fmt::Debug;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
 use kith_gossip_client::client::Readiness;
@@ -17,6 +17,7 @@ use kith_gossip_client::{Client, Endpoint, Error, Event, Statement, Value};
 use server::{End, Reply, Server};
 
 const ID: &str = "b7e1b2c0-5a53-4c93-a2cc-6d6a8f4e7f10";
+const ALIVE: &str = r#"{"alive":{}}"#;
 const COLUMNS: &str = r#"{"columns":["id","port"]}"#;
 const ROW_A: &str = r#"{"row":[1,["a",80]]}"#;
 const EOQ_0: &str = r#"{"eoq":{"time":8e-8,"change_id":0}}"#;
@@ -145,8 +146,11 @@ async fn a_subscription_resumes_behind_its_last_change() {
         take(3, &mut events).await,
         [Event::Resumed { change_id: 1 }, change(ChangeKind::Update, 2, 82, 2), change(ChangeKind::Delete, 2, 82, 3),]
     );
-    let resume = format!("Bearer t0ken GET /v1/subscriptions/{ID}?from=1&skip_rows=true");
-    assert_eq!(server.seen(), ["Bearer t0ken POST /v1/subscriptions \"SELECT id, port FROM svc\"", &resume, &resume]);
+    let resume = format!("Bearer t0ken GET /v1/subscriptions/{ID}?from=1&skip_rows=true&alive=true");
+    assert_eq!(
+        server.seen(),
+        ["Bearer t0ken POST /v1/subscriptions?alive=true \"SELECT id, port FROM svc\"", &resume, &resume]
+    );
 }
 
 #[tokio::test]
@@ -174,7 +178,7 @@ async fn a_subscription_the_server_forgot_starts_anew_and_says_so() {
     assert!(matches!(next(&mut events).await.unwrap(), Event::Lost { .. }));
     assert_eq!(next(&mut events).await.unwrap(), Event::Reset);
     assert_eq!(take(3, &mut events).await, snapshot());
-    assert_eq!(server.seen()[2], "Bearer t0ken POST /v1/subscriptions \"SELECT 1\"");
+    assert_eq!(server.seen()[2], "Bearer t0ken POST /v1/subscriptions?alive=true \"SELECT 1\"");
 }
 
 #[tokio::test]
@@ -210,6 +214,24 @@ async fn a_server_that_stops_is_waited_for() {
     next(&mut events).await.unwrap();
     let members = take(5, &mut server.client.watch_members()).await;
     assert_eq!(members[3..], [MemberEvent::Reset, MemberEvent::Synced]);
+}
+
+#[tokio::test]
+async fn a_stream_that_no_longer_says_that_it_is_alive_is_lost_and_resumed() {
+    let server = Server::tcp(vec![
+        Reply::lines(&[COLUMNS, ROW_A, EOQ_0, INSERT_1], End::Hangs(ALIVE, 20)).id(ID).alive(),
+        Reply::lines(&[UPDATE_2], End::Open).id(ID),
+    ])
+    .await;
+    let mut events = server.client.subscribe("SELECT 1").await.unwrap();
+    take(4, &mut events).await;
+    let begun = Instant::now();
+    assert!(
+        matches!(next(&mut events).await.unwrap(), Event::Lost { reason } if reason.contains("has said nothing for 3 s"))
+    );
+    // Two seconds of it is alive.
+    assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!(take(2, &mut events).await, [Event::Resumed { change_id: 1 }, change(ChangeKind::Update, 2, 82, 2)]);
 }
 
 #[tokio::test]
@@ -264,7 +286,7 @@ async fn members_are_listed_and_watched() {
     let silent = r#"{"member":{"server":"n2","state":"silent"}}"#;
     let server = Server::tcp(vec![
         Reply::lines(&[up, silent, r#"{"eom":{}}"#], End::Done),
-        Reply::lines(&[up, r#"{"eom":{}}"#, silent], End::Cut),
+        Reply::lines(&[up, r#"{"eom":{}}"#, ALIVE, silent], End::Cut),
         Reply::lines(&[silent, r#"{"eom":{}}"#], End::Open),
         Reply::lines(&[up], End::Done),
     ])

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -12,6 +13,7 @@ use futures_util::{StreamExt, stream};
 use kith_gossip_client::{Client, Endpoint};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
+use tokio::time::interval;
 
 /// How a scripted body ends.
 #[derive(Clone, Copy)]
@@ -20,6 +22,8 @@ pub(crate) enum End {
     Done,
     /// Not at all: the connection stays open.
     Open,
+    /// Not at all, and a line comes so many times, a tenth of a second apart, and then nothing.
+    Hangs(&'static str, usize),
     /// The connection breaks.
     Cut,
 }
@@ -28,19 +32,21 @@ pub(crate) enum End {
 pub(crate) struct Reply {
     status: u16,
     id: Option<&'static str>,
+    /// Whether it says that something will come every second.
+    alive: bool,
     chunks: Vec<Bytes>,
     end: End,
 }
 
 impl Reply {
     pub(crate) fn new(status: u16, body: &str) -> Reply {
-        Reply { status, id: None, chunks: vec![Bytes::copy_from_slice(body.as_bytes())], end: End::Done }
+        Reply { status, id: None, alive: false, chunks: vec![Bytes::copy_from_slice(body.as_bytes())], end: End::Done }
     }
 
     /// Lines, each in a chunk of its own.
     pub(crate) fn lines(lines: &[&str], end: End) -> Reply {
         let chunks = lines.iter().map(|line| Bytes::from(format!("{line}\n"))).collect();
-        Reply { status: 200, id: None, chunks, end }
+        Reply { status: 200, id: None, alive: false, chunks, end }
     }
 
     /// The same bytes cut into single ones.
@@ -48,6 +54,10 @@ impl Reply {
         let whole = self.chunks.concat();
         self.chunks = whole.iter().map(|b| Bytes::copy_from_slice(&[*b])).collect();
         self
+    }
+
+    pub(crate) fn alive(self) -> Reply {
+        Reply { alive: true, ..self }
     }
 
     pub(crate) fn id(mut self, id: &'static str) -> Reply {
@@ -113,6 +123,14 @@ async fn answer(State(scene): State<Arc<Mutex<Scene>>>, request: Request) -> Res
     let body = match reply.end {
         End::Done => Body::from_stream(chunks),
         End::Open => Body::from_stream(chunks.chain(stream::pending())),
+        End::Hangs(line, times) => {
+            let slowly = stream::unfold(interval(Duration::from_millis(100)), move |mut tenth| async move {
+                tenth.tick().await;
+                Some((Ok(Bytes::from(format!("{line}\n"))), tenth))
+            });
+            let slowly = slowly.take(times);
+            Body::from_stream(chunks.chain(slowly).chain(stream::pending()))
+        }
         // Yielding once lets the chunks out before the break, which else overtakes them.
         End::Cut => Body::from_stream(chunks.chain(stream::once(async {
             tokio::task::yield_now().await;
@@ -122,6 +140,9 @@ async fn answer(State(scene): State<Arc<Mutex<Scene>>>, request: Request) -> Res
     let mut response = Response::builder().status(reply.status);
     if let Some(id) = reply.id {
         response = response.header("corro-query-id", id);
+    }
+    if reply.alive {
+        response = response.header("kith-alive-ms", "1000");
     }
     response.body(body).unwrap()
 }
