@@ -38,6 +38,10 @@ const OVERDUE: Duration = Duration::from_millis(3);
 /// between: the largest that a store takes is a mebibyte. Half of one is better than none of what came since.
 const HALF_MAX: Duration = Duration::from_secs(1);
 
+/// The most that a change waits for tables that are not followed again yet: after an outage each comes back by itself, at the latest 2 s
+/// after the first, and a zone built between two would have half of what happened meanwhile.
+const RETURN_MAX: Duration = Duration::from_secs(3);
+
 /// Why following ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FollowError {
@@ -109,11 +113,14 @@ impl Follower {
     }
 
     /// When to build: a moment after the first change, later if the last zone took long, so that building never takes
-    /// more than about half of the time, up to the bound. Within a transaction much later, for its end comes first.
+    /// more than about half of the time, up to the bound. Within a transaction, or while only some tables are followed again, much later: the
+    /// rest comes first.
     fn due(&self) -> Option<Instant> {
         let (first, latest) = self.pending?;
-        if !self.whole.is_whole() {
-            return Some(first + HALF_MAX);
+        match self.facts.freshness() {
+            Freshness::Stale => return Some(first + RETURN_MAX),
+            Freshness::Current | Freshness::Loading if !self.whole.is_whole() => return Some(first + HALF_MAX),
+            Freshness::Current | Freshness::Loading => {}
         }
         let last = self.published.load();
         let rested = last.built + last.took;

@@ -152,6 +152,38 @@ async fn nobody_is_given_up_while_the_store_is_away() {
     running.stop().await;
 }
 
+/// The store was away and all tables but the services are followed again, of which the containers have changed.
+async fn all_but_one_are_back() -> Running {
+    let running = Running::start(Vec::new());
+    running.answers(BOTH).await;
+    running.feed.send(Event::FeedLost).unwrap();
+    for table in Table::ALL.into_iter().filter(|table| *table != Table::Services) {
+        running.feed.send(Event::Synced(table)).unwrap();
+    }
+    running.feed.send(row("ab", "10.210.9.2", "s2")).unwrap();
+    running
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_while_the_store_was_away_is_answered_when_all_of_it_is_there() {
+    let running = all_but_one_are_back().await;
+    running.keeps(BOTH, RETURN_MAX / 2).await;
+    running.feed.send(Event::Synced(Table::Services)).unwrap();
+    let begun = Instant::now();
+    running.answers("10.210.0.1 10.210.9.2").await;
+    assert!(begun.elapsed() < RETURN_MAX / 4, "after {:?}", begun.elapsed());
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_that_does_not_come_back_holds_up_the_others_for_three_seconds() {
+    let running = all_but_one_are_back().await;
+    let begun = Instant::now();
+    running.answers("10.210.0.1 10.210.9.2").await;
+    assert!(begun.elapsed() >= RETURN_MAX, "after {:?}", begun.elapsed());
+    running.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn rows_that_are_there_together_are_answered_together() {
     let running = Running::start(Vec::new());
