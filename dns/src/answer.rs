@@ -14,7 +14,7 @@ pub use crate::cookie::Cookies;
 pub(crate) use crate::cookie::Proof;
 use crate::forward::Special;
 use crate::query::{self, Edns, Padding, QName, Query, Reject};
-use crate::zone::{By, Found, Freshness, IN, Name, Origin, Owner, RR_HEAD, Tail, Zone, rtype};
+use crate::zone::{By, Found, Freshness, IN, Listed, Name, Origin, Owner, RR_HEAD, Tail, Zone, rtype};
 use message::{Authority, Ede, Message, Opt, PAYLOAD, Record, Room, Section};
 
 pub use crate::query::Rcode;
@@ -106,6 +106,15 @@ pub enum Outcome {
     Drop,
 }
 
+/// What became of a query that is answered only if that takes no time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AtOnce {
+    /// It is answered.
+    Done(Outcome),
+    /// A list is to be made first, and `out` is empty.
+    Unmade(Listed),
+}
+
 /// What is counted of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
@@ -117,18 +126,32 @@ pub struct Tally {
     pub(crate) rcode: Rcode,
 }
 
-/// Answers one query into `out`, which is emptied first.
+/// Answers one query into `out`, which is emptied first. A list that it asks for is made on the way.
 pub fn answer(zone: &Zone, asked: &Asked<'_>, out: &mut Vec<u8>) -> Outcome {
+    loop {
+        match answer_at_once(zone, asked, out) {
+            AtOnce::Done(outcome) => return outcome,
+            AtOnce::Unmade(list) => zone.make(list),
+        }
+    }
+}
+
+/// The same, unless a list is to be made.
+pub(crate) fn answer_at_once(zone: &Zone, asked: &Asked<'_>, out: &mut Vec<u8>) -> AtOnce {
     out.clear();
     let query = match query::parse(asked.query) {
         Ok(query) => query,
-        Err(Reject::Drop) => return Outcome::Drop,
+        Err(Reject::Drop) => return AtOnce::Done(Outcome::Drop),
         Err(Reject::Reply(head, rcode)) => {
             message::bare(out, head, rcode);
-            return Outcome::Answer(Tally { owner: Owner::Nobody, qtype: 0, rcode });
+            return AtOnce::Done(Outcome::Answer(Tally { owner: Owner::Nobody, qtype: 0, rcode }));
         }
     };
-    Reply { zone, asked, query: &query }.answer(out)
+    let done = Reply { zone, asked, query: &query }.answer(out);
+    if let AtOnce::Unmade(_) = done {
+        out.clear();
+    }
+    done
 }
 
 /// Says that a query cannot be answered at this moment, because too many others wait; `None` if it is no query.
@@ -149,6 +172,8 @@ enum End {
     Referral,
     /// An alias, whose target is somebody else's.
     Away,
+    /// A list is to be made first.
+    Unmade(Listed),
 }
 
 /// Says nothing but that the answer is to be asked for by TCP; `None` if it is no query.
@@ -176,10 +201,10 @@ struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    fn answer(&self, out: &mut Vec<u8>) -> Outcome {
+    fn answer(&self, out: &mut Vec<u8>) -> AtOnce {
         let plain = |out: &mut Vec<u8>, rcode| {
             self.without_records(out, rcode, None);
-            Outcome::Answer(Tally { owner: Owner::Nobody, qtype: self.query.qtype, rcode })
+            AtOnce::Done(Outcome::Answer(Tally { owner: Owner::Nobody, qtype: self.query.qtype, rcode }))
         };
         if self.query.edns.as_ref().is_some_and(|edns| edns.version > 0) {
             return plain(out, Rcode::BadVers);
@@ -194,21 +219,22 @@ impl<'a> Reply<'a> {
             IN => {}
             CHAOS => {
                 let rcode = self.chaos(out);
-                return Outcome::Answer(Tally { owner: Owner::Nobody, qtype: self.query.qtype, rcode });
+                return AtOnce::Done(Outcome::Answer(Tally { owner: Owner::Nobody, qtype: self.query.qtype, rcode }));
             }
             _ => return plain(out, Rcode::Refused),
         }
         match self.zone.find(self.query.name.wire(), self.query.name.labels()) {
             Found::Foreign => {
                 let rcode = self.foreign(out);
-                Outcome::Foreign(Tally { owner: Owner::Nobody, qtype: self.query.qtype, rcode })
+                AtOnce::Done(Outcome::Foreign(Tally { owner: Owner::Nobody, qtype: self.query.qtype, rcode }))
             }
             Found::Own { origin, name, by } => {
                 let (rcode, end) = self.own(out, origin, &name, by);
                 let tally = Tally { owner: origin.owner(), qtype: self.query.qtype, rcode };
                 match end {
-                    End::Away if self.query.head.wants_recursion() => Outcome::Onward(tally),
-                    End::Code(_) | End::Alias(_) | End::Referral | End::Away => Outcome::Answer(tally),
+                    End::Unmade(list) => AtOnce::Unmade(list),
+                    End::Away if self.query.head.wants_recursion() => AtOnce::Done(Outcome::Onward(tally)),
+                    End::Code(_) | End::Alias(_) | End::Referral | End::Away => AtOnce::Done(Outcome::Answer(tally)),
                 }
             }
         }
@@ -257,7 +283,7 @@ impl<'a> Reply<'a> {
         // A referral is not our word; one that an alias leads to does not change whose word the alias is (RFC 1035 §4.1.1).
         let (rcode, authority) = match end {
             End::Code(rcode) => (rcode, Authority::Ours),
-            End::Alias(_) | End::Away => (Rcode::NoError, Authority::Ours),
+            End::Alias(_) | End::Away | End::Unmade(_) => (Rcode::NoError, Authority::Ours),
             End::Referral if alias => (Rcode::NoError, Authority::Ours),
             End::Referral => (Rcode::NoError, Authority::None),
         };
@@ -281,6 +307,7 @@ impl<'a> Reply<'a> {
                 // Not rotated: the order is the answer.
                 self.endpoints(message, endpoints.ttl(), 0, endpoints.nearest(*count));
             }
+            Name::Unmade(list) => return End::Unmade(*list),
             Name::Empty | Name::Missing => {}
         }
         if message.position() == before

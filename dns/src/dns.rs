@@ -20,8 +20,8 @@ use crate::follow::{FollowError, Follower};
 use crate::forward::{Engine, Forwarder, Table};
 use crate::keep::{self, Keeper};
 use crate::server::{
-    Answerer, Bound, Certificate, CertificateWatch, Desk, Desks, NetworkWatch, Replied, Slow, TlsError, Wire, Worker,
-    bind, bind_tcp, serve_tcp, slow,
+    Answerer, Bound, Certificate, CertificateWatch, Desk, Desks, Lister, NetworkWatch, Replied, Slow, TlsError, Wire,
+    Worker, bind, bind_tcp, serve_tcp, slow,
 };
 use crate::status::StatusHandle;
 use crate::tap::Tap;
@@ -39,7 +39,7 @@ pub struct Dns {
     /// By address: that of the streams, then one for each worker. At last those of the addresses for TLS.
     desks: Vec<Desk>,
     watch: Option<NetworkWatch>,
-    slow: Option<(Slow, Desk)>,
+    slow: (Slow, Desk),
     /// What fetches ahead, and a table of answers for each worker.
     forwarding: Option<(Engine, Vec<Table>)>,
     follower: Follower,
@@ -146,10 +146,9 @@ impl Dns {
         let workers = bound.len() * config.threads.get();
         let routes = Arc::clone(&settings.routes);
         let (forwarder, forwarding) = Forwarder::new(&config, (routes, &published), &addrs, workers).unzip();
-        let (queue, slow) = forwarder.clone().map(|forwarder| slow(answerer(forwarder))).unzip();
+        let (queue, slow) = slow(answerer(Lister::new(&published, forwarder.as_ref()), forwarder.clone()));
         let front = forwarder.as_ref().map(Forwarder::front);
-        let Desks { listeners, last, counters, tap, watch } = Desks::new(&config, &published, (queue.as_ref(), front));
-        let slow = slow.map(|slow| (slow, last));
+        let Desks { listeners, last, counters, tap, watch } = Desks::new(&config, &published, (Some(&queue), front));
         let certificate = secure.as_ref().map(|secure| secure.certificate.clone());
         let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters, (forwarder, certificate));
         let remembered = saved.map(|saved| saved.members).unwrap_or_default();
@@ -160,7 +159,7 @@ impl Dns {
             secure,
             desks: listeners,
             watch,
-            slow,
+            slow: (slow, last),
             forwarding,
             follower,
             files,
@@ -228,10 +227,8 @@ impl Dns {
             let stop_watch = stop.clone();
             tasks.spawn(async move { watch.run(stop_watch).await.map_err(RunError::Networks) });
         }
-        if let Some((slow, desk)) = self.slow {
-            let stop_slow = stop.clone();
-            tasks.spawn(async move { slow.run(desk, stop_slow).await.map_err(RunError::Task) });
-        }
+        let ((slow, desk), stop_slow) = (self.slow, stop.clone());
+        tasks.spawn(async move { slow.run(desk, stop_slow).await.map_err(RunError::Task) });
         if let Some(engine) = engine {
             let stop_engine = stop.clone();
             tasks.spawn(async move {
@@ -280,11 +277,15 @@ impl Secure {
     }
 }
 
-/// What answers on the slow path: whoever forwards.
-fn answerer(forwarder: Forwarder) -> Answerer {
+/// What answers on the slow path: who makes lists, and whoever forwards.
+fn answerer(lister: Lister, forwarder: Option<Forwarder>) -> Answerer {
     Answerer::new(move |question| {
-        let forwarder = forwarder.clone();
+        let (lister, forwarder) = (lister.clone(), forwarder.clone());
         async move {
+            if question.begun().is_empty() {
+                return lister.answer(question).await;
+            }
+            let forwarder = forwarder?;
             let mut reply = Vec::with_capacity(512);
             let (tally, from) =
                 forwarder.answer(&question.asked(), question.begun(), question.worker(), &mut reply).await?;

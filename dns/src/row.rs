@@ -62,6 +62,8 @@ pub(crate) enum Fault {
     Taken { name: String, by: String },
     #[error("name {name}: {reason}")]
     Unnameable { name: String, reason: NameError },
+    #[error("the list of {list} has no room for {count} of them")]
+    Long { list: &'static str, count: usize },
     #[error("cluster_cidr {0:?} is not a list of ranges")]
     Range(String),
     #[error("subnet {0:?} is not the range of a server")]

@@ -5,6 +5,7 @@ mod batch;
 mod bind;
 mod desks;
 mod limit;
+mod lister;
 mod networks;
 mod round;
 mod slow;
@@ -21,7 +22,7 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, Guard};
 
 use crate::access::Access;
-use crate::answer::{self, Asked, Outcome, Tally, message};
+use crate::answer::{self, Asked, AtOnce, Outcome, Tally, message};
 use crate::cookie::Cookies;
 use crate::forward::{Front, Recursion};
 use crate::seats::Seats;
@@ -32,6 +33,7 @@ use slow::{Handed, Question, ReplyTo};
 
 pub(crate) use bind::{Bound, bind, tcp as bind_tcp};
 pub(crate) use desks::Desks;
+pub(crate) use lister::Lister;
 pub(crate) use networks::NetworkWatch;
 pub(crate) use slow::{Answerer, Queue, Replied, Slow, slow};
 pub(crate) use tcp::{Wire, serve as serve_tcp};
@@ -58,8 +60,10 @@ pub(crate) struct Desk {
     pub(crate) rate: Option<NonZeroU32>,
     /// Who looks at what is answered.
     pub(crate) tap: Tap,
-    /// Where names go that are not ours; `None`: they are refused.
+    /// Where questions go whose answer takes time.
     pub(crate) slow: Option<Queue>,
+    /// What becomes of names that are not ours.
+    pub(crate) foreign: Foreign,
     /// What is known of them without asking anybody.
     pub(crate) front: Option<Arc<Front>>,
 }
@@ -72,6 +76,14 @@ pub(crate) enum Cluster {
     Unheard,
 }
 
+/// What becomes of names that are not ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    /// They go to the slow path.
+    Forwarded,
+    Refused,
+}
+
 /// Whether there is something to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reply {
@@ -79,7 +91,7 @@ pub(crate) enum Reply {
     Nothing,
     /// The slow path is to answer: not before it is handed over.
     Later,
-    /// The slow path is to add to the reply what its alias leads to: not before it is handed over.
+    /// The slow path is to add to the reply what its alias leads to, or to make a list: not before it is handed over.
     Onward,
 }
 
@@ -103,14 +115,19 @@ impl Desk {
     /// Answers one query into `out`.
     fn answer(&self, published: &Published, asked: &Asked<'_>, out: &mut Vec<u8>) -> Reply {
         let zone = &published.zone;
-        match answer::answer(zone, asked, out) {
-            Outcome::Foreign(_) if self.slow.is_some() => {
+        let outcome = match answer::answer_at_once(zone, asked, out) {
+            AtOnce::Done(outcome) => outcome,
+            AtOnce::Unmade(_) if self.slow.is_some() => return Reply::Onward,
+            AtOnce::Unmade(_) => answer::answer(zone, asked, out),
+        };
+        match outcome {
+            Outcome::Foreign(_) if self.foreign == Foreign::Forwarded => {
                 match self.front.as_ref().and_then(|front| front.special(zone, asked, out)) {
                     Some(tally) => self.send(zone, asked, tally, out),
                     None => Reply::Later,
                 }
             }
-            Outcome::Onward(_) if self.slow.is_some() => Reply::Onward,
+            Outcome::Onward(_) if self.foreign == Foreign::Forwarded => Reply::Onward,
             // Where nothing forwards, it is said what is known here.
             Outcome::Answer(tally) | Outcome::Foreign(tally) | Outcome::Onward(tally) => {
                 self.send(zone, asked, tally, out)
@@ -131,7 +148,8 @@ impl Desk {
         Reply::Send
     }
 
-    /// Hands a query over to the slow path, with the reply in `out` of who does not forward; its own goes where it is told.
+    /// Hands a query over to the slow path, with the reply in `out` of who does not forward, which is empty where a list is to be
+    /// made; its own goes where it is told.
     /// Where it takes no more, `out` says so.
     fn hand_over(&self, published: &Published, asked: &Asked<'_>, reply_to: ReplyTo, out: &mut Vec<u8>) -> Reply {
         let Some(slow) = &self.slow else { return Reply::Nothing };

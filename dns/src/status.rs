@@ -43,6 +43,8 @@ pub struct Status {
     pub problems: Vec<ProblemStatus>,
     /// How many there are.
     pub problem_count: usize,
+    /// Entries that `_apps` and `_instances` have no room for, of the zone that is answered from, if they were asked for.
+    pub entries_cut: usize,
     /// Services whose flat name another service has, with that one; the first 20.
     pub clashes: Vec<ProblemStatus>,
     /// Queries answered, where there were any.
@@ -220,6 +222,7 @@ impl StatusHandle {
             files: zone.fixed().files().iter().map(FileStatus::from).collect(),
             problems: problems.iter().map(problem).collect(),
             problem_count,
+            entries_cut: zone.entries_cut(),
             clashes: zone.clashes().iter().map(problem).collect(),
             queries: self.queries(),
             at_once: times(listeners),

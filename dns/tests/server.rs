@@ -86,6 +86,22 @@ async fn who_may_not_ask_is_not_heard() {
     dns.stop().await;
 }
 
+#[tokio::test]
+async fn lists_of_everything_are_made_beside_the_workers() {
+    let dns = Running::start(&["127.0.0.1:0"]).await;
+    dns.feed(snapshot(3));
+    dns.until("current", |status| status.freshness == Freshness::Current).await;
+    let asked = query(1, "_instances.internal", RecordType::TXT);
+    for answer in [udp(dns.addrs[0], &asked).await, tcp(dns.addrs[0], &asked).await] {
+        assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 1));
+        assert!(answer.answers[0].data.to_string().contains("app=casa-api,ip=10.210.128.0"), "{answer:?}");
+    }
+    // The first one found no list, the second that of the first.
+    let counted = dns.until("counted", |status| status.at_once.count() + status.later.count() == 2).await;
+    assert_eq!(counted.later.count(), 1);
+    dns.stop().await;
+}
+
 fn config(listen: &[&str]) -> Config {
     Config {
         listen: listen.iter().map(|addr| addr.parse().unwrap()).collect(),

@@ -163,6 +163,7 @@ fn describe(status: &Status, settings: &Value) -> Value {
         "alarms": status.alarms().iter().map(|alarm| json!({ "name": alarm.name, "text": alarm.text })).collect::<Vec<_>>(),
         "files": status.files.iter().map(describe_file).collect::<Vec<_>>(),
         "bad_rows": status.problem_count,
+        "list_entries_cut": status.entries_cut,
         "bad": status.problems.iter().take(SHOWN_PROBLEMS).map(|problem| json!({
             "table": problem.table, "key": problem.key, "reason": problem.reason,
         })).collect::<Vec<_>>(),

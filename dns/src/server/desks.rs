@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::networks::{NetworkWatch, networks};
-use super::{Cluster, Desk, Queue, tcp};
+use super::{Cluster, Desk, Foreign, Queue, tcp};
 use crate::access::Access;
 use crate::config::Config;
 use crate::cookie::Cookies;
@@ -56,6 +56,7 @@ impl Desks {
             rate,
             tap: tap.clone(),
             slow: slow.cloned(),
+            foreign: if front.is_some() { Foreign::Forwarded } else { Foreign::Refused },
             front: front.clone(),
         };
         let mut listeners: Vec<Desk> = places.iter().enumerate().map(desk).collect();

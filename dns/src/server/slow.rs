@@ -80,7 +80,7 @@ impl Question {
         Given { query, reply, source: self.source, transport: self.transport, from, took, weight: 1 }
     }
 
-    /// The reply of who does not forward.
+    /// The reply of who does not forward; empty where it is a list of our own that takes time.
     pub(crate) fn begun(&self) -> &[u8] {
         &self.begun
     }

@@ -11,25 +11,52 @@ use crate::config::Ttl;
 use crate::name;
 
 /// Longest list in bytes. A message holds 65,535: the list, a byte before each 255 of it, header, question and OPT.
-const LIST_MAX: usize = 65_000;
+pub(super) const LIST_MAX: usize = 65_000;
 /// Longest string inside a TXT record (RFC 1035 §3.3).
 const STRING_MAX: usize = 255;
 
 /// The lists of everything, each made when somebody first asks for it, and kept as long as the zone.
 #[derive(Debug, Default)]
 pub(super) struct Lists {
-    apps: OnceLock<Vec<u8>>,
-    instances: OnceLock<Vec<u8>>,
+    apps: OnceLock<Made>,
+    instances: OnceLock<Made>,
+}
+
+/// A list, and how many entries did not fit.
+#[derive(Debug)]
+struct Made {
+    set: Vec<u8>,
+    cut: usize,
 }
 
 impl Lists {
-    /// The set of a list: over all APPs by their names, which takes some 10 ms at a million names.
-    pub(super) fn get(&self, which: Listed, names: &Shards, ttl: Ttl) -> Sets<'_> {
-        let (cell, make): (_, fn(&Shards) -> List) = match which {
-            Listed::Apps => (&self.apps, apps),
-            Listed::Instances => (&self.instances, instances),
+    /// The set of a list, if it is made.
+    pub(super) fn get(&self, which: Listed) -> Option<Sets<'_>> {
+        self.cell(which).get().map(|made| Sets::read(&made.set))
+    }
+
+    /// Makes a list over all APPs by their names, which takes some 10 ms at a million names. Blocking.
+    pub(super) fn make(&self, which: Listed, names: &Shards, ttl: Ttl) {
+        let make = match which {
+            Listed::Apps => apps,
+            Listed::Instances => instances,
         };
-        Sets::read(cell.get_or_init(|| make(names).set(ttl)))
+        self.cell(which).get_or_init(|| {
+            let list = make(names);
+            Made { set: list.set(ttl), cut: list.cut() }
+        });
+    }
+
+    /// How many entries did not fit into those that are made.
+    pub(super) fn cut(&self) -> usize {
+        [&self.apps, &self.instances].into_iter().filter_map(OnceLock::get).map(|made| made.cut).sum()
+    }
+
+    fn cell(&self, which: Listed) -> &OnceLock<Made> {
+        match which {
+            Listed::Apps => &self.apps,
+            Listed::Instances => &self.instances,
+        }
     }
 }
 
@@ -62,10 +89,6 @@ fn instances(names: &Shards) -> List {
             if let Some(ip) = sets.iter().find_map(|set| set.addresses().next()) {
                 list.push(format_args!("instance={label},app={app},ip={ip},region={region}"));
             }
-        }
-        if list.cut() > 0 {
-            // Whatever comes now does not fit either, and is not counted.
-            break;
         }
     }
     list
@@ -120,9 +143,6 @@ impl List {
     /// The list as a set; without entries there is none.
     pub(crate) fn set(&self, ttl: Ttl) -> Vec<u8> {
         let mut set = Vec::new();
-        if self.cut > 0 {
-            tracing::debug!(entries = self.cut, "list cut at 65000 bytes");
-        }
         push_set(&mut set, rtype::TXT, Tail::Whole, ttl, self.rdata().into_iter());
         set
     }

@@ -717,6 +717,21 @@ fn a_list_is_cut_at_the_last_whole_entry_that_fits() {
     let whole = String::from_utf8(whole).unwrap();
     assert!((64_900..=65_000).contains(&whole.len()), "{} bytes", whole.len());
     assert!(whole.split(';').all(|entry| entry.starts_with("instance=") && entry.ends_with("region=")));
+    assert_eq!(zone.entries_cut(), 2000 - whole.split(';').count());
+}
+
+#[test]
+fn a_list_of_one_service_that_is_cut_is_named() {
+    let many = (0..5200).map(|n| {
+        let ip = format!("10.210.{}.{}", n / 250, n % 250);
+        container(&format!("{n:012x}"), "casa/api", &ip).set("instance_id", format!("i{n}").as_str())
+    });
+    let zone = zone([service("casa", "api")].into_iter().chain(many));
+    // 65,000 bytes of 12 digits and a comma.
+    insta::assert_snapshot!(problems(&zone), @"
+    1
+    services casa/api: the list of vms has no room for 200 of them
+    ");
 }
 
 fn problems(zone: &Zone) -> String {

@@ -75,6 +75,8 @@ impl Page<'_, '_> {
         let names = names.into_iter().chain([("reverse", status.reverse_names as u64)]);
         self.gauges("names", "Names by zone", names.map(|(zone, names)| (vec![("zone", zone)], names)))?;
         self.gauge("rows_left_out", "Rows, or parts of rows, that no name is made of", status.problem_count as u64)?;
+        let help = "Entries that _apps and _instances have no room for, if they were asked for";
+        self.gauge("list_entries_cut", help, status.entries_cut as u64)?;
         let wrong = status.files.iter().filter(|file| file.fault.is_some()).count();
         self.gauge("zone_files_wrong", "Zone files that cannot be read as they are", wrong as u64)
     }

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Bound, Cluster, Desk, Wire, Worker, bind, serve_tcp, tcp};
+use super::super::{Bound, Cluster, Desk, Foreign, Wire, Worker, bind, serve_tcp, tcp};
 use super::*;
 use crate::access::Access;
 use crate::answer::Rcode;
@@ -66,6 +66,7 @@ impl Running {
             cookies: testing::COOKIES,
             rate: None,
             slow: Some(queue.clone()),
+            foreign: Foreign::Forwarded,
             front: None,
         };
         let Bound { addr, udp, tcp } = bind(listen.parse().unwrap(), 1.try_into().unwrap()).unwrap();

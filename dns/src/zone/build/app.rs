@@ -160,6 +160,10 @@ impl<'a> Draft<'a> {
             let blank = if one.region.is_empty() { "" } else { " " };
             vms.push(format_args!("{}{blank}{}", one.label, one.region));
         }
+        if vms.cut() > 0 {
+            let fault = Fault::Long { list: "vms", count: vms.cut() };
+            self.problem(app.holder.table(), &app.holder.to_string(), &fault);
+        }
         self.put_at(app, &["vms", flat], Kind::Plain, &vms.set(app.ttl));
         for (region, members) in partition(app.candidates, |one| self.region(one)) {
             self.put_at(app, &[region, flat], Kind::Plain, &records(&app.select(&members), app.ttl));
