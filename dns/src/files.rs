@@ -76,45 +76,61 @@ impl Files {
 
     /// Reads what has changed, and publishes it.
     fn look(&mut self) {
-        let changed: Vec<usize> = (0..self.files.len()).filter(|at| !self.files[*at].is_unchanged()).collect();
-        if changed.is_empty() {
+        if self.files.iter().all(Watched::is_unchanged) {
             return;
         }
-        for at in changed {
-            self.files[at].state.fault = None;
-            self.read(at);
-        }
         // What was refused for a zone that another file had may be good when that one is read.
-        for at in 0..self.files.len() {
-            if self.files[at].state.fault.is_some() {
-                self.read(at);
+        let mut read: Vec<Option<Read>> = (0..self.files.len()).map(|at| self.read(at)).collect();
+        // Who is refused keeps the zone that it had, which somebody else may want.
+        while let Some((at, fault)) = self.clash(&read) {
+            read[at] = Some(Err(fault));
+        }
+        for (file, read) in self.files.iter_mut().zip(read) {
+            if let Some(read) = read {
+                file.take(read);
             }
         }
         self.published.send_replace(Fixed::new(self.files.iter().map(|file| file.state.clone()).collect()));
     }
 
-    fn read(&mut self, at: usize) {
+    /// Reads a file that has changed, or that was wrong.
+    fn read(&mut self, at: usize) -> Option<Read> {
+        let file = &mut self.files[at];
+        if !file.is_unchanged() {
+            file.state.fault = None;
+        } else if file.state.fault.is_none() {
+            return None;
+        }
         let ours = |origin: &[u8]| self.ours.iter().any(|ours| **ours == *origin);
-        let (sources, zone) = load(&self.files[at].state.path, &ours);
-        let zone = zone.and_then(|zone| self.alone(at, zone));
-        self.files[at].sources = sources;
-        self.files[at].take(zone);
+        let (sources, zone) = load(&file.state.path, &ours);
+        file.sources = sources;
+        Some(zone)
     }
 
-    /// A zone is in one file.
-    fn alone(&self, at: usize, zone: FixedZone) -> Result<FixedZone, Fault> {
-        let others = self.files.iter().enumerate().filter(|(other, _)| *other != at);
-        let mut held = others.filter_map(|(_, file)| Some((&file.state.path, file.state.zone.as_ref()?)));
-        match held.find(|(_, held)| held.origin() == zone.origin()) {
-            None => Ok(zone),
-            Some((path, _)) => {
-                let reason =
-                    format!("{} is the zone of {} already: a zone is in one file", zone.name(), path.display());
-                Err(Fault { file: self.files[at].state.path.as_path().into(), line: 0, reason })
-            }
-        }
+    /// A file that was read, of whose zone there would be two. Who has it already keeps it; of those who would come to have it, the
+    /// first in the configuration gets it.
+    fn clash(&self, read: &[Option<Read>]) -> Option<(usize, Fault)> {
+        let has = |at: usize| self.files[at].state.zone.as_deref();
+        let comes_to_have = |at: usize| match &read[at] {
+            Some(Ok(zone)) => Some(zone).filter(|zone| has(at).is_none_or(|had| had.origin() != zone.origin())),
+            Some(Err(_)) | None => None,
+        };
+        let rank = |at: usize| (comes_to_have(at).is_some(), at);
+        let all = 0..self.files.len();
+        all.clone().find_map(|at| {
+            let zone = comes_to_have(at)?;
+            let same =
+                |other: usize| comes_to_have(other).or(has(other)).is_some_and(|held| held.origin() == zone.origin());
+            let first = all.clone().find(|other| *other != at && rank(*other) < rank(at) && same(*other))?;
+            let (file, other) = (&self.files[at].state.path, &self.files[first].state.path);
+            let reason = format!("{} is the zone of {} already: a zone is in one file", zone.name(), other.display());
+            Some((at, Fault { file: file.as_path().into(), line: 0, reason }))
+        })
     }
 }
+
+/// What came of reading a file.
+type Read = Result<FixedZone, Fault>;
 
 impl Watched {
     /// Whether everything looks as it did when it was read.
@@ -182,5 +198,23 @@ mod tests {
         write(2, "somewhere");
         files.look();
         assert_eq!(served(&files), "third, corp, somewhere");
+        // Two that swap, and three in a circle, either way round.
+        for zones in [["corp", "third", "somewhere"], ["third", "somewhere", "corp"], ["corp", "third", "somewhere"]] {
+            (0..3).for_each(|at| write(at, zones[at]));
+            files.look();
+            assert_eq!(served(&files), zones.join(", "));
+        }
+        // One moves on, and each of the others takes the zone of the one before it, whichever comes first.
+        for zones in [["new", "corp", "third"], ["corp", "third", "old"]] {
+            (0..3).for_each(|at| write(at, zones[at]));
+            files.look();
+            assert_eq!(served(&files), zones.join(", "));
+        }
+        // Where the last one of a chain cannot move on, nobody does.
+        fs::write(&paths[2], "nonsense").unwrap();
+        write(0, "third");
+        write(1, "old");
+        files.look();
+        assert_eq!(served(&files), "corp wrong, third wrong, old wrong");
     }
 }
