@@ -1,12 +1,13 @@
 //! The last zone on disk: written while the store is followed, read at a start.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File};
 use std::io::{self, BufWriter, Read as _};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Builder};
 use std::time::{Duration, SystemTime};
 
@@ -74,19 +75,23 @@ fn aside(path: &Path, process: u32, keeper: u64) -> PathBuf {
     path.with_extension(format!("{process}-{keeper}.new"))
 }
 
-/// What other processes have left aside. A process with the number of this one has left what this one will write over.
+/// What processes before this one have left aside: also one that had this one's number, as in a container all have, and a release
+/// that had one place for all.
 fn leftovers(path: &Path) -> Vec<PathBuf> {
     let (Some(folder), Some(stem)) = (path.parent(), path.file_stem().and_then(OsStr::to_str)) else {
         return Vec::new();
     };
-    let process = |name: &str| -> Option<u32> {
-        let (process, keeper) = name.strip_prefix(stem)?.strip_prefix('.')?.strip_suffix(".new")?.split_once('-')?;
-        keeper.parse::<u64>().ok()?;
-        process.parse().ok()
+    let begun = KEEPERS.load(Ordering::Relaxed);
+    let is_left = |name: &str| -> Option<bool> {
+        let whose = name.strip_prefix(stem)?.strip_suffix(".new")?;
+        if whose.is_empty() {
+            return Some(true);
+        }
+        let (process, keeper) = whose.strip_prefix('.')?.split_once('-')?;
+        let (process, keeper): (u32, u64) = (process.parse().ok()?, keeper.parse().ok()?);
+        Some(process != std::process::id() || keeper >= begun)
     };
-    let others = |entry: &DirEntry| {
-        entry.file_name().to_str().and_then(process).is_some_and(|process| process != std::process::id())
-    };
+    let others = |entry: &DirEntry| entry.file_name().to_str().and_then(is_left) == Some(true);
     // A folder that cannot be read is said where the zone is.
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter(others).map(|entry| entry.path()).collect()
@@ -118,8 +123,16 @@ fn rest(writing: Duration) -> Duration {
     (writing * SHARE).clamp(PERIOD, REST_MAX)
 }
 
+/// How many keepers this process has begun: the number of the next.
+static KEEPERS: AtomicU64 = AtomicU64::new(0);
+
+/// By file, the keeper of this process whose zone it has. One that a blocked disk held up may be done when another has followed it.
+static KEPT: Mutex<BTreeMap<PathBuf, u64>> = Mutex::new(BTreeMap::new());
+
 /// Writes zones as they come.
 pub(crate) struct Keeper {
+    /// Which one of this process.
+    number: u64,
     path: PathBuf,
     aside: PathBuf,
     settings: Arc<Settings>,
@@ -138,10 +151,10 @@ enum Health {
 
 impl Keeper {
     pub(crate) fn new(path: PathBuf, settings: Arc<Settings>, published: Arc<ArcSwap<Published>>) -> Self {
-        static KEEPERS: AtomicU64 = AtomicU64::new(0);
-        let aside = aside(&path, std::process::id(), KEEPERS.fetch_add(1, Ordering::Relaxed));
+        let number = KEEPERS.fetch_add(1, Ordering::Relaxed);
+        let aside = aside(&path, std::process::id(), number);
         let kept = published.load().zone.generation();
-        Self { path, aside, settings, published, kept, health: Health::Well }
+        Self { number, path, aside, settings, published, kept, health: Health::Well }
     }
 
     /// Writes at most once a second, and once more at the end.
@@ -191,14 +204,21 @@ impl Keeper {
         self
     }
 
-    /// Aside, then renamed: whatever happens meanwhile, the file is a whole zone.
+    /// Aside, then renamed: whatever happens meanwhile, the file is a whole zone, and never an older one than it was.
     fn write(&self, zone: &Zone) -> io::Result<()> {
         let file = File::create(&self.aside)?;
         let mut out = BufWriter::new(&file);
         zone.write(&self.settings, SystemTime::now(), &mut out)?;
         drop(out);
         file.sync_data()?;
-        fs::rename(&self.aside, &self.path)
+        // Held while the file is renamed, or somebody could come between.
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.get(&self.path).is_some_and(|keeper| *keeper > self.number) {
+            return fs::remove_file(&self.aside);
+        }
+        fs::rename(&self.aside, &self.path)?;
+        kept.insert(self.path.clone(), self.number);
+        Ok(())
     }
 }
 
@@ -261,10 +281,24 @@ mod tests {
         let (one, other) = (keeper(&path, 1), keeper(&path, 1));
         assert_ne!(one.aside, other.aside);
         let stays = [one.aside, folder.path().join("dns-zone"), folder.path().join("dns-zone.mine.new")];
-        let goes = aside(&path, 0, 3);
-        stays.iter().chain([&goes]).for_each(|path| fs::write(path, "half").unwrap());
+        let mine = aside(&path, std::process::id(), u64::MAX);
+        let goes = [aside(&path, 0, 3), mine, folder.path().join("dns-zone.new")];
+        stays.iter().chain(&goes).for_each(|path| fs::write(path, "half").unwrap());
         assert!(load(&path, &Settings::from(&testing::config())).is_none());
         assert!(stays.iter().all(|path| path.exists()));
-        assert!(!goes.exists());
+        assert!(!goes.iter().any(|path| path.exists()));
+    }
+
+    #[test]
+    fn what_was_held_up_does_not_replace_what_came_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dns-zone");
+        let (late, next) = (keeper(&path, 2), keeper(&path, 3));
+        let aside = late.aside.clone();
+        next.keep();
+        late.keep();
+        let saved = load(&path, &Settings::from(&testing::config())).expect("a zone");
+        assert_eq!(saved.zone.generation(), 3);
+        assert!(!aside.exists());
     }
 }
