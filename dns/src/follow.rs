@@ -18,10 +18,10 @@ use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::facts::{Changes, Effect, Facts, Freshness};
-use crate::feed::{Event, Member};
+use crate::feed::{Event, Member, Table};
 use crate::status::Published;
 use crate::zone::fixed::Fixed;
-use crate::zone::{Builder, Saved, Settings, Zone};
+use crate::zone::{Builder, Problem, Saved, Settings, Zone};
 use remembered::Remembered;
 use whole::Whole;
 
@@ -219,9 +219,14 @@ impl Follower {
         if was != is {
             tracing::info!(from = ?was, to = ?is, generation = next.zone.generation(), "zone freshness changed");
         }
-        let (_, problems) = next.zone.problems();
-        if problems != last.zone.problems().1 {
-            tracing::info!(problems, "rows left out of the zone");
+        let ((problems, count), (before, count_before)) = (next.zone.problems(), last.zone.problems());
+        if count != count_before {
+            tracing::info!(problems = count, "rows left out of the zone");
+        }
+        // What is wrong with one row of the cluster's is wrong with all of DNS.
+        let of_cluster = |one: &&Problem| one.table == Table::Metadata && !before.contains(one);
+        for Problem { key, reason, .. } in problems.iter().filter(of_cluster) {
+            tracing::warn!(key, reason, "of cluster_metadata something is left out");
         }
         self.published.store(Arc::new(next));
     }

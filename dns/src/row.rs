@@ -68,8 +68,10 @@ pub(crate) enum Fault {
     Range(String),
     #[error("subnet {0:?} is not the range of a server")]
     Subnet(String),
-    #[error("subnet {subnet} is public, and no range of the cluster has it")]
+    #[error("subnet {subnet} is public, and no range that is configured here has it: nobody in it may ask")]
     Public { subnet: IpNet },
+    #[error("{range} is public, and no range that is configured here has it: it is served, and nobody in it may ask")]
+    PublicRange { range: IpNet },
 }
 
 /// A server of the fleet.

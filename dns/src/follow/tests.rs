@@ -6,7 +6,7 @@ use tokio::time::{advance, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::*;
-use crate::feed::{MemberState, Table};
+use crate::feed::MemberState;
 use crate::testing::{addresses, config, container, member, server, service, snapshot};
 
 /// A follower that remembers members, with a service that has an instance on `s1`, which it is, and one on `s2`.

@@ -646,9 +646,30 @@ fn a_row_lets_no_strangers_in() {
     assert!(!["203.0.113.7", "2001:db8:1::7"].into_iter().any(may));
     insta::assert_snapshot!(problems(&zone), @"
     2
-    servers s0: subnet 203.0.113.0/24 is public, and no range of the cluster has it
-    servers s1: subnet 2001:db8:1::/48 is public, and no range of the cluster has it
+    servers s0: subnet 203.0.113.0/24 is public, and no range that is configured here has it: nobody in it may ask
+    servers s1: subnet 2001:db8:1::/48 is public, and no range that is configured here has it: nobody in it may ask
     ");
+}
+
+#[test]
+fn a_public_range_of_the_store_is_named_and_so_is_a_servers_within_it() {
+    let mut config = crate::testing::config();
+    config.ranges.clear();
+    let rows = || {
+        snapshot([
+            metadata("cluster_cidr", "203.0.113.0/24,10.7.0.0/16"),
+            server("s1").set("subnet", "203.0.113.0/25"),
+            server("s2").set("subnet", "10.7.1.0/24"),
+        ])
+    };
+    let zone = Zone::build(&crate::testing::facts(rows()), &(&config).into(), 1);
+    insta::assert_snapshot!(problems(&zone), @"
+    2
+    cluster_metadata cluster_cidr: 203.0.113.0/24 is public, and no range that is configured here has it: it is served, and nobody in it may ask
+    servers s1: subnet 203.0.113.0/25 is public, and no range that is configured here has it: nobody in it may ask
+    ");
+    config.own_addresses.push("203.0.113.0/24".parse().unwrap());
+    assert_eq!(Zone::build(&crate::testing::facts(rows()), &(&config).into(), 1).problems().1, 0);
 }
 
 #[test]

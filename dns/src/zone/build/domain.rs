@@ -56,11 +56,6 @@ impl Domain {
         self.ranges.iter().chain(&self.own_addresses).any(|range| range.contains(&address))
     }
 
-    /// Whether a range is one of the cluster's, or a part of one.
-    pub(super) fn has(&self, range: &IpNet) -> bool {
-        self.ranges.iter().chain(&self.own_addresses).any(|own| own.contains(range))
-    }
-
     /// Whether an address may be served as a server's: that, or a management address.
     pub(super) fn serves_server(&self, address: IpAddr) -> bool {
         MANAGEMENT.contains(&address) || self.serves(address)

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::draft::{Draft, Rank, View, addresses};
 use super::scope;
 use crate::feed::Table;
@@ -15,6 +17,12 @@ impl<'a> View<'a> {
     pub(super) fn of_server(&self, row: &Server) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
         let serves = |address: IpAddr| row.belonging != Belonging::Removed && self.domain.serves_server(address);
         (row.v4.filter(|v4| serves((*v4).into())), row.v6.filter(|v6| serves((*v6).into())))
+    }
+
+    /// Whether who is in a range that some row names may ask: it is nobody's on the internet, or configured on this host.
+    fn is_let_in(&self, range: &IpNet) -> bool {
+        let mut configured = self.settings.ranges.iter().chain(&self.settings.own_addresses);
+        scope::is_private(range) || configured.any(|own| own.contains(range))
     }
 
     /// Who has `{label}.node`: of ids that differ only in case the first in key order, but none that is removed before
@@ -31,6 +39,9 @@ impl Draft<'_> {
     /// `local.node`, also while its server has no row, and the lists of everything.
     pub(super) fn fixed(&mut self) {
         let view = self.view;
+        for range in view.domain.ranges().iter().filter(|range| !view.is_let_in(range)) {
+            self.problem(Table::Metadata, "cluster_cidr", &Fault::PublicRange { range: *range });
+        }
         let row = view.facts.servers.get(&view.settings.server);
         let (v4, v6) = row.map_or((None, None), |row| view.of_server(row));
         self.put(LOCAL_NODE, Kind::Plain, |out| addresses(out, v4.into_iter(), v6.into_iter(), view.settings.ttl));
@@ -46,7 +57,7 @@ impl Draft<'_> {
         for address in scope::addresses(row).filter(|address| !view.domain.serves_server(*address)) {
             self.problem(Table::Servers, &row.id, &Fault::Outside { address });
         }
-        if let Some(subnet) = row.subnet.filter(|subnet| !scope::is_private(subnet) && !view.domain.has(subnet)) {
+        if let Some(subnet) = row.subnet.filter(|subnet| !view.is_let_in(subnet)) {
             self.problem(Table::Servers, &row.id, &Fault::Public { subnet });
         }
         let Some(label) = &row.label else { return };
