@@ -20,8 +20,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Workers for each address: threads with a socket of their own. By default one for each core.
     pub threads: NonZeroUsize,
-    /// Networks that may ask. Empty: this host, the cluster's ranges, networks of bridges, and private networks that an
-    /// interface of this host is in. Whoever else asks is not heard.
+    /// Networks that may ask. Empty: this host, the cluster's ranges, and networks of bridges. Whoever else asks is not
+    /// heard.
     pub allow: Vec<IpNet>,
     /// Answers a second by UDP for each /24 (/56) that is not private, so that nobody is flooded with answers to
     /// questions that others ask in its name; `None`: without a bound.

@@ -21,7 +21,7 @@ use crate::forward::{Engine, Forwarder, Table};
 use crate::keep::{self, Keeper};
 use crate::server::{
     Answerer, Bound, Certificate, CertificateWatch, Desk, Desks, Lister, NetworkWatch, Replied, Slow, TlsError, Wire,
-    Worker, bind, bind_tcp, serve_tcp, slow,
+    Worker, bind, bind_tcp, serve_tcp, slow, who_may_ask,
 };
 use crate::status::StatusHandle;
 use crate::tap::Tap;
@@ -145,10 +145,11 @@ impl Dns {
         let addrs: Vec<SocketAddr> = bound.iter().map(|bound| bound.addr).collect();
         let workers = bound.len() * config.threads.get();
         let routes = Arc::clone(&settings.routes);
-        let (forwarder, forwarding) = Forwarder::new(&config, (routes, &published), &addrs, workers).unzip();
+        let (access, watch) = who_may_ask(&config);
+        let (forwarder, forwarding) = Forwarder::new(&config, (routes, &published, &access), &addrs, workers).unzip();
         let (queue, slow) = slow(answerer(Lister::new(&published, forwarder.as_ref()), forwarder.clone()));
         let front = forwarder.as_ref().map(Forwarder::front);
-        let Desks { listeners, last, counters, tap, watch } = Desks::new(&config, &published, (Some(&queue), front));
+        let Desks { listeners, last, counters, tap } = Desks::new(&config, &published, &access, (Some(&queue), front));
         let certificate = secure.as_ref().map(|secure| secure.certificate.clone());
         let status = StatusHandle::new(&config.zones, Arc::clone(&published), counters, (forwarder, certificate));
         let remembered = saved.map(|saved| saved.members).unwrap_or_default();

@@ -49,6 +49,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Access;
 use crate::answer::message::{self, Authority, Ede, Message};
 use crate::answer::{Asked, Tally, Transport};
 use crate::config::Config;
@@ -122,7 +123,7 @@ impl Forwarder {
     /// nothing is to be forwarded.
     pub(crate) fn new(
         config: &Config,
-        (routes, published): (Arc<Routes>, &Arc<ArcSwap<Published>>),
+        (routes, published, access): (Arc<Routes>, &Arc<ArcSwap<Published>>, &Arc<ArcSwap<Access>>),
         listen: &[SocketAddr],
         workers: usize,
     ) -> Option<(Self, (Engine, Vec<Table>))> {
@@ -139,7 +140,7 @@ impl Forwarder {
         let half = forward.cache_bytes / 2;
         let shared = Shared {
             server: config.server.as_str().into(),
-            front: Arc::new(Front::new(config, Arc::clone(&routes))),
+            front: Arc::new(Front::new(config, Arc::clone(&routes), access)),
             published: Arc::clone(published),
             routes,
             domains: forward.domains.iter().map(servers).collect(),

@@ -32,7 +32,7 @@ use crate::zone::Zone;
 use slow::{Handed, Question, ReplyTo};
 
 pub(crate) use bind::{Bound, bind, tcp as bind_tcp};
-pub(crate) use desks::Desks;
+pub(crate) use desks::{Desks, who_may_ask};
 pub(crate) use lister::Lister;
 pub(crate) use networks::NetworkWatch;
 pub(crate) use slow::{Answerer, Queue, Replied, Slow, slow};

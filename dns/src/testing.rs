@@ -13,7 +13,7 @@ use crate::answer::{Asked, Cookies, Outcome, Transport, answer};
 use crate::config::Config;
 use crate::facts::Facts;
 use crate::feed::{Cell, Event, Member, MemberState, Table};
-use crate::server::{Desk, Desks};
+use crate::server::{Desk, Desks, who_may_ask};
 use crate::status::Published;
 use crate::zone::{Settings, Zone};
 
@@ -148,7 +148,8 @@ pub(crate) fn desk<const N: usize>(allow: [&str; N], rate: u32) -> Desk {
     let published = Published { zone, built, took, stale_since: None };
     let allow = allow.map(|network| network.parse().unwrap()).into();
     let config = Config { allow, threads: 1.try_into().unwrap(), rate: rate.try_into().ok(), ..config() };
-    Desks::new(&config, &Arc::new(ArcSwap::from_pointee(published)), (None, None)).last
+    let (access, _) = who_may_ask(&config);
+    Desks::new(&config, &Arc::new(ArcSwap::from_pointee(published)), &access, (None, None)).last
 }
 
 pub(crate) const COOKIES: Cookies = Cookies::new([7; 16]);

@@ -152,7 +152,8 @@ mod tests {
         let published = Published { zone: testing::zone([]), built, took: Duration::ZERO, stale_since: None };
         let config = Config { forward: Forwarding { upstreams, ..Forwarding::refused() }, ..testing::config() };
         let published = Arc::new(ArcSwap::from_pointee(published));
-        Forwarder::new(&config, (Arc::new(Routes::default()), &published), &[], 1).expect("it forwards").0
+        let access = Arc::default();
+        Forwarder::new(&config, (Arc::new(Routes::default()), &published, &access), &[], 1).expect("it forwards").0
     }
 
     #[tokio::test]

@@ -1,9 +1,11 @@
 //! The desks of all listeners, made of one configuration.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::networks::{NetworkWatch, networks};
 use super::{Cluster, Desk, Foreign, Queue, tcp};
@@ -24,8 +26,6 @@ pub(crate) struct Desks {
     pub(crate) counters: Arc<[Counters]>,
     /// Of all of them.
     pub(crate) tap: Tap,
-    /// `None` where the networks that may ask are configured.
-    pub(crate) watch: Option<NetworkWatch>,
 }
 
 impl Desks {
@@ -33,13 +33,13 @@ impl Desks {
     pub(crate) fn new(
         config: &Config,
         published: &Arc<ArcSwap<Published>>,
+        access: &Arc<ArcSwap<Access>>,
         (slow, front): (Option<&Queue>, Option<Arc<Front>>),
     ) -> Self {
         let secure = config.tls.as_ref().map_or(0, |tls| tls.listen.len());
         let places = places(config.listen.len(), config.threads, secure);
         let counters = places.iter().map(|(_, writers)| Counters::new(config.zones.len(), *writers));
         let counters: Arc<[Counters]> = counters.collect();
-        let (access, watch) = access(config);
         let (cookies, tap, connections) = (Cookies::new(rand::random()), Tap::default(), tcp::seats());
         // The kernel spreads the askers of a network over the workers.
         let threads = u32::try_from(config.threads.get()).unwrap_or(u32::MAX);
@@ -49,7 +49,7 @@ impl Desks {
             all: Arc::clone(&counters),
             mine,
             worker: *worker,
-            access: Arc::clone(&access),
+            access: Arc::clone(access),
             cluster: if config.allow.is_empty() { Cluster::Heard } else { Cluster::Unheard },
             connections: connections.clone(),
             cookies,
@@ -61,16 +61,22 @@ impl Desks {
         };
         let mut listeners: Vec<Desk> = places.iter().enumerate().map(desk).collect();
         let last = listeners.pop().expect("the slow path has the last place");
-        Self { listeners, last, counters, tap, watch }
+        Self { listeners, last, counters, tap }
     }
 }
 
-/// Who may ask.
-fn access(config: &Config) -> (Arc<ArcSwap<Access>>, Option<NetworkWatch>) {
+/// This host by itself, whatever its interfaces have.
+const LOOPBACK: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+];
+
+/// Who may ask, and what keeps that current; `None` where it is configured.
+pub(crate) fn who_may_ask(config: &Config) -> (Arc<ArcSwap<Access>>, Option<NetworkWatch>) {
     if !config.allow.is_empty() {
         return (Arc::new(ArcSwap::from_pointee(Access::new(config.allow.iter().copied()))), None);
     }
-    let always = [&config.ranges[..], &config.own_addresses].concat();
+    let always = [&LOOPBACK[..], &config.ranges, &config.own_addresses].concat();
     let access = Access::new(always.iter().copied().chain(networks()));
     let access = Arc::new(ArcSwap::from_pointee(access));
     (Arc::clone(&access), Some(NetworkWatch { access, always }))

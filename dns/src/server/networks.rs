@@ -1,9 +1,11 @@
-//! The networks of this host, from which anybody may ask: those of its bridges, behind which its containers are, and
-//! private ones that it is in. A public network that an interface is in belongs to strangers; of it the host itself
-//! may ask and nobody else.
+//! The networks of this host, from which anybody may ask: those of its bridges, behind which its containers are. The network that any
+//! other interface is in belongs to its neighbours; of it the host itself may ask and nobody else. So does a public network on a bridge
+//! that leads out of the host, and so do addresses of a link, which say nothing of which link.
 //!
 //! Bridges come and go, so the kernel is asked to tell (rtnetlink), and the list is read anew when it does.
 
+use std::ffi::OsString;
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
@@ -71,31 +73,60 @@ pub(crate) fn networks() -> Vec<IpNet> {
     let of_one = |one: nix::ifaddrs::InterfaceAddress| {
         let (ip, mask) = (ip(one.address?)?, ip(one.netmask?)?);
         let network = IpNet::with_netmask(ip, mask).ok()?;
-        Some(allowed(network, kind(&one.interface_name)))
+        Some(allowed(network, kind(Path::new(LINKS), &one.interface_name)))
     };
     interfaces.filter_map(of_one).collect()
 }
 
+/// Where the kernel says of each interface what it is.
+const LINKS: &str = "/sys/class/net";
+
 /// What an interface is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    /// A bridge with nothing but what is on this host behind it.
     Bridge,
+    /// A bridge with an interface of the host in it.
+    BridgeOut,
     Other,
+    /// The kernel does not say: what it says is of another network than this process is in.
+    Unknown,
 }
 
-fn kind(interface: &str) -> Kind {
-    match Path::new("/sys/class/net").join(interface).join("bridge").exists() {
-        true => Kind::Bridge,
-        false => Kind::Other,
+fn kind(links: &Path, interface: &str) -> Kind {
+    let link = links.join(interface);
+    if !link.exists() {
+        return Kind::Unknown;
     }
+    let Ok(ports) = fs::read_dir(link.join("brif")) else { return Kind::Other };
+    match ports.flatten().any(|port| leads_out(&links.join(port.file_name()))) {
+        true => Kind::BridgeOut,
+        false => Kind::Bridge,
+    }
+}
+
+/// Whether a port of a bridge is a device, or upon one, as a VLAN is. What leads to a container or a machine on this host is neither.
+fn leads_out(port: &Path) -> bool {
+    let is_below = |name: OsString| name.to_string_lossy().starts_with("lower_");
+    port.join("device").exists()
+        || fs::read_dir(port).into_iter().flatten().flatten().any(|entry| is_below(entry.file_name()))
 }
 
 /// Who may ask of the network that an interface has an address in.
 fn allowed(network: IpNet, kind: Kind) -> IpNet {
-    match kind {
-        Kind::Bridge => network.trunc(),
-        Kind::Other if is_private(network.addr()) => network.trunc(),
-        Kind::Other => IpNet::from(network.addr()),
+    let ip = network.addr();
+    let whole = match kind {
+        Kind::Bridge => !is_of_link(ip),
+        Kind::BridgeOut | Kind::Unknown => is_private(ip) && !is_of_link(ip),
+        Kind::Other => ip.is_loopback(),
+    };
+    if whole { network.trunc() } else { IpNet::from(ip) }
+}
+
+fn is_of_link(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     }
 }
 
@@ -138,13 +169,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bridges_and_private_networks_may_ask_and_public_ones_may_not() {
+    fn who_is_behind_a_bridge_may_ask_and_no_neighbour() {
         let allowed = |network: &str, kind| allowed(network.parse().unwrap(), kind).to_string();
         assert_eq!(allowed("172.17.0.1/16", Kind::Bridge), "172.17.0.0/16");
         assert_eq!(allowed("2001:db8:1::1/64", Kind::Bridge), "2001:db8:1::/64");
-        assert_eq!(allowed("192.168.1.5/24", Kind::Other), "192.168.1.0/24");
-        assert_eq!(allowed("203.0.113.9/24", Kind::Other), "203.0.113.9/32");
+        assert_eq!(allowed("fe80::1/64", Kind::Bridge), "fe80::1/128");
+        assert_eq!(allowed("192.168.1.5/24", Kind::BridgeOut), "192.168.1.0/24");
+        assert_eq!(allowed("203.0.113.9/24", Kind::BridgeOut), "203.0.113.9/32");
+        assert_eq!(allowed("192.168.1.5/24", Kind::Other), "192.168.1.5/32");
         assert_eq!(allowed("2001:db8::9/64", Kind::Other), "2001:db8::9/128");
+        assert_eq!(allowed("127.0.0.1/8", Kind::Other), "127.0.0.0/8");
+        assert_eq!(allowed("172.17.0.1/16", Kind::Unknown), "172.17.0.0/16");
+        assert_eq!(allowed("203.0.113.9/24", Kind::Unknown), "203.0.113.9/32");
+    }
+
+    #[test]
+    fn a_bridge_leads_out_by_a_device_or_by_what_is_upon_one() {
+        let links = tempfile::tempdir().unwrap();
+        let made = [
+            "docker0/brif/veth1",
+            "veth1",
+            "br0/brif/veth1",
+            "br0/brif/eth0",
+            "eth0/device",
+            "br1/brif/eth0.7",
+            "eth0.7/lower_eth0",
+        ];
+        made.iter().for_each(|path| fs::create_dir_all(links.path().join(path)).unwrap());
+        let kind = |interface| kind(links.path(), interface);
+        assert_eq!(["docker0", "br0", "br1"].map(kind), [Kind::Bridge, Kind::BridgeOut, Kind::BridgeOut]);
+        assert_eq!(["eth0", "nowhere"].map(kind), [Kind::Other, Kind::Unknown]);
     }
 
     #[test]
