@@ -27,7 +27,8 @@ use crate::firewall::{self, Rules};
 use crate::own::{Column, Own};
 use crate::status::Alarm;
 use crate::store::Store;
-use plan::{Found, INTERFACE, Observed, Step, faults, plan};
+pub use plan::INTERFACE;
+use plan::{Found, Observed, Step, faults, plan};
 pub(crate) use plan::{NAME, Place, gateway};
 
 /// How often is looked. A Docker that starts, and a network that is made or removed, wake it.

@@ -59,6 +59,7 @@ mod sweep;
 pub mod fuzzing;
 
 pub use beat::Stuck;
+pub use bridge::INTERFACE;
 pub use clock::{Clock, Now};
 pub use config::{Config, Network, Public};
 pub use daemon::{BuildError, Daemon, Host, RunError};

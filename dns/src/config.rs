@@ -16,6 +16,9 @@ use crate::name::ZoneName;
 pub struct Config {
     /// Addresses to listen on, UDP and TCP alike. Port 0 takes a free port, the same for both.
     pub listen: Vec<SocketAddr>,
+    /// A bridge, behind which containers are: its address is listened on as well, as soon as there is one, at the port of the
+    /// first of `listen`.
+    pub bridge: Option<String>,
     /// DNS over TLS (RFC 7858), beside it; `None`: not served.
     pub tls: Option<Tls>,
     /// Workers for each address: threads with a socket of their own. By default one for each core.
@@ -69,6 +72,7 @@ impl Config {
     pub fn new(server: impl Into<String>) -> Self {
         Self {
             listen: Vec::new(),
+            bridge: None,
             tls: None,
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             allow: Vec::new(),

@@ -20,8 +20,8 @@ use crate::follow::{FollowError, Follower};
 use crate::forward::{Engine, Forwarder, Table};
 use crate::keep::{self, Keeper};
 use crate::server::{
-    Answerer, Bound, Certificate, CertificateWatch, Desk, Desks, Lister, NetworkWatch, Replied, Slow, TlsError, Wire,
-    Worker, bind, bind_tcp, serve_tcp, slow, who_may_ask,
+    Answerer, Bound, BridgeWatch, Certificate, CertificateWatch, Desk, Desks, Lister, NetworkWatch, Replied, Slow,
+    TlsError, Wire, Worker, bind, bind_tcp, serve_tcp, slow, who_may_ask,
 };
 use crate::status::StatusHandle;
 use crate::tap::Tap;
@@ -35,8 +35,9 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub struct Dns {
     addrs: Vec<SocketAddr>,
     bound: Vec<Bound>,
+    bridge: Option<BridgeWatch>,
     secure: Option<Secure>,
-    /// By address: that of the streams, then one for each worker. At last those of the addresses for TLS.
+    /// By address, at last the bridge's: that of the streams, then one for each worker. Then those of the addresses for TLS.
     desks: Vec<Desk>,
     watch: Option<NetworkWatch>,
     slow: (Slow, Desk),
@@ -143,7 +144,8 @@ impl Dns {
         }
         let secure = config.tls.clone().map(Secure::build).transpose()?;
         let addrs: Vec<SocketAddr> = bound.iter().map(|bound| bound.addr).collect();
-        let workers = bound.len() * config.threads.get();
+        let bridge = BridgeWatch::new(&config, &addrs);
+        let workers = (bound.len() + bridge.iter().count()) * config.threads.get();
         let routes = Arc::clone(&settings.routes);
         let (access, watch) = who_may_ask(&config);
         let (forwarder, forwarding) = Forwarder::new(&config, (routes, &published, &access), &addrs, workers).unzip();
@@ -157,6 +159,7 @@ impl Dns {
         Ok(Self {
             addrs,
             bound,
+            bridge,
             secure,
             desks: listeners,
             watch,
@@ -205,15 +208,14 @@ impl Dns {
         let mut desks = self.desks.into_iter();
         let (engine, tables) = self.forwarding.unzip();
         let mut tables = tables.into_iter().flatten();
-        for Bound { addr, udp, tcp } in self.bound {
-            let failed = move |source| RunError::Listener { addr, source };
-            let mut desk = || desks.next().expect("build made one for each listener");
-            let (desk_tcp, stop_tcp) = (desk(), stop.clone());
-            tasks.spawn(async move { serve_tcp(tcp, Wire::Plain, desk_tcp, stop_tcp).await.map_err(failed) });
-            for socket in udp {
-                let (worker, stop_udp) = (Worker::start(socket, desk(), tables.next()), stop.clone());
-                tasks.spawn(async move { worker.map_err(failed)?.run(stop_udp).await.map_err(failed) });
-            }
+        for bound in self.bound {
+            serve(&mut tasks, bound, (&mut desks, &mut tables), &stop);
+        }
+        if let Some(watch) = self.bridge {
+            let desks: Vec<Desk> = desks.by_ref().take(watch.desks()).collect();
+            let bridge = Bridge { watch, desks, tables: tables.collect() };
+            let stop_bridge = stop.clone();
+            tasks.spawn(async move { bridge.run(stop_bridge).await });
         }
         if let Some(Secure { listeners, certificate, watch }) = self.secure {
             for ((addr, tcp), desk) in listeners.into_iter().zip(desks) {
@@ -262,6 +264,46 @@ impl Dns {
         }
         tasks.shutdown().await;
         result
+    }
+}
+
+/// Serves the sockets of an address.
+fn serve(
+    tasks: &mut JoinSet<Result<(), RunError>>,
+    Bound { addr, udp, tcp }: Bound,
+    (desks, tables): (&mut impl Iterator<Item = Desk>, &mut impl Iterator<Item = Table>),
+    stop: &CancellationToken,
+) {
+    let failed = move |source| RunError::Listener { addr, source };
+    let mut desk = || desks.next().expect("build made one for each listener");
+    let (desk_tcp, stop_tcp) = (desk(), stop.clone());
+    tasks.spawn(async move { serve_tcp(tcp, Wire::Plain, desk_tcp, stop_tcp).await.map_err(failed) });
+    for socket in udp {
+        let (worker, stop_udp) = (Worker::start(socket, desk(), tables.next()), stop.clone());
+        tasks.spawn(async move { worker.map_err(failed)?.run(stop_udp).await.map_err(failed) });
+    }
+}
+
+/// The bridge, and what serves its address once it has one.
+struct Bridge {
+    watch: BridgeWatch,
+    desks: Vec<Desk>,
+    tables: Vec<Table>,
+}
+
+impl Bridge {
+    /// Serves it until told to stop.
+    async fn run(self, token: CancellationToken) -> Result<(), RunError> {
+        let Some(bound) = self.watch.bound(&token).await else {
+            token.cancelled().await;
+            return Ok(());
+        };
+        let mut tasks = JoinSet::new();
+        serve(&mut tasks, bound, (&mut self.desks.into_iter(), &mut self.tables.into_iter()), &token);
+        while let Some(ended) = tasks.join_next().await {
+            outcome(ended)?;
+        }
+        Ok(())
     }
 }
 

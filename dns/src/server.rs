@@ -3,6 +3,7 @@
 
 mod batch;
 mod bind;
+mod bridge;
 mod desks;
 mod limit;
 mod lister;
@@ -32,6 +33,7 @@ use crate::zone::Zone;
 use slow::{Handed, Question, ReplyTo};
 
 pub(crate) use bind::{Bound, bind, tcp as bind_tcp};
+pub(crate) use bridge::BridgeWatch;
 pub(crate) use desks::{Desks, who_may_ask};
 pub(crate) use lister::Lister;
 pub(crate) use networks::NetworkWatch;

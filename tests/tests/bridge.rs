@@ -182,6 +182,12 @@ async fn a_real_docker_gets_its_network_and_keeps_it_over_a_restart() {
     let made = inspect("{{.Id}}");
     let (there, link) = one.runs(&["ip", "-o", "address", "show", "dev", "kith-br"]);
     assert!(there && link.contains("10.210.135.1/24"), "{link}");
+    // Nobody named its address, and it came after the start.
+    eventually("DNS answers at the bridge", BOUND, async || {
+        let answer = one.node().resolve_at(([10, 210, 135, 1], 53).into(), "local.node.internal").await?;
+        if answer.rcode == "NOERROR" { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
 
     docker.image();
     docker.docker(&["run", "--detach", "--network", "kith", "--name", "api-1", "lab:1", "/bin/sleep", "600"]);

@@ -98,7 +98,7 @@ fn public(config: &config::Config) -> Option<kith_daemon::Public> {
 }
 
 /// Docker's network, if it is made here: a cluster whose range cannot be divided among its servers has none for containers.
-fn network(config: &config::Config) -> Option<kith_daemon::Network> {
+pub(super) fn network(config: &config::Config) -> Option<kith_daemon::Network> {
     let cluster = match config.cluster.cidr {
         IpNet::V4(cluster) if config.cluster.subnets().is_some() => cluster,
         IpNet::V4(_) | IpNet::V6(_) => return None,

@@ -18,6 +18,7 @@ use kith_gossip_client::Client;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::daemon::network;
 use super::{Built, Part, pin, report, report_metrics};
 use crate::args::Plain;
 use crate::config::{self, Split};
@@ -249,12 +250,19 @@ pub(crate) fn plain(plain: &Plain) -> kith_dns::Config {
     }
 }
 
+/// The bridge of Docker's network for containers, where the daemon keeps one.
+fn bridge(config: &config::Config) -> Option<String> {
+    let network = network(config).filter(|_| config.daemon.enabled && config.daemon.docker.is_some());
+    network.map(|_| kith_daemon::INTERFACE.to_owned())
+}
+
 /// The server's configuration.
 pub(crate) fn config(config: &config::Config) -> kith_dns::Config {
     let dns = &config.dns;
     let defaults = kith_dns::Config::new(config.node.name.as_str());
     kith_dns::Config {
         listen: dns.listen.clone(),
+        bridge: bridge(config),
         tls: dns.tls.clone(),
         threads: dns.threads.unwrap_or(defaults.threads),
         allow: dns.allow.clone(),

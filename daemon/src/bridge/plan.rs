@@ -11,7 +11,7 @@ use crate::firewall::{Rule, Rules, Table};
 /// The network's name in Docker.
 pub(crate) const NAME: &str = "kith";
 /// Its interface on the host: rules name it, so it must not be one of Docker's choice.
-pub(crate) const INTERFACE: &str = "kith-br";
+pub const INTERFACE: &str = "kith-br";
 /// Docker's chain for rules of others, which it passes before its own.
 pub(crate) const DOCKER_USER: &str = "DOCKER-USER";
 /// The MTU while there is no tunnel to go by: what WireGuard leaves of 1500 bytes over IPv6.

@@ -19,7 +19,7 @@ use crate::tap::Tap;
 /// What the listeners answer with, and what keeps it current.
 #[derive(Debug)]
 pub(crate) struct Desks {
-    /// By address: that of the streams, then one for each worker. At last those of the addresses for TLS.
+    /// By address, at last the bridge's: that of the streams, then one for each worker. Then those of the addresses for TLS.
     pub(crate) listeners: Vec<Desk>,
     /// That of the slow path.
     pub(crate) last: Desk,
@@ -37,7 +37,7 @@ impl Desks {
         (slow, front): (Option<&Queue>, Option<Arc<Front>>),
     ) -> Self {
         let secure = config.tls.as_ref().map_or(0, |tls| tls.listen.len());
-        let places = places(config.listen.len(), config.threads, secure);
+        let places = places(config.listen.len() + config.bridge.iter().count(), config.threads, secure);
         let counters = places.iter().map(|(_, writers)| Counters::new(config.zones.len(), *writers));
         let counters: Arc<[Counters]> = counters.collect();
         let (cookies, tap, connections) = (Cookies::new(rand::random()), Tap::default(), tcp::seats());

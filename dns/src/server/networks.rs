@@ -78,6 +78,12 @@ pub(crate) fn networks() -> Vec<IpNet> {
     interfaces.filter_map(of_one).collect()
 }
 
+/// The IPv4 address of an interface, where it is there and has one.
+pub(super) fn address_of(interface: &str) -> Option<IpAddr> {
+    let mut entries = getifaddrs().ok()?.filter(|entry| entry.interface_name == interface);
+    entries.find_map(|entry| ip(entry.address?).filter(|ip| ip.is_ipv4() && !is_of_link(*ip)))
+}
+
 /// Where the kernel says of each interface what it is.
 const LINKS: &str = "/sys/class/net";
 
@@ -137,10 +143,10 @@ fn ip(address: SockaddrStorage) -> Option<IpAddr> {
 
 /// What the kernel tells of interfaces and addresses. Of a datagram socket as the runtime has it only reading is used,
 /// which is the same for rtnetlink.
-struct Changes(UdpSocket);
+pub(super) struct Changes(UdpSocket);
 
 impl Changes {
-    fn watch() -> io::Result<Self> {
+    pub(super) fn watch() -> io::Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUPS as u32))?;
@@ -148,7 +154,7 @@ impl Changes {
     }
 
     /// Waits for a change, and takes what waits with it. What it says is not read: the list is read anew whole.
-    async fn next(&self) -> io::Result<()> {
+    pub(super) async fn next(&self) -> io::Result<()> {
         let mut buffer = [0; 4096];
         let mut taken = self.0.recv(&mut buffer).await;
         loop {

@@ -349,8 +349,16 @@ impl Node {
     /// # Errors
     /// When there is no answer.
     pub async fn resolve(&self, name: &str) -> Result<Answer, String> {
+        self.resolve_at(self.at.dns, name).await
+    }
+
+    /// The same of a server at another address, which its host reaches.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn resolve_at(&self, server: SocketAddr, name: &str) -> Result<Answer, String> {
         let namespace = self.namespace.as_ref().map(|name| Path::new("/run/netns").join(name));
-        resolve_from(socket(namespace.as_deref())?, self.at.dns, name).await
+        resolve_from(socket(namespace.as_deref())?, server, name).await
     }
 
     /// GET of `path` at this port of its loopback.
