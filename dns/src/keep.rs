@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File};
-use std::io::{self, BufWriter, Read as _};
-use std::panic::resume_unwind;
+use std::io::{self, BufWriter, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, Builder};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -26,8 +25,11 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// that: on a busy machine the thread that writes is kept waiting, which is no work.
 const SHARE: u32 = 20;
 const REST_MAX: Duration = Duration::from_secs(10);
-/// The least priority of a thread, beside the default of 0: one part in 68 of a core that is full.
-const NICE: i32 = 19;
+/// Bytes of a zone that are written at once, a tenth of a millisecond's work; and how long all others have the core between two
+/// pieces. On a machine of few cores a change would else wait for a whole zone on its way to an answer. It is no matter of
+/// priority: a thread that goes after all others is stopped with the allocator's lock in its hand, and all wait for it.
+const PIECE: usize = 64 * 1024;
+const BETWEEN: Duration = Duration::from_millis(2);
 /// Largest file that is read: a hundred times that of a million names is no zone of ours.
 const MOST: u64 = 8 * 1024 * 1024 * 1024;
 
@@ -97,25 +99,23 @@ fn leftovers(path: &Path) -> Vec<PathBuf> {
     entries.filter(others).map(|entry| entry.path()).collect()
 }
 
-/// Works on a thread that goes after all others: writing tens of thousands of names takes a core for some time slices, and on
-/// a machine of few cores every change would wait for them on its way to an answer. Where no thread can be had it is done here.
-fn last<T: Send>(thread: Builder, work: impl FnOnce() -> T + Send) -> T {
-    let mut work = Some(work);
-    let unhurried = || {
-        // Of this thread alone on Linux.
-        if let Err(error) = rustix::process::nice(NICE) {
-            tracing::debug!(%error, "the zone is written at the priority of all others");
-        }
-        work.take().map(|work| work())
-    };
-    let done = thread::scope(|scope| match thread.spawn_scoped(scope, unhurried) {
-        Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
-        Err(error) => {
-            tracing::debug!(%error, "the zone is written at the priority of all others");
-            None
-        }
-    });
-    done.unwrap_or_else(|| work.take().expect("it is taken by the thread that there is not")())
+/// Passes on what is written, and rests after each piece.
+struct Unhurried<W> {
+    out: W,
+    rest: Duration,
+}
+
+impl<W: Write> Write for Unhurried<W> {
+    #[expect(clippy::disallowed_methods, reason = "a rest of milliseconds on a blocking thread; nothing is waited for")]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        thread::sleep(self.rest);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// How long nothing is written after this long a time of writing.
@@ -165,10 +165,8 @@ impl Keeper {
             let begun = Instant::now();
             if self.is_due() {
                 // Who stops waits for the last one.
-                self = match ending {
-                    true => spawn_blocking(|| self.keep()).await?,
-                    false => spawn_blocking(|| last(Builder::new(), || self.keep())).await?,
-                };
+                let rest = if ending { Duration::ZERO } else { BETWEEN };
+                self = spawn_blocking(move || self.keep(rest)).await?;
             }
             if ending {
                 return Ok(());
@@ -184,10 +182,10 @@ impl Keeper {
         published.zone.generation() != self.kept && published.zone.freshness() != Freshness::Loading
     }
 
-    fn keep(mut self) -> Self {
+    fn keep(mut self, rest: Duration) -> Self {
         let published = self.published.load_full();
         let zone = &published.zone;
-        match self.write(zone) {
+        match self.write(zone, rest) {
             Ok(()) => {
                 if self.health == Health::Failing {
                     tracing::info!("the zone is on disk again");
@@ -205,9 +203,9 @@ impl Keeper {
     }
 
     /// Aside, then renamed: whatever happens meanwhile, the file is a whole zone, and never an older one than it was.
-    fn write(&self, zone: &Zone) -> io::Result<()> {
+    fn write(&self, zone: &Zone, rest: Duration) -> io::Result<()> {
         let file = File::create(&self.aside)?;
-        let mut out = BufWriter::new(&file);
+        let mut out = BufWriter::with_capacity(PIECE, Unhurried { out: &file, rest });
         zone.write(&self.settings, SystemTime::now(), &mut out)?;
         drop(out);
         file.sync_data()?;
@@ -224,29 +222,19 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
-    use rustix::process::getpriority_process;
-
     use super::*;
     use crate::testing;
 
     #[test]
-    fn a_zone_is_written_on_a_thread_that_goes_after_all_others_and_nobody_else_does() {
-        let before = getpriority_process(None);
-        assert_eq!(last(Builder::new(), || getpriority_process(None)), Ok(NICE));
-        assert_eq!(getpriority_process(None), before);
-    }
-
-    #[test]
-    #[should_panic(expected = "of the work")]
-    fn what_panics_there_panics_here() {
-        last(Builder::new(), || panic!("of the work"));
-    }
-
-    #[test]
-    fn where_no_thread_can_be_had_it_is_written_all_the_same() {
-        // No memory has room for its stack.
-        let here = thread::current().id();
-        assert_eq!(last(Builder::new().stack_size(1 << 50), || thread::current().id()), here);
+    fn others_have_the_core_after_each_piece() {
+        let mut out = BufWriter::with_capacity(PIECE, Unhurried { out: Vec::new(), rest: BETWEEN });
+        let begun = std::time::Instant::now();
+        for _ in 0..10 {
+            out.write_all(&[7; PIECE / 2]).unwrap();
+        }
+        out.flush().unwrap();
+        assert!(begun.elapsed() >= 5 * BETWEEN);
+        assert_eq!(out.get_ref().out, [7; 5 * PIECE]);
     }
 
     #[test]
@@ -270,7 +258,7 @@ mod tests {
         assert!(!keeper(&path, 1).is_due());
         let keeper = keeper(&path, 2);
         assert!(keeper.is_due());
-        assert!(!keeper.keep().is_due());
+        assert!(!keeper.keep(BETWEEN).is_due());
         assert!(path.exists());
     }
 
@@ -295,8 +283,8 @@ mod tests {
         let path = folder.path().join("dns-zone");
         let (late, next) = (keeper(&path, 2), keeper(&path, 3));
         let aside = late.aside.clone();
-        next.keep();
-        late.keep();
+        next.keep(BETWEEN);
+        late.keep(BETWEEN);
         let saved = load(&path, &Settings::from(&testing::config())).expect("a zone");
         assert_eq!(saved.zone.generation(), 3);
         assert!(!aside.exists());
