@@ -26,7 +26,12 @@ impl Clock {
 
     /// The time.
     pub(crate) fn now(&self) -> Now {
-        Now { mono: BEFORE + self.started.elapsed(), wall_ms: wall_ms() }
+        Now { mono: self.mono(), wall_ms: wall_ms() }
+    }
+
+    /// The monotonic time.
+    pub(crate) fn mono(&self) -> Duration {
+        BEFORE + self.started.elapsed()
     }
 
     /// The instant at a monotonic time.

@@ -6,6 +6,8 @@
 //!   heartbeats, other nodes, time ─► board ─► shown, hub, link, journal (later)
 //! ```
 
+mod compact;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,20 +23,18 @@ use crate::core::board::{Counts, SESSIONS, To, What};
 use crate::core::owner::Beat;
 use crate::core::{Board, Now, Plan, Refusal, Says, SessionName, UserId, Write};
 use crate::hub::Hub;
-use crate::journal::{End, Facts, Journal, JournalError};
+use crate::journal::{Facts, Journal, JournalError};
 use crate::shown::Shown;
+
+use compact::Compacting;
 
 /// Requests that wait. With more the node is overloaded, and says so at once.
 const WAITING: usize = 4_096;
 /// Facts in one batch. One takes 3 KB at most, with every byte of it escaped, and a message of NATS 1 MB.
 const BATCH: usize = 240;
 /// Facts that are in force and wait for the journal. With more the oldest are dropped: after a restart such a session
-/// would live for another ttl.
-const UNSTORED: usize = 200_000;
-/// The journal is compacted when it holds twice what it says, and at least so many facts more.
-const COMPACT_AFTER: usize = 200_000;
-/// When that failed it is tried again after this.
-const COMPACT_AGAIN: Duration = Duration::from_secs(60);
+/// would live for another ttl. Three for each of 100,000 that end together.
+const UNSTORED: usize = 300_000;
 /// When somebody was last seen is kept for 90 days, and looked at now and then.
 const SEEN_MS: u64 = 90 * 86_400_000;
 const FORGET_EVERY: Duration = Duration::from_secs(60);
@@ -164,34 +164,6 @@ struct Work {
     compact_at: Duration,
 }
 
-/// A journal that is being compacted, piece by piece: between two of them everything else gets its turn.
-enum Compacting {
-    /// What holds is said once more.
-    Keeping(Kept, BoxFuture<'static, Result<(), JournalError>>),
-    /// What was there before is forgotten: so many facts, for which there are so many.
-    Forgetting(usize, usize, BoxFuture<'static, Result<(), JournalError>>),
-}
-
-/// How far it is.
-struct Kept {
-    /// What is to be forgotten.
-    upto: End,
-    /// How many facts that is.
-    from: usize,
-    /// How many stand for them so far.
-    to: usize,
-    /// The last user of whom they are.
-    after: Option<UserId>,
-}
-
-impl Compacting {
-    fn done(&mut self) -> &mut BoxFuture<'static, Result<(), JournalError>> {
-        match self {
-            Self::Keeping(_, done) | Self::Forgetting(.., done) => done,
-        }
-    }
-}
-
 /// Does what is asked until the token is cancelled; then the batch under way is still done, and who else waits is told that
 /// the node is busy.
 pub(crate) async fn work(tools: Tools, mut requests: Requests, token: CancellationToken) {
@@ -208,9 +180,9 @@ pub(crate) async fn work(tools: Tools, mut requests: Requests, token: Cancellati
     work.after();
     loop {
         work.fill();
+        // A piece in each turn, whatever else there is to do: nobody's session ends the later because others are written to.
+        work.tick_if_due();
         if batch.is_none() {
-            // While a batch is under way no session ends: under load this is the time between two.
-            work.tick_if_due();
             work.compact();
             batch = work.next_batch();
         }
@@ -239,9 +211,7 @@ pub(crate) async fn work(tools: Tools, mut requests: Requests, token: Cancellati
                 work.tools.board.hear(says, now);
                 work.after();
             }
-            () = tokio::time::sleep_until(due.into()) => {
-                work.tick();
-            }
+            () = tokio::time::sleep_until(due.into()) => {}
             compacted = async { work.compacting.as_mut().expect("guarded").done().await }, if work.compacting.is_some() => {
                 work.compacted(compacted);
             }
@@ -299,13 +269,17 @@ impl Work {
             Asked::Write(_, answer) if !self.tools.journal.is_up() => {
                 drop(answer.send(Err(WriteError::Journal(JournalError::Away))));
             }
-            Asked::Write(write, answer) => self.queue.push_back((write, answer)),
+            Asked::Write(write, answer) => {
+                self.tools.board.arrived(&write, self.tools.clock.now());
+                self.tools.shown.until(&write.user, self.tools.board.ends(&write.user));
+                self.queue.push_back((write, answer));
+            }
             Asked::Beats(beats, answer) => {
                 let now = self.tools.clock.now();
                 let known = beats.iter().map(|(user, session)| {
                     let extended = self.tools.board.heartbeat(user, session, now) != Beat::Unknown;
                     if extended {
-                        self.tools.shown.seen(user, now.wall_ms);
+                        self.tools.shown.seen(user, now.wall_ms, self.tools.board.ends(user));
                     }
                     extended
                 });
@@ -322,9 +296,11 @@ impl Work {
         loop {
             let now = self.tools.clock.now();
             let may_store = self.tools.journal.is_up() && now.mono >= self.retry_at;
+            // Half of a batch is left to who waits for an answer.
+            let share = if self.queue.is_empty() { BATCH } else { BATCH / 2 };
             let stored: Facts =
-                if may_store { self.unstored.drain(..self.unstored.len().min(BATCH)).collect() } else { Vec::new() };
-            let (writes, answers) = self.writes();
+                if may_store { self.unstored.drain(..self.unstored.len().min(share)).collect() } else { Vec::new() };
+            let (writes, answers) = self.writes(BATCH - stored.len());
             if writes.is_empty() && stored.is_empty() {
                 return None;
             }
@@ -345,12 +321,12 @@ impl Work {
         }
     }
 
-    /// Some writes, each of another user: a second one of a user waits for the first to be in force.
-    fn writes(&mut self) -> (Vec<Write>, Vec<Answer>) {
+    /// Some writes, of so many facts, each of another user: a second one of a user waits for the first to be in force.
+    fn writes(&mut self, most: usize) -> (Vec<Write>, Vec<Answer>) {
         let (mut users, mut later) = (BTreeSet::new(), VecDeque::new());
         let (mut writes, mut answers) = (Vec::new(), Vec::new());
         let mut facts = 0;
-        while facts < BATCH
+        while facts < most
             && let Some((write, answer)) = self.queue.pop_front()
         {
             if users.insert(write.user.clone()) {
@@ -400,7 +376,7 @@ impl Work {
         self.tools.board.commit(plan, now);
         self.after();
         for user in &written {
-            self.tools.shown.seen(user, now.wall_ms);
+            self.tools.shown.seen(user, now.wall_ms, self.tools.board.ends(user));
         }
         self.tools.tally.writes.fetch_add(results.len() as u64, Ordering::Relaxed);
         for (answer, result) in answers.into_iter().zip(results) {
@@ -416,7 +392,8 @@ impl Work {
             self.tools.shown.see(sight);
         }
         for (id, user) in out.users {
-            self.tools.shown.put(id, user);
+            let ends = self.tools.board.ends(&id);
+            self.tools.shown.put(id, user, ends);
         }
         if !out.events.is_empty() {
             self.tools.tally.events.fetch_add(out.events.len() as u64, Ordering::Relaxed);
@@ -448,46 +425,6 @@ impl Work {
         tally.sessions.store(counts.sessions, Ordering::Relaxed);
         tally.peers.store(counts.peers, Ordering::Relaxed);
         tally.head.store(counts.head.seq, Ordering::Relaxed);
-    }
-
-    /// Has the journal forget what no longer counts. No batch is under way: all that was appended is in force, or never will be.
-    fn compact(&mut self) {
-        let grown = self.tools.kept.saturating_sub(self.tools.said);
-        if grown <= COMPACT_AFTER.max(self.tools.said) || self.compacting.is_some() || !self.unstored.is_empty() {
-            return;
-        }
-        let now = self.tools.clock.now().mono;
-        if now < self.compact_at {
-            return;
-        }
-        self.compact_at = now + COMPACT_AGAIN;
-        let (upto, from) = (self.tools.journal.end(), self.tools.kept);
-        self.compacting = Some(self.keep(&Kept { upto, from, to: 0, after: None }));
-    }
-
-    /// Has the journal keep some more of what holds; or, once it keeps all of it, forget what it stands for.
-    fn keep(&self, kept: &Kept) -> Compacting {
-        let (facts, after) = self.tools.board.kept_facts(kept.after.as_ref());
-        match after {
-            Some(_) => {
-                let to = kept.to + facts.len();
-                Compacting::Keeping(Kept { to, after, ..*kept }, self.tools.journal.append(facts))
-            }
-            None => Compacting::Forgetting(kept.from, kept.to, self.tools.journal.forget(kept.upto)),
-        }
-    }
-
-    fn compacted(&mut self, done: Result<(), JournalError>) {
-        match (self.compacting.take(), done) {
-            (Some(Compacting::Keeping(kept, _)), Ok(())) => self.compacting = Some(self.keep(&kept)),
-            (Some(Compacting::Forgetting(from, to, _)), Ok(())) => {
-                self.tools.kept = self.tools.kept.saturating_sub(from) + to;
-                self.tools.said = to;
-                self.compact_at = Duration::ZERO;
-            }
-            (_, Err(error)) => tracing::warn!(%error, "the log is not compacted"),
-            (None, Ok(())) => {}
-        }
     }
 }
 

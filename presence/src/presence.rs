@@ -108,7 +108,7 @@ impl Presence {
         let stopping = token.child_token();
         let _stopped_in_any_case = stopping.clone().drop_guard();
         let sight = Sight { me: self.config.node.clone(), latest: Hlc::MAX, nodes: std::collections::BTreeMap::new() };
-        let shown = Arc::new(Shown::new(Arc::new(sight)));
+        let shown = Arc::new(Shown::new(Arc::new(sight), clock));
         let (hub, tally) = (Arc::<Hub>::default(), Arc::<Tally>::default());
         let link = match &self.config.nats {
             Nats::Alone => None,

@@ -12,7 +12,9 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::auth::AuthConfig;
+use crate::clock::Clock;
 use crate::core::Sight;
+use crate::core::owner::Ends;
 use crate::journal::InMemory;
 
 struct Nobody;
@@ -35,7 +37,7 @@ impl Others for Nobody {
 fn server() -> Server {
     let nodes = std::collections::BTreeMap::new();
     let sight = Sight { me: "n1".parse().unwrap(), latest: Hlc::MAX, nodes };
-    let shown = Arc::new(Shown::new(Arc::new(sight)));
+    let shown = Arc::new(Shown::new(Arc::new(sight), Clock::start()));
     shown.filled();
     let app = Arc::new(App {
         shown,
@@ -154,7 +156,7 @@ async fn told(server: &Server, asked: &[&str]) -> String {
 fn known(server: &Server, name: &str) {
     let mut user = crate::core::User::default();
     user.join(&"n1".parse().unwrap(), crate::core::Fact::Seen(1_000));
-    server.app.shown.put(UserId::try_from(name).unwrap(), Some(Arc::new(user)));
+    server.app.shown.put(UserId::try_from(name).unwrap(), Some(Arc::new(user)), Ends::Never);
 }
 
 #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ use super::Now;
 use super::events::{Event, Events};
 use super::fact::{Fact, Life};
 use super::id::{SessionName, UserId};
-use super::owner::Owner;
+use super::owner::{Ends, Owner};
 use super::peer::{Changes, Peer, Steps};
 use super::says::{FACTS, Says};
 use super::sight::{Heard, STALE_AFTER, Sight};
@@ -51,8 +51,9 @@ pub struct Board {
     head: Version,
     /// The last number that was given to a change.
     numbered: u64,
-    /// Whether a plan is being made durable: until then the order of our changes is not known.
-    planned: bool,
+    /// Whose writes are being made durable; nobody's: no plan is under way. Until it is in force nothing of theirs ends, and
+    /// nobody is answered who asks what we said, in which those may come before what is in force by now.
+    planned: BTreeSet<UserId>,
     users: BTreeMap<UserId, Arc<User>>,
     owner: Owner,
     tail: Tail,
@@ -123,7 +124,7 @@ impl Board {
             me,
             head: Version { epoch, seq: 0 },
             numbered: 0,
-            planned: false,
+            planned: BTreeSet::new(),
             users: BTreeMap::new(),
             owner: Owner::default(),
             tail: Tail::default(),
@@ -315,6 +316,11 @@ impl Board {
     /// A user.
     pub fn user(&self, id: &UserId) -> Option<&Arc<User>> {
         self.users.get(id)
+    }
+
+    /// When the sessions of a user end that this node holds.
+    pub fn ends(&self, id: &UserId) -> Ends {
+        self.owner.ends(id)
     }
 
     /// How this node sees the others.

@@ -1,6 +1,8 @@
 //! The sessions that this node holds, and when each ends: by our own monotonic clock, and by nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Now;
@@ -48,6 +50,38 @@ pub enum Beat {
     Unknown,
 }
 
+/// When the sessions of one user end, for readers, who judge by the clock.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Ends {
+    /// None is held.
+    #[default]
+    Never,
+    /// There is one, as nearly always.
+    At(Duration),
+    /// There are more.
+    Each(Arc<[(SessionName, Duration)]>),
+}
+
+impl Ends {
+    /// Whether any session is over by now.
+    pub fn any(&self, now: Duration) -> bool {
+        match self {
+            Self::Never => false,
+            Self::At(at) => *at <= now,
+            Self::Each(each) => each.iter().any(|(_, at)| *at <= now),
+        }
+    }
+
+    /// Whether this session is.
+    pub fn is_over(&self, session: &SessionName, now: Duration) -> bool {
+        match self {
+            Self::Never => false,
+            Self::At(at) => *at <= now,
+            Self::Each(each) => each.iter().any(|(name, at)| name == session && *at <= now),
+        }
+    }
+}
+
 impl Owner {
     /// Holds a session from now on, or for another ttl. `told_ms`: when it was told that the user was seen, if not now.
     pub fn hold(&mut self, user: &UserId, session: &SessionName, ttl: Ttl, now: Now, told_ms: Option<u64>) {
@@ -69,10 +103,19 @@ impl Owner {
         }
     }
 
+    /// A session that lives lives for another ttl. One whose time is over is over, whether or not anybody has said so.
+    pub fn extend(&mut self, user: &UserId, session: &SessionName, now: Now) -> Option<&mut Held> {
+        let held = self.held.get_mut(&(user.clone(), session.clone()))?;
+        if held.deadline <= now.mono {
+            return None;
+        }
+        held.deadline = held.deadline.max(now.mono + held.ttl.span());
+        Some(held)
+    }
+
     /// A heartbeat came.
     pub fn beat(&mut self, user: &UserId, session: &SessionName, now: Now) -> Beat {
-        let Some(held) = self.held.get_mut(&(user.clone(), session.clone())) else { return Beat::Unknown };
-        held.deadline = held.deadline.max(now.mono + held.ttl.span());
+        let Some(held) = self.extend(user, session, now) else { return Beat::Unknown };
         held.seen_ms = held.seen_ms.max(now.wall_ms);
         let tell = held.seen_ms >= held.told_ms.saturating_add(TELL_SEEN_MS);
         if tell {
@@ -101,33 +144,45 @@ impl Owner {
         self.held.range(from..).take_while(move |((u, _), _)| u == user).map(|((_, name), held)| (name, held))
     }
 
-    /// At most `limit` sessions whose time is over, the one that ended first first. They are held until released.
-    pub fn due(&mut self, now: Now, limit: usize) -> Vec<(UserId, SessionName)> {
-        let up = self.deadlines.iter().take_while(|(at, ..)| *at <= now.mono);
-        let up: Vec<_> = up.take(LOOKED).cloned().collect();
-        let mut due = Vec::new();
-        for (at, user, session) in up {
-            if due.len() == limit {
-                break;
-            }
+    /// When the sessions of a user end.
+    pub fn ends(&self, user: &UserId) -> Ends {
+        let mut all = self.of(user);
+        match (all.next(), all.next()) {
+            (None, _) => Ends::Never,
+            (Some((_, held)), None) => Ends::At(held.deadline),
+            (Some(_), Some(_)) => Ends::Each(self.of(user).map(|(name, held)| (name.clone(), held.deadline)).collect()),
+        }
+    }
+
+    /// At most `limit` sessions whose time is over, the one that ended first first, of nobody in `but`. They are held until
+    /// released.
+    pub fn due(&mut self, now: Now, limit: usize, but: &BTreeSet<UserId>) -> Vec<(UserId, SessionName)> {
+        let (mut due, mut after) = (Vec::new(), None);
+        for _ in 0..LOOKED {
+            let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let next = self.deadlines.range((from, Bound::Unbounded)).next();
+            let Some(entry) = next.filter(|(at, ..)| due.len() < limit && *at <= now.mono).cloned() else { break };
+            let (at, user, session) = entry.clone();
             let key = (user, session);
             match self.held.get_mut(&key) {
                 Some(held) if held.deadline > now.mono => {
                     held.entry = held.deadline;
-                    let entry = held.entry;
+                    let later = held.entry;
                     self.forget_entry(Some(at), &key);
-                    self.deadlines.insert((entry, key.0, key.1));
+                    self.deadlines.insert((later, key.0, key.1));
                 }
+                Some(_) if but.contains(&key.0) => {}
                 Some(_) => due.push(key),
                 None => self.forget_entry(Some(at), &key),
             }
+            after = Some(entry);
         }
         due
     }
 
-    /// When to look again. It may turn out that nothing is over by then.
-    pub fn next(&self) -> Option<Duration> {
-        self.deadlines.first().map(|(at, ..)| *at)
+    /// When to look again, but for those in `but`. It may turn out that nothing is over by then.
+    pub fn next(&self, but: &BTreeSet<UserId>) -> Option<Duration> {
+        self.deadlines.iter().find(|(_, user, _)| !but.contains(user)).map(|(at, ..)| *at)
     }
 
     /// How many sessions are held.
@@ -159,13 +214,13 @@ mod tests {
         owner.hold(&ann, &session, Ttl::default(), at(0), None);
         for secs in 1..=300 {
             assert!(matches!(owner.beat(&ann, &session, at(secs)), Beat::Extended { .. }));
-            assert_eq!(owner.due(at(secs), 10), []);
+            assert_eq!(owner.due(at(secs), 10, &BTreeSet::new()), []);
         }
-        assert_eq!(owner.due(at(359), 10), []);
-        assert_eq!(owner.due(at(360), 10), [(ann.clone(), session.clone())]);
+        assert_eq!(owner.due(at(359), 10, &BTreeSet::new()), []);
+        assert_eq!(owner.due(at(360), 10, &BTreeSet::new()), [(ann.clone(), session.clone())]);
         owner.release(&ann, &session);
         assert_eq!(owner.beat(&ann, &session, at(361)), Beat::Unknown);
-        assert_eq!((owner.due(at(999), 10), owner.next()), (vec![], None));
+        assert_eq!((owner.due(at(999), 10, &BTreeSet::new()), owner.next(&BTreeSet::new())), (vec![], None));
     }
 
     #[test]
@@ -173,9 +228,9 @@ mod tests {
         let (mut owner, ann, session) = (Owner::default(), user("ann"), SessionName::default());
         owner.hold(&ann, &session, Ttl::try_from(86_400).unwrap(), at(0), None);
         owner.hold(&ann, &session, Ttl::try_from(5).unwrap(), at(1), None);
-        assert_eq!(owner.due(at(6), 10).len(), 1);
+        assert_eq!(owner.due(at(6), 10, &BTreeSet::new()).len(), 1);
         owner.release(&ann, &session);
-        assert_eq!(owner.due(at(100_000), 10), []);
+        assert_eq!(owner.due(at(100_000), 10, &BTreeSet::new()), []);
     }
 
     #[test]
@@ -184,13 +239,34 @@ mod tests {
         for secs in 0..10_000 {
             let ttl = if secs % 2 == 0 { 86_400 } else { 5 };
             owner.hold(&ann, &session, Ttl::try_from(ttl).unwrap(), at(secs), None);
-            assert_eq!(owner.due(at(secs), 10), []);
+            assert_eq!(owner.due(at(secs), 10, &BTreeSet::new()), []);
             assert_eq!(owner.deadlines.len(), 1);
             if secs % 3 == 0 {
                 owner.release(&ann, &session);
                 assert_eq!(owner.deadlines.len(), 0);
             }
         }
+    }
+
+    #[test]
+    fn a_session_whose_time_is_over_is_not_extended_by_a_late_heartbeat() {
+        let (mut owner, ann, session) = (Owner::default(), user("ann"), SessionName::default());
+        owner.hold(&ann, &session, Ttl::default(), at(0), None);
+        assert!(matches!(owner.beat(&ann, &session, at(59)), Beat::Extended { .. }));
+        assert_eq!(owner.beat(&ann, &session, at(119)), Beat::Unknown);
+        assert_eq!(owner.due(at(119), 10, &BTreeSet::new()), [(ann, session)]);
+    }
+
+    #[test]
+    fn who_is_written_to_ends_later_and_holds_up_nobody() {
+        let (mut owner, session) = (Owner::default(), SessionName::default());
+        for (secs, name) in [(0, "ann"), (1, "bob"), (2, "cas")] {
+            owner.hold(&user(name), &session, Ttl::default(), at(secs), None);
+        }
+        let but = [user("ann"), user("bob")].into();
+        assert_eq!(owner.next(&but), Some(Duration::from_secs(62)));
+        assert_eq!(owner.due(at(62), 10, &but), [(user("cas"), session.clone())]);
+        assert_eq!(owner.due(at(62), 1, &BTreeSet::new()), [(user("ann"), session)]);
     }
 
     #[test]

@@ -211,6 +211,19 @@ impl User {
         self.explicit.retain(|(n, _)| n != node);
     }
 
+    /// Him as he is once these sessions of `node` have ended.
+    pub fn without(&self, node: &NodeId, over: impl Fn(&SessionName) -> bool) -> Self {
+        let mut left = self.clone();
+        left.sessions.retain(|(n, name, _)| n != node || !over(name));
+        for (n, explicit) in &mut left.explicit {
+            if n == node && over(&explicit.by) {
+                explicit.state = State::Expired;
+            }
+        }
+        left.compact(node);
+        left
+    }
+
     /// Forgets sessions of `node` that are over, once nothing older of that node can come any more; and, when he has no
     /// session left, what he said of himself.
     pub fn compact(&mut self, node: &NodeId) {

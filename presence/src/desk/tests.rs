@@ -5,16 +5,15 @@ use kith_gossip_proto::NodeId;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::core::{Fact, Life, Status, Ttl};
+use crate::core::{Fact, Life, Session, Status, Ttl, Version};
+use crate::journal::End;
 
 /// Keeps facts, and takes its time for it.
-struct Slow;
-
-const APPEND: Duration = Duration::from_millis(10);
+struct Slow(Duration);
 
 impl Journal for Slow {
     fn append(&self, _: Facts) -> BoxFuture<'static, Result<(), JournalError>> {
-        let mut done = tokio::time::interval_at(tokio::time::Instant::now() + APPEND, APPEND);
+        let mut done = tokio::time::interval_at(tokio::time::Instant::now() + self.0, self.0);
         async move {
             done.tick().await;
             Ok(())
@@ -53,7 +52,7 @@ struct Working {
 }
 
 fn working() -> Working {
-    working_with(Arc::new(Slow), Facts::new(), 0)
+    working_with(Arc::new(Slow(Duration::from_millis(10))), Facts::new(), 0)
 }
 
 /// A desk that begins with these facts, of which its journal holds so many more that say nothing.
@@ -65,7 +64,7 @@ fn working_with(journal: Arc<dyn Journal>, facts: Facts, more: usize) -> Working
     board.restore(facts, clock.now());
     let (say, said) = mpsc::channel(SAID);
     let (hear, heard) = mpsc::channel(SAID);
-    let shown = Arc::new(Shown::new(Arc::clone(board.sight())));
+    let shown = Arc::new(Shown::new(Arc::clone(board.sight()), clock));
     let tools = Tools {
         board,
         clock,
@@ -113,6 +112,44 @@ async fn sessions_end_and_peers_are_answered_while_there_is_always_something_to_
         assert!(begun.elapsed() < Duration::from_secs(8), "answered {answered}, ended {ended}");
     }
     assert!(!load.is_finished(), "there was a time without load");
+}
+
+#[tokio::test]
+async fn sessions_that_end_together_end_in_time_however_slow_the_journal_is() {
+    const MANY: usize = 10_000;
+    let ttl = Ttl::try_from(5).unwrap();
+    let life = Life::Live { status: Status::Online, ttl };
+    let session = Session { version: Version { epoch: 0, seq: 1 }, life, changed_ms: 1 };
+    let facts = (0..MANY).map(|n| (user(&format!("u{n}")), Fact::Session(SessionName::default(), session.clone())));
+    let Working { desk, mut said, hear: _hear, tasks: _tasks } =
+        working_with(Arc::new(Slow(Duration::from_millis(100))), facts.collect(), 0);
+    let begun = Instant::now();
+    let load = async {
+        for n in 0.. {
+            desk.write(put("ann", if n % 2 == 0 { Status::Away } else { Status::Online })).await.unwrap();
+        }
+    };
+    let mut ended = 0;
+    let all = async {
+        while ended < MANY {
+            let (_, says) = said.recv().await.expect("the desk works");
+            let Says::Changes { facts, .. } = says else { continue };
+            ended += facts.iter().filter(|(_, fact)| Life::Ended == life_of(fact)).count();
+        }
+    };
+    let bound = tokio::time::timeout(ttl.span() + Duration::from_secs(2), all);
+    tokio::select! {
+        all = bound => all.unwrap_or_else(|_| panic!("not all ended in time: {ended} of {MANY}")),
+        () = load => unreachable!("it goes on"),
+    }
+    assert!(begun.elapsed() >= ttl.span(), "too early");
+}
+
+fn life_of(fact: &Fact) -> Life {
+    match fact {
+        Fact::Session(_, session) => session.life,
+        Fact::Explicit(_) | Fact::Seen(_) => Life::Live { status: Status::Online, ttl: Ttl::default() },
+    }
 }
 
 /// Remembers how many facts each append had, and where it was told to forget.

@@ -11,8 +11,8 @@ use crate::core::version::Version;
 impl Board {
     /// A peer asks what came after `known`.
     pub(super) fn answer(&mut self, peer: &NodeId, known: Option<Version>) {
-        if self.planned {
-            // The order of our changes is not known yet. Where too many ask, the rest asks again.
+        if !self.planned.is_empty() {
+            // What is planned has numbers, and is not in force yet. Where too many ask, the rest asks again.
             if self.asking.contains_key(peer) || self.asking.len() < PEERS {
                 self.asking.insert(peer.clone(), known);
             }

@@ -1,5 +1,6 @@
 //! What time brings: sessions end, nodes fall silent, windows of events close, beats are due.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::{Board, To};
 use crate::core::Now;
 use crate::core::events::Event;
 use crate::core::fact::Fact;
-use crate::core::id::UserId;
+use crate::core::id::{SessionName, UserId};
 use crate::core::says::{FACTS, Says};
 use crate::core::sight::{BEAT_EVERY, Heard, SILENT_AFTER, STALE_AFTER, Sight};
 use crate::core::user::Visible;
@@ -53,8 +54,8 @@ impl Board {
         if !self.sweeps.is_empty() || self.is_forgetting() {
             return now.mono;
         }
-        let tell = (!self.tell.is_empty() && !self.planned).then_some(now.mono);
-        let ends = (!self.planned).then(|| self.owner.next()).flatten();
+        let tell = (!self.tell.is_empty()).then_some(now.mono);
+        let ends = self.owner.next(&self.planned);
         [Some(self.beat_at), ends, self.events.next(), tell].into_iter().flatten().min().unwrap_or(self.beat_at)
     }
 
@@ -113,30 +114,47 @@ impl Board {
         }
     }
 
-    /// Ends some sessions whose time is over, and tells when users were seen.
+    /// Ends some sessions whose time is over, and tells when users were seen. Also while a plan is under way: its users are
+    /// left out, and of others nothing in it is said.
     fn expire(&mut self, now: Now) {
-        if self.planned {
-            return;
-        }
-        let mut facts = Vec::new();
-        for (user, session) in self.owner.due(now, FACTS / 3) {
-            let seen = self.owner.held(&user, &session).map_or(0, |held| held.seen_ms);
-            facts.extend(
-                self.ended(&user, std::slice::from_ref(&session), now).into_iter().map(|fact| (user.clone(), fact)),
-            );
-            facts.push((user.clone(), Fact::Seen(seen)));
-            self.owner.release(&user, &session);
-        }
+        let due = self.owner.due(now, FACTS / 3, &self.planned);
+        let mut facts = self.over(due, now);
         while facts.len() < FACTS
             && let Some((user, seen)) = self.tell.pop_first()
         {
-            self.number();
             facts.push((user, Fact::Seen(seen)));
         }
-        if !facts.is_empty() {
-            self.out.store.extend(facts.iter().cloned());
-            self.enforce(facts, now);
+        self.say_and_store(facts, now);
+    }
+
+    /// Ends what is over of these users before something of theirs is planned: what begins then is something else, and who was
+    /// shown as gone comes with an event.
+    pub(super) fn expire_of(&mut self, users: &BTreeSet<UserId>, now: Now) {
+        let over = |user: &UserId| {
+            let of = self.owner.of(user).filter(|(_, held)| held.deadline <= now.mono);
+            of.map(|(session, _)| (user.clone(), session.clone())).collect::<Vec<_>>()
+        };
+        let due = users.iter().flat_map(over).collect();
+        let facts = self.over(due, now);
+        self.say_and_store(facts, now);
+    }
+
+    /// What is said of sessions that are over.
+    fn over(&mut self, due: Vec<(UserId, SessionName)>, now: Now) -> Vec<(UserId, Fact)> {
+        let mut facts = Vec::new();
+        for (user, session) in due {
+            let seen = self.owner.held(&user, &session).map_or(0, |held| held.seen_ms);
+            let ended = self.ended(&user, std::slice::from_ref(&session), now);
+            self.owner.release(&user, &session);
+            let of = ended.into_iter().chain([Fact::Seen(seen)]);
+            facts.extend(of.map(|fact| (user.clone(), fact)));
         }
+        facts
+    }
+
+    fn say_and_store(&mut self, facts: Vec<(UserId, Fact)>, now: Now) {
+        self.out.store.extend(facts.iter().cloned());
+        self.enforce(facts, now);
     }
 }
 
@@ -202,5 +220,63 @@ mod tests {
             let now = ((Status::Online, false), (Status::Offline, false));
             assert_eq!((shown(&other, &ann), shown(&other, &bob)), now, "after {away} s");
         }
+    }
+
+    #[test]
+    fn sessions_end_while_a_plan_is_under_way_and_others_learn_both() {
+        let (ann, bob) = (UserId::try_from("ann").unwrap(), UserId::try_from("bob").unwrap());
+        for durable in [true, false] {
+            let mut owner = Board::new("n0".parse().unwrap(), 1, at(0));
+            let mut other = Board::new("n1".parse().unwrap(), 1, at(0));
+            for user in [&ann, &bob] {
+                write(&mut owner, &put(user, Status::Online, 60), at(0));
+            }
+            for _ in 0..2 {
+                owner.tick(at(0));
+                tell(&mut owner, &mut other, at(0));
+                tell(&mut other, &mut owner, at(0));
+            }
+            let plan = owner.plan(&[put(&ann, Status::Busy, 60)], at(59));
+            owner.tick(at(61));
+            tell(&mut owner, &mut other, at(61));
+            let of = |board: &Board| [&ann, &bob].map(|user| shown(board, user).0);
+            assert_eq!(
+                (of(&owner), of(&other)),
+                ([Status::Online, Status::Offline], [Status::Online, Status::Offline])
+            );
+            assert!(owner.next(at(61)) > at(61).mono, "who is planned is not looked at all the time");
+            if durable {
+                owner.commit(plan, at(61));
+            } else {
+                owner.abandon(plan);
+                owner.tick(at(61));
+            }
+            let now = if durable { Status::Busy } else { Status::Offline };
+            tell(&mut owner, &mut other, at(61));
+            assert_eq!((of(&owner), of(&other)), ([now, Status::Offline], [now, Status::Offline]));
+            assert_eq!(other.vector()[&owner.me], owner.head);
+        }
+    }
+
+    #[test]
+    fn whoever_was_shown_as_gone_by_the_clock_comes_back_with_an_event() {
+        let ann = UserId::try_from("ann").unwrap();
+        let mut board = Board::new("n0".parse().unwrap(), 1, at(0));
+        let online = put(&ann, Status::Online, 60);
+        let events = |board: &mut Board| board.drain().events.len();
+        write(&mut board, &online, at(0));
+        assert_eq!(events(&mut board), 1);
+        write(&mut board, &online, at(59));
+        board.tick(at(60));
+        assert_eq!(events(&mut board), 0);
+        // Nobody has ended the session yet, and it is not taken up again.
+        assert_eq!(board.heartbeat(&ann, &Default::default(), at(119)), crate::core::owner::Beat::Unknown);
+        write(&mut board, &online, at(119));
+        board.tick(at(120));
+        assert_eq!((events(&mut board), shown(&board, &ann).0), (2, Status::Online), "gone, and here");
+        // Its time is over while it is made durable.
+        let plan = board.plan(std::slice::from_ref(&online), at(178));
+        board.commit(plan, at(180));
+        assert_eq!((events(&mut board), shown(&board, &ann).0), (1, Status::Online));
     }
 }

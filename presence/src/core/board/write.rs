@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::{Board, To};
 use crate::core::Now;
+use crate::core::events::Event;
 use crate::core::fact::{Explicit, Fact, Life, Session, State};
 use crate::core::id::{SessionName, UserId};
 use crate::core::owner::{Beat, TELL_SEEN_MS};
@@ -85,9 +86,11 @@ impl Board {
     /// # Panics
     /// If two writes are of one user, of which the second would not see the first; or if another plan is under way.
     pub fn plan(&mut self, writes: &[Write], now: Now) -> Plan {
-        assert!(!std::mem::replace(&mut self.planned, true), "one plan at a time");
-        let users: BTreeSet<_> = writes.iter().map(|write| &write.user).collect();
+        assert!(self.planned.is_empty(), "one plan at a time");
+        let users: BTreeSet<_> = writes.iter().map(|write| write.user.clone()).collect();
         assert_eq!(users.len(), writes.len(), "one write of a user at a time");
+        self.expire_of(&users, now);
+        self.planned = users;
         let mut plan = Plan { facts: Vec::new(), results: Vec::new(), held: Vec::new(), released: Vec::new() };
         for write in writes {
             let result = self.plan_one(write, &mut plan, now);
@@ -221,9 +224,16 @@ impl Board {
         facts
     }
 
+    /// A write waits for its turn, and then to be durable: until then the session that it names lives on.
+    pub fn arrived(&mut self, write: &Write, now: Now) {
+        if let What::Put { session, .. } = &write.what {
+            self.owner.extend(&write.user, session.as_ref().unwrap_or(&SessionName::default()), now);
+        }
+    }
+
     /// What was planned is durable, and in force.
     pub fn commit(&mut self, plan: Plan, now: Now) {
-        self.planned = false;
+        self.planned.clear();
         if !self.doubted.is_empty() {
             let held = plan.held.iter().map(|(user, session, _)| (user.clone(), session.clone()));
             for pair in held.chain(plan.released.iter().cloned()) {
@@ -231,9 +241,13 @@ impl Board {
             }
         }
         for (user, session, ttl) in plan.held {
-            let told = self.owner.held(&user, &session).map(|held| held.told_ms);
+            let before = self.owner.held(&user, &session).copied();
             let tells = plan.facts.iter().any(|(u, fact)| *u == user && matches!(fact, Fact::Seen(_)));
-            self.owner.hold(&user, &session, ttl, now, told.filter(|_| !tells));
+            self.owner.hold(&user, &session, ttl, now, before.map(|held| held.told_ms).filter(|_| !tells));
+            if before.is_some_and(|held| held.deadline <= now.mono) {
+                // It took that long: readers, who judge by the clock, were shown for a moment that he is gone.
+                self.out.events.push(Event(user));
+            }
         }
         for (user, session) in plan.released {
             self.owner.release(&user, &session);
@@ -245,7 +259,7 @@ impl Board {
     /// What was planned could not be made durable, or nobody knows: it is not in force, and its numbers are not used again.
     pub fn abandon(&mut self, plan: Plan) {
         self.doubt(plan);
-        self.planned = false;
+        self.planned.clear();
         self.answer_waiting();
     }
 
@@ -255,6 +269,10 @@ impl Board {
             return;
         }
         let prev = self.head;
+        if self.numbered == prev.seq {
+            // What was planned is in force after what was numbered later, or has no version of its own.
+            self.number();
+        }
         self.head = Version { seq: self.numbered, ..self.head };
         let me = self.me.clone();
         let mut touched = BTreeSet::new();

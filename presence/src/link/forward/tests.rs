@@ -2,6 +2,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::clock::Clock;
+use crate::core::owner::Ends;
 use crate::core::{Board, Session, Sight, Status, Ttl, User};
 use crate::desk::{SAID, Tools, work};
 use crate::journal::InMemory;
@@ -9,7 +10,7 @@ use crate::journal::InMemory;
 fn forwarder() -> Forwarder {
     let node: NodeId = "n1".parse().unwrap();
     let sight = Sight { me: node.clone(), latest: kith_gossip_proto::Hlc::MAX, nodes: BTreeMap::new() };
-    Forwarder::new(node, Arc::new(Shown::new(Arc::new(sight))), Desk::new().0)
+    Forwarder::new(node, Arc::new(Shown::new(Arc::new(sight), Clock::start())), Desk::new().0)
 }
 
 fn user(name: &str) -> UserId {
@@ -35,7 +36,7 @@ impl Forwarder {
         let mut of = self.shown.get(&id).map(|entry| User::clone(&entry.user)).unwrap_or_default();
         of.join(&self.node, fact.clone());
         of.compact(&self.node);
-        self.shown.put(id.clone(), Some(Arc::new(of)));
+        self.shown.put(id.clone(), Some(Arc::new(of)), Ends::Never);
         self.take_change(Version { epoch: 7, seq: seq - 1 }, Version { epoch: 7, seq }, &[(id, fact)]);
     }
 
@@ -52,7 +53,7 @@ async fn nothing_is_kept_before_all_that_holds_was_sent() {
     let (ann, head) = (user("ann"), Version { epoch: 7, seq: 0 });
     let mut of = User::default();
     of.join(&forwarder.node, live(0, Status::Online));
-    forwarder.shown.put(ann.clone(), Some(Arc::new(of)));
+    forwarder.shown.put(ann.clone(), Some(Arc::new(of)), Ends::Never);
     assert!(!forwarder.keeps(&ann, head), "the center was never there");
     assert!(forwarder.looked(Found::Another));
     assert!(!forwarder.keeps(&ann, head), "what holds is asked for");
@@ -82,7 +83,7 @@ async fn what_was_said_before_a_start_is_sent_and_not_deleted_while_the_desk_beg
     let (node, clock): (NodeId, _) = ("n1".parse().unwrap(), Clock::start());
     let mut board = Board::new(node.clone(), 8, clock.now());
     board.restore([(user("ann"), live(1, Status::Busy))], clock.now());
-    let shown = Arc::new(Shown::new(Arc::clone(board.sight())));
+    let shown = Arc::new(Shown::new(Arc::clone(board.sight()), clock));
     let forwarder = Forwarder::new(node, Arc::clone(&shown), desk);
     assert!(forwarder.looked(Found::Another));
     let ((say, _said), (_hear, heard)) = (mpsc::channel(SAID), mpsc::channel(SAID));
@@ -163,7 +164,7 @@ async fn while_all_that_holds_is_taken_others_have_their_turn() {
     for n in 0..20_000 {
         let mut of = User::default();
         of.join(&forwarder.node, live(1, Status::Online));
-        forwarder.shown.put(user(&format!("u{n}")), Some(Arc::new(of)));
+        forwarder.shown.put(user(&format!("u{n}")), Some(Arc::new(of)), Ends::Never);
     }
     assert!(forwarder.looked(Found::Another));
     let mut turns = 0;
