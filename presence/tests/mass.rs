@@ -54,6 +54,20 @@ fn a_hundred_thousand_sessions_that_end_together_hold_up_nobody() {
 }
 
 #[test]
+fn a_commit_takes_as_long_as_what_it_changes() {
+    let commit = |users: u64| {
+        let mut board = Board::new("n0".parse().unwrap(), 1, at(0));
+        let writes: Vec<_> = (0..users).map(|n| put(&UserId::try_from(format!("user-{n}")).unwrap())).collect();
+        let plan = board.plan(&writes, at(0));
+        let begun = worked();
+        board.commit(plan, at(0));
+        worked() - begun
+    };
+    let (few, many) = (commit(1_500), commit(15_000));
+    assert!(many < few * 40, "1,500 users {few:?}, 15,000 users {many:?}");
+}
+
+#[test]
 fn of_too_many_users_those_seen_longest_ago_are_forgotten_and_nobody_who_is_here() {
     let mut board = Board::new("n0".parse().unwrap(), 1, at(0));
     let name = |n: u64| UserId::try_from(format!("user-{n}")).unwrap();

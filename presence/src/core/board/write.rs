@@ -240,10 +240,12 @@ impl Board {
                 self.doubted.remove(&pair);
             }
         }
+        let told = plan.facts.iter().filter(|(_, fact)| matches!(fact, Fact::Seen(_)));
+        let told: BTreeSet<&UserId> = told.map(|(user, _)| user).collect();
         for (user, session, ttl) in plan.held {
             let before = self.owner.held(&user, &session).copied();
-            let tells = plan.facts.iter().any(|(u, fact)| *u == user && matches!(fact, Fact::Seen(_)));
-            self.owner.hold(&user, &session, ttl, now, before.map(|held| held.told_ms).filter(|_| !tells));
+            let told_ms = before.map(|held| held.told_ms).filter(|_| !told.contains(&user));
+            self.owner.hold(&user, &session, ttl, now, told_ms);
             if before.is_some_and(|held| held.deadline <= now.mono) {
                 // It took that long: readers, who judge by the clock, were shown for a moment that he is gone.
                 self.out.events.push(Event(user));
