@@ -175,9 +175,7 @@ impl Board {
         if !self.peers.contains_key(node) {
             return;
         }
-        for (user, fact) in facts {
-            self.apply(node, &user, fact, now);
-        }
+        self.take_in(node, facts, now);
     }
 
     /// Another node says something.
@@ -240,51 +238,42 @@ impl Board {
         if let Some(whole) = steps.whole {
             self.replace(node, whole, now);
         }
-        let mut touched = BTreeSet::new();
-        for (user, fact) in steps.changes {
-            touched.insert(user.clone());
-            self.apply(node, &user, fact, now);
-        }
-        for user in touched {
-            self.compact(node, &user);
-        }
+        self.take_in(node, steps.changes, now);
     }
 
     /// All that a peer says is this: what else it said is over.
     fn replace(&mut self, node: &NodeId, whole: Vec<(UserId, Fact)>, now: Now) {
-        let mut said: BTreeMap<UserId, Vec<Fact>> = BTreeMap::new();
-        for (user, fact) in whole {
-            said.entry(user).or_default().push(fact);
-        }
-        let known: Vec<UserId> =
-            self.users.iter().filter(|(_, user)| user.is_known_by(node)).map(|(id, _)| id.clone()).collect();
-        for id in known {
-            said.entry(id).or_default();
+        let mut said = by_user(whole);
+        let known = self.users.iter().filter(|(_, user)| user.is_known_by(node));
+        for (id, _) in known {
+            said.entry(id.clone()).or_default();
         }
         for (id, facts) in said {
-            self.change(&id, now, |user| {
-                user.forget_node(node);
-                for fact in facts {
-                    user.join(node, fact);
-                }
-                user.compact(node);
-            });
+            self.join(node, &id, facts, now, |user| user.forget_node(node));
         }
     }
 
-    fn apply(&mut self, node: &NodeId, user: &UserId, fact: Fact, now: Now) {
-        if let Fact::Explicit(explicit) = &fact {
-            self.clock.observe(explicit.stamp.min(self.sight.latest));
+    /// A node says this as well.
+    fn take_in(&mut self, node: &NodeId, facts: impl IntoIterator<Item = (UserId, Fact)>, now: Now) {
+        for (id, facts) in by_user(facts) {
+            self.join(node, &id, facts, now, |_| ());
         }
-        self.change(user, now, |user| {
-            user.join(node, fact);
+    }
+
+    /// All that is said of a user together is one change, as a status and its message.
+    fn join(&mut self, node: &NodeId, id: &UserId, facts: Vec<Fact>, now: Now, first: impl FnOnce(&mut User)) {
+        for fact in &facts {
+            if let Fact::Explicit(explicit) = fact {
+                self.clock.observe(explicit.stamp.min(self.sight.latest));
+            }
+        }
+        self.change(id, now, |user| {
+            first(user);
+            for fact in facts {
+                user.join(node, fact);
+            }
+            user.compact(node);
         });
-    }
-
-    fn compact(&mut self, node: &NodeId, user: &UserId) {
-        if let Some(user) = self.users.get_mut(user) {
-            Arc::make_mut(user).compact(node);
-        }
     }
 
     /// Changes what is known of a user, and notes what readers see of it.
@@ -373,4 +362,13 @@ impl Board {
         }
         facts
     }
+}
+
+/// What is said of each user, in its order.
+fn by_user(facts: impl IntoIterator<Item = (UserId, Fact)>) -> BTreeMap<UserId, Vec<Fact>> {
+    let mut users: BTreeMap<UserId, Vec<Fact>> = BTreeMap::new();
+    for (user, fact) in facts {
+        users.entry(user).or_default().push(fact);
+    }
+    users
 }

@@ -64,10 +64,16 @@ impl Board {
         self.tail = crate::core::tail::Tail::since(self.numbered);
     }
 
-    /// The next number for a change of ours.
+    /// The version that a change of ours has next.
+    pub(super) fn following(&self) -> Version {
+        Version { epoch: self.head.epoch, seq: self.numbered + 1 }
+    }
+
+    /// It is given to one.
     pub(super) fn number(&mut self) -> Version {
-        self.numbered += 1;
-        Version { epoch: self.head.epoch, seq: self.numbered }
+        let version = self.following();
+        self.numbered = version.seq;
+        version
     }
 }
 

@@ -34,8 +34,8 @@ impl Board {
     }
 
     /// What holds of what a user said of himself, once more: it overrules what the log may say.
-    pub(super) fn restated(&mut self, user: &UserId, session: &SessionName) -> Fact {
-        let version = self.number();
+    pub(super) fn restated(&self, user: &UserId, session: &SessionName) -> Fact {
+        let version = self.following();
         let own = self.users.get(user).and_then(|user| user.explicit(&self.me)).cloned();
         Fact::Explicit(match own {
             Some(own) => Explicit { version, ..own },

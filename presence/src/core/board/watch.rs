@@ -145,6 +145,7 @@ impl Board {
         for (user, session) in due {
             let seen = self.owner.held(&user, &session).map_or(0, |held| held.seen_ms);
             let ended = self.ended(&user, std::slice::from_ref(&session), now);
+            self.number();
             self.owner.release(&user, &session);
             let of = ended.into_iter().chain([Fact::Seen(seen)]);
             facts.extend(of.map(|fact| (user.clone(), fact)));

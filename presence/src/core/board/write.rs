@@ -99,15 +99,16 @@ impl Board {
         plan
     }
 
+    /// All that a write says is one version.
     fn plan_one(&mut self, write: &Write, plan: &mut Plan, now: Now) -> Result<(), Refusal> {
-        let tag = self.users.get(&write.user).map_or_else(|| super::User::default().tag(), |user| user.tag());
+        let user = &write.user;
+        let tag = self.users.get(user).map_or_else(|| super::User::default().tag(), |user| user.tag());
         if write.if_match.is_some_and(|wanted| wanted != tag) {
             return Err(Refusal::Changed);
         }
-        let user = &write.user;
-        match &write.what {
+        let facts = match &write.what {
             What::Put { session, status: Status::Offline, .. } => {
-                self.plan_end(user, vec![session.clone().unwrap_or_default()], plan, now);
+                self.plan_end(user, vec![session.clone().unwrap_or_default()], plan, now)
             }
             What::Put { session, status, message, ttl } => {
                 let choice = match session {
@@ -122,43 +123,44 @@ impl Board {
                 let said = choice.and_then(|choice| self.said(user, &session, choice, now));
                 let doubted = said.is_none() && self.is_doubted(user, &session);
                 facts.extend(if doubted { Some(self.restated(user, &session)) } else { said });
-                plan.facts.extend(facts.into_iter().map(|fact| (user.clone(), fact)));
                 plan.held.push((user.clone(), session, *ttl));
+                facts
             }
             What::End { session: Some(session) } => self.plan_end(user, vec![session.clone()], plan, now),
             What::End { session: None } => {
                 let held = self.owner.of(user).map(|(session, _)| session);
                 let all: BTreeSet<_> = held.chain(self.doubted_of(user)).cloned().collect();
-                self.plan_end(user, all.into_iter().collect(), plan, now);
+                self.plan_end(user, all.into_iter().collect(), plan, now)
             }
+        };
+        if !facts.is_empty() {
+            self.number();
         }
+        plan.facts.extend(facts.into_iter().map(|fact| (user.clone(), fact)));
         Ok(())
     }
 
-    fn plan_end(&mut self, user: &UserId, sessions: Vec<SessionName>, plan: &mut Plan, now: Now) {
-        let facts = self.ended(user, &sessions, now);
+    fn plan_end(&self, user: &UserId, sessions: Vec<SessionName>, plan: &mut Plan, now: Now) -> Vec<Fact> {
+        let mut facts = self.ended(user, &sessions, now);
         if !facts.is_empty() {
-            plan.facts.extend(facts.into_iter().map(|fact| (user.clone(), fact)));
-            self.number();
-            plan.facts.push((user.clone(), Fact::Seen(now.wall_ms)));
+            facts.push(Fact::Seen(now.wall_ms));
         }
         plan.released.extend(sessions.into_iter().map(|session| (user.clone(), session)));
+        facts
     }
 
     /// What is said of a session that is entered: nothing, if it is held like this.
-    fn entered(&mut self, user: &UserId, session: &SessionName, status: Status, ttl: Ttl, now: Now) -> Vec<Fact> {
+    fn entered(&self, user: &UserId, session: &SessionName, status: Status, ttl: Ttl, now: Now) -> Vec<Fact> {
         let life = Life::Live { status, ttl };
         let known = self.users.get(user).and_then(|user| user.session(&self.me, session));
         let held = self.owner.held(user, session);
         let told = held.is_some_and(|held| now.wall_ms < held.told_ms.saturating_add(TELL_SEEN_MS));
         let mut facts = Vec::new();
         if held.is_none() || self.is_doubted(user, session) || known.is_none_or(|known| known.life != life) {
-            let version = self.number();
-            let session_fact = Session { version, life, changed_ms: now.wall_ms };
-            facts.push(Fact::Session(session.clone(), session_fact));
+            let entered = Session { version: self.following(), life, changed_ms: now.wall_ms };
+            facts.push(Fact::Session(session.clone(), entered));
         }
         if !told {
-            self.number();
             facts.push(Fact::Seen(now.wall_ms));
         }
         facts
@@ -184,42 +186,35 @@ impl Board {
         }
         let highest = self.clocks.highest().map(|highest| reading(highest, now.mono));
         let stamp = self.clock.tick(stamped_from(now.wall_ms, highest));
-        let version = self.number();
-        let by = session.clone();
         Some(Fact::Explicit(Explicit {
-            version,
+            version: self.following(),
             stamp,
             status,
             message,
-            by,
+            by: session.clone(),
             state: State::Holds,
             changed_ms: now.wall_ms,
         }))
     }
 
     /// What is said of sessions that end.
-    pub(super) fn ended(&mut self, user: &UserId, sessions: &[SessionName], now: Now) -> Vec<Fact> {
+    pub(super) fn ended(&self, user: &UserId, sessions: &[SessionName], now: Now) -> Vec<Fact> {
+        let version = self.following();
         let held: Vec<_> = sessions
             .iter()
             .filter(|session| self.owner.held(user, session).is_some() || self.is_doubted(user, session))
             .collect();
-        let mut facts = Vec::new();
-        for session in &held {
-            let version = self.number();
-            let ended = Session { version, life: Life::Ended, changed_ms: now.wall_ms };
-            facts.push(Fact::Session((*session).clone(), ended));
-        }
+        let ended = Session { version, life: Life::Ended, changed_ms: now.wall_ms };
+        let mut facts: Vec<_> = held.iter().map(|session| Fact::Session((*session).clone(), ended.clone())).collect();
         let explicit = self.users.get(user).and_then(|user| user.explicit(&self.me)).cloned();
         if let Some(explicit) = explicit
             && explicit.state == State::Holds
             && held.contains(&&explicit.by)
         {
-            let version = self.number();
             let over = Explicit { version, state: State::Expired, changed_ms: now.wall_ms, ..explicit };
             facts.push(Fact::Explicit(over));
         } else if let Some(session) = held.iter().find(|session| self.is_doubted(user, session)) {
-            let restated = self.restated(user, session);
-            facts.push(restated);
+            facts.push(self.restated(user, session));
         }
         facts
     }
@@ -277,18 +272,13 @@ impl Board {
         }
         self.head = Version { seq: self.numbered, ..self.head };
         let me = self.me.clone();
-        let mut touched = BTreeSet::new();
         // What has no version of its own stands behind what is before it.
         let mut seq = prev.seq + 1;
         for (user, fact) in &facts {
             seq = fact.version().map_or(seq, |version| version.seq.max(seq));
             self.tail.push(seq, user.clone(), fact.clone());
-            self.apply(&me, user, fact.clone(), now);
-            touched.insert(user);
         }
-        for user in touched {
-            self.compact(&me, user);
-        }
+        self.take_in(&me, facts.iter().cloned(), now);
         self.out.say.push((To::All, Says::Changes { node: me, prev, head: self.head, facts }));
     }
 
@@ -304,5 +294,59 @@ impl Board {
     /// When a session of this node ends, and when it was last heard of, by our clocks.
     pub fn held(&self, user: &UserId, session: &SessionName) -> Option<&crate::core::owner::Held> {
         self.owner.held(user, session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::core::Event;
+
+    fn at(ms: u64) -> Now {
+        Now { mono: Duration::from_millis(ms), wall_ms: 1_000_000 + ms }
+    }
+
+    /// What one says comes to the other, who sees so many events of it within a second.
+    fn events(from: &mut Board, to: &mut Board, ms: u64) -> (usize, usize) {
+        let out = from.drain();
+        for (_, says) in out.say {
+            to.hear(says, at(ms));
+        }
+        let mut events = (out.events, to.drain().events);
+        for ms in (ms..ms + 1_000).step_by(10) {
+            for (board, events) in [(&mut *from, &mut events.0), (&mut *to, &mut events.1)] {
+                board.tick(at(ms));
+                events.extend(board.drain().events);
+            }
+        }
+        let of = |events: Vec<Event>| events.len();
+        (of(events.0), of(events.1))
+    }
+
+    #[test]
+    fn a_status_and_its_message_are_one_version_and_one_event_everywhere() {
+        let ann = UserId::try_from("ann").unwrap();
+        let mut owner = Board::new("n0".parse().unwrap(), 1, at(0));
+        let mut other = Board::new("n1".parse().unwrap(), 1, at(0));
+        let sync = Says::Ask { node: other.me.clone(), known: None };
+        owner.hear(sync, at(0));
+        events(&mut owner, &mut other, 0);
+        for (turn, status) in [Status::Busy, Status::Away, Status::Online].into_iter().enumerate() {
+            let ms = 2_000 * (1 + turn as u64);
+            let message = Message::try_from(format!("at lunch {turn}")).ok();
+            let what = What::Put { session: None, status, message, ttl: Ttl::default() };
+            let plan = owner.plan(&[Write { user: ann.clone(), if_match: None, what }], at(ms));
+            let versions: BTreeSet<_> = plan.facts.iter().filter_map(|(_, fact)| fact.version()).collect();
+            assert_eq!(versions.len(), 1, "{:?}", plan.facts);
+            owner.commit(plan, at(ms));
+            assert_eq!(events(&mut owner, &mut other, ms), (1, 1), "{status}");
+        }
+        assert_eq!(other.vector()[&owner.me], owner.head);
+        let end = crate::core::board_test::end(&ann);
+        let plan = owner.plan(&[end], at(9_000));
+        owner.commit(plan, at(9_000));
+        assert_eq!(events(&mut owner, &mut other, 9_000), (1, 1));
     }
 }
