@@ -17,6 +17,10 @@ pub(crate) struct Legacy {
     pub(crate) told: Vec<String>,
 }
 
+/// What bounds memory instead of the ancestor's cache: who set its bound relies on one.
+const UNBOUNDED: &str = "whoever is here is kept in memory, however many they are; \
+                         of more than a million users those who are gone are forgotten";
+
 /// Reads a file's text. A secret that stands in it is kept in a file of its own, in `dir`, which only its owner can read.
 pub(crate) fn read(text: &str, dir: &Path) -> Result<Legacy, Failure> {
     let mut legacy = Legacy::default();
@@ -32,8 +36,9 @@ pub(crate) fn read(text: &str, dir: &Path) -> Result<Legacy, Failure> {
             "nats.embedded" => {
                 legacy.told.push(format!("{key} is gone: presence.url names the nats-server that `kith nats` runs"));
             }
-            "cache.max_cost" | "cache.num_counters" | "cache.buffer_items" => {
-                legacy.told.push(format!("{key} is gone: all users are kept in memory"));
+            "cache.max_cost" => legacy.told.push(format!("{key} has no effect: {UNBOUNDED}")),
+            "cache.num_counters" | "cache.buffer_items" => {
+                legacy.told.push(format!("{key} has no effect: there is no cache, all users are in memory"));
             }
             _ => {
                 let hint = "known are service.node_type, service.port, nats.data_dir, nats.embedded, cache.max_cost, \
@@ -128,9 +133,9 @@ auth:
         service.port is [presence] listen = ["0.0.0.0:8081"]
         nats.embedded is gone: presence.url names the nats-server that `kith nats` runs
         nats.data_dir is [nats] store_dir = "/var/lib/nats"
-        cache.max_cost is gone: all users are kept in memory
-        cache.num_counters is gone: all users are kept in memory
-        cache.buffer_items is gone: all users are kept in memory
+        cache.max_cost has no effect: whoever is here is kept in memory, however many they are; of more than a million users those who are gone are forgotten
+        cache.num_counters has no effect: there is no cache, all users are in memory
+        cache.buffer_items has no effect: there is no cache, all users are in memory
         auth.jwt_secret is [presence] jwt_secret_file = "SECRET"
         "#);
     }
