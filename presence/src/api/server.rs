@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::future::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -143,20 +144,15 @@ impl Server {
     ) {
         let routes = TowerToHyperService::new(self.router.clone());
         let service = service_fn(|mut request: http::Request<Incoming>| {
-            let plain = plain::answer(&self.app, &request);
-            let routed = plain.is_none().then(|| {
-                request.extensions_mut().insert(Peer(peer));
-                if request.headers().contains_key(http::header::UPGRADE) {
-                    request.extensions_mut().insert(Arc::clone(place));
-                }
-                hyper::service::Service::call(&routes, request)
-            });
-            async {
-                match (plain, routed) {
-                    (Some(plain), _) => Ok(plain),
-                    (None, routed) => routed.expect("whatever is not plain is routed").await,
-                }
+            if let Some(plain) = plain::answer(&self.app, &request) {
+                return Either::Left(std::future::ready(Ok(plain)));
             }
+            request.extensions_mut().insert(Peer(peer));
+            if request.headers().contains_key(http::header::UPGRADE) {
+                request.extensions_mut().insert(Arc::clone(place));
+            }
+            // Apart: the room for an answer under way stays with its connection, and a stream is one for hours.
+            Either::Right(Box::pin(hyper::service::Service::call(&routes, request)))
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(BUFFER_BYTES);
@@ -166,7 +162,7 @@ impl Server {
             served = connection.as_mut() => served,
             () = self.app.stopping.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                match tokio::time::timeout(GRACE, connection).await {
+                match Box::pin(tokio::time::timeout(GRACE, connection)).await {
                     Ok(served) => served,
                     Err(_) => return tracing::debug!("connection cut off at shutdown"),
                 }

@@ -74,6 +74,10 @@ impl Reader {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
+                if self.ready.is_empty() {
+                    // There are thousands of readers to whom nothing is written for minutes.
+                    self.ready = VecDeque::new();
+                }
                 return Some(bytes);
             }
             // Taking changes is cancel-safe; the others are moments.
