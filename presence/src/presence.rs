@@ -274,7 +274,7 @@ async fn silence(mut said: mpsc::Receiver<(To, Says)>, done: &CancellationToken)
 }
 
 /// There is no center, and no other node.
-struct Nobody;
+pub(crate) struct Nobody;
 
 impl Others for Nobody {
     fn unforwarded(&self) -> usize {

@@ -4,6 +4,7 @@ mod center;
 mod expiry;
 mod flood;
 mod following;
+mod kept;
 mod rates;
 mod remote;
 mod users;
@@ -20,6 +21,7 @@ pub(crate) enum Name {
     Users,
     Reads,
     Writes,
+    Kept,
     Events,
     Streams,
     Sockets,
@@ -91,10 +93,11 @@ impl Sizes {
 
 impl Name {
     /// In an order in which each finds what those before it leave.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Users,
         Self::Reads,
         Self::Writes,
+        Self::Kept,
         Self::Events,
         Self::Streams,
         Self::Sockets,
@@ -108,6 +111,7 @@ impl Name {
             Self::Users => "users",
             Self::Reads => "reads",
             Self::Writes => "writes",
+            Self::Kept => "kept",
             Self::Events => "events",
             Self::Streams => "streams",
             Self::Sockets => "sockets",
@@ -134,6 +138,7 @@ pub(crate) async fn run(name: Name, stage: &mut Stage) -> Result<Vec<Row>, Strin
         Name::Users => Ok(vec![users::users(stage).await?]),
         Name::Reads => rates::reads(stage).await,
         Name::Writes => Ok(vec![rates::writes(stage).await?]),
+        Name::Kept => Ok(vec![kept::kept(stage).await?]),
         Name::Events => Ok(vec![remote::events(stage).await?]),
         Name::Streams => Ok(vec![following::streams(stage).await?]),
         Name::Sockets => Ok(vec![following::sockets(stage).await?]),

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kith_presence::{AuthConfig, Nats, Writes};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::client::Client;
+use super::client::{Client, connect};
 use super::node::Node;
 use super::process::{cpu, filesystem};
 use super::rows::Sizes;
@@ -121,6 +121,17 @@ impl Stage {
         line.and_then(|value| value.parse().ok()).ok_or_else(|| format!("no {name} in {text}"))
     }
 
+    /// How many puts the center's bucket has taken.
+    pub(crate) async fn puts(&self) -> Result<u64, String> {
+        let addr = SocketAddr::from(([127, 0, 0, 1], self.servers[0].monitor));
+        let text = read_to_end(addr, "/jsz?streams=true").await?;
+        let jsz: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        let accounts = jsz["account_details"].as_array().into_iter().flatten();
+        let mut streams = accounts.flat_map(|account| account["stream_detail"].as_array().into_iter().flatten());
+        let bucket = streams.find(|stream| stream["name"] == "KV_presence");
+        bucket.and_then(|stream| stream["state"]["last_seq"].as_u64()).ok_or_else(|| format!("no bucket in {text}"))
+    }
+
     /// SIGKILL to the center's node and its nats-server, which took what it took until then.
     pub(crate) async fn kill_center(&mut self, meter: &mut Meter) -> Result<(), String> {
         self.nodes[0].child.kill().await.map_err(|e| e.to_string())?;
@@ -212,6 +223,15 @@ async fn get(addr: SocketAddr, path: &str) -> Result<String, String> {
     let mut client = Client::connect(addr).await?;
     client.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await?;
     Ok(String::from_utf8_lossy(client.body()).into_owned())
+}
+
+/// What a path of a server answers that does not say how long that is.
+async fn read_to_end(addr: SocketAddr, path: &str) -> Result<String, String> {
+    let mut stream = connect(addr).await?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.map_err(|e| e.to_string())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.map_err(|e| e.to_string())?;
+    Ok(text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
 /// Waits until something holds.

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use futures_util::FutureExt;
 use kith_gossip_proto::Hlc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::Semaphore;
@@ -16,22 +15,7 @@ use crate::clock::Clock;
 use crate::core::Sight;
 use crate::core::owner::Ends;
 use crate::journal::InMemory;
-
-struct Nobody;
-
-impl Others for Nobody {
-    fn unforwarded(&self) -> usize {
-        0
-    }
-
-    fn confirm(&self, _: &UserId) -> BoxFuture<'static, Center> {
-        std::future::ready(Center::Away).boxed()
-    }
-
-    fn end(&self, _: &NodeId, _: &UserId, _: Option<&SessionName>, _: &str) -> BoxFuture<'static, bool> {
-        std::future::ready(false).boxed()
-    }
-}
+use crate::presence::Nobody;
 
 /// A server of which everybody is offline.
 fn server() -> Server {

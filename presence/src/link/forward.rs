@@ -5,6 +5,8 @@
 //!                      ▲                 │ lost, or said again meanwhile
 //!                      └─────────────────┘
 //! ```
+//! Many fly at once, as many as are kept in time ([`window`]): a center that is far away is not waited for one by one.
+//!
 //! Every key has one writer, this node. Keys wait, and no values: what is put is what holds when it is, so it is the newest,
 //! with one put in flight for each key, and repeating one changes nothing. What no longer holds is deleted. The bucket
 //! carries a random epoch; who meets another one sends all that holds again, so a center that was lost for good is filled by
@@ -12,6 +14,8 @@
 //!
 //! A key lives for the session's ttl and 90 s, not for what remains of the ttl: heartbeats, which extend it, come here once a
 //! minute at most, and the key must not be gone before the session is.
+
+mod window;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +29,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use kith_gossip_proto::NodeId;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::key::{self, Key, Kind};
@@ -37,13 +41,13 @@ use crate::core::{Fact, Life, UserId, Version};
 use crate::desk::Desk;
 use crate::shown::Shown;
 
+use window::Window;
+
 /// Keys that wait: of more, or of twice what holds if that is more, all that holds is sent once the center is there. Three for
 /// each user who comes or goes while it is away, of 100 bytes each.
 const KEYS: usize = 300_000;
 /// Keys of what the center holds that are taken in one go.
 const FILLED: usize = 2_000;
-/// Puts in flight.
-const IN_FLIGHT: usize = 64;
 /// How often the center is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// What the center may take.
@@ -136,6 +140,9 @@ impl Waiting {
     }
 }
 
+/// Puts under way.
+type Flying = FuturesUnordered<BoxFuture<'static, (Key, Landed, Duration)>>;
+
 /// What became of a put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Landed {
@@ -203,41 +210,50 @@ impl Forwarder {
     /// Copies until it is told that all is said. Nothing is lost by ending: the log has it, and the next start sends what
     /// holds.
     pub(super) async fn run(&self, place: Place, done: CancellationToken) {
-        let mut flying: FuturesUnordered<BoxFuture<'static, (Key, Landed)>> = FuturesUnordered::new();
+        // Each is dropped half-way at the end alone.
+        tokio::select! {
+            () = done.cancelled() => {}
+            () = self.watch(&place) => {}
+            () = self.carry(&place) => {}
+        }
+    }
+
+    /// Looks at the center, and takes all that holds whenever it is to be told that.
+    async fn watch(&self, place: &Place) {
         let mut epoch: Option<Bytes> = None;
-        let mut reached = false;
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if reached {
-                self.fly(&place, &mut flying);
+            look.tick().await;
+            let found = self.look(place).await;
+            let looked = match found {
+                None => Found::Nothing,
+                Some(_) if found == epoch => Found::Known,
+                Some(_) => {
+                    tracing::info!("the center has another bucket than before: it is told all that holds");
+                    epoch = found;
+                    Found::Another
+                }
+            };
+            if self.looked(looked) {
+                let there = self.there(bucket::held_by(&place.center, &self.node)).await;
+                self.fill(there).await;
             }
-            // Ticks and notices are cancel-safe, and puts stay in their set.
+        }
+    }
+
+    /// Puts what waits, for as long as the center is there.
+    async fn carry(&self, place: &Place) {
+        let (mut flying, mut window) = (Flying::new(), Window::default());
+        loop {
+            self.fly(place, &mut flying, &window);
+            // Notices are cancel-safe, and puts stay in their set.
             tokio::select! {
-                () = done.cancelled() => return,
-                Some((key, landed)) = flying.next(), if !flying.is_empty() => {
-                    reached &= landed == Landed::Kept;
-                    self.waiting().reached = reached;
+                Some((key, landed, took)) = flying.next(), if !flying.is_empty() => {
+                    window.landed(landed, took);
                     self.landed(key, landed);
                 }
                 () = self.notify.notified() => {}
-                _ = look.tick() => {
-                    let found = self.look(&place).await;
-                    reached = found.is_some();
-                    let looked = match found {
-                        None => Found::Nothing,
-                        Some(_) if found == epoch => Found::Known,
-                        Some(_) => {
-                            tracing::info!("the center has another bucket than before: it is told all that holds");
-                            epoch = found;
-                            Found::Another
-                        }
-                    };
-                    if self.looked(looked) {
-                        let there = self.there(bucket::held_by(&place.center, &self.node)).await;
-                        self.fill(there).await;
-                    }
-                }
             }
         }
     }
@@ -250,6 +266,7 @@ impl Forwarder {
         waiting.filling = waiting.reached && std::mem::take(&mut waiting.behind);
         let filling = waiting.filling;
         drop(waiting);
+        self.notify.notify_one();
         self.kept.notify_waiters();
         filling
     }
@@ -313,12 +330,13 @@ impl Forwarder {
         }
     }
 
-    fn fly(&self, place: &Place, flying: &mut FuturesUnordered<BoxFuture<'static, (Key, Landed)>>) {
-        while flying.len() < IN_FLIGHT {
+    fn fly(&self, place: &Place, flying: &mut Flying, window: &Window) {
+        while self.waiting().reached && window.is_open(flying.len()) {
             let Some((key, value)) = self.take_off() else { return };
             let subject = format!("{}{}", place.prefix, key.name(&self.node));
             let center = place.center.clone();
-            flying.push(async move { (key, put(center, subject, value).await) }.boxed());
+            let begun = Instant::now();
+            flying.push(async move { (key, put(center, subject, value).await, begun.elapsed()) }.boxed());
         }
     }
 
@@ -352,7 +370,11 @@ impl Forwarder {
     }
 
     fn landed(&self, key: Key, landed: Landed) {
-        self.waiting().landed(key, landed);
+        let mut waiting = self.waiting();
+        waiting.landed(key, landed);
+        // The next look says whether it is there.
+        waiting.reached &= landed == Landed::Kept;
+        drop(waiting);
         self.kept.notify_waiters();
     }
 
