@@ -38,8 +38,8 @@ const OVERDUE: Duration = Duration::from_millis(3);
 /// between: the largest that a store takes is a mebibyte. Half of one is better than none of what came since.
 const HALF_MAX: Duration = Duration::from_secs(1);
 
-/// The most that a change waits for tables that are not followed again yet: after an outage each comes back by itself, at the latest 2 s
-/// after the first, and a zone built between two would have half of what happened meanwhile.
+/// The most that a change waits for tables that are not followed again yet, once in an outage: each comes back by itself, at the
+/// latest 2 s after the first, and a zone built between two would have half of what happened meanwhile.
 const RETURN_MAX: Duration = Duration::from_secs(3);
 
 /// Why following ended by itself.
@@ -65,6 +65,8 @@ pub(crate) struct Follower {
     generation: u64,
     /// When the first and the last change came that are not in the zone yet.
     pending: Option<(Instant, Instant)>,
+    /// Whether [`RETURN_MAX`] was waited for in this outage: a table that stays away does not hold up the others at each change.
+    waited: bool,
 }
 
 impl Follower {
@@ -80,7 +82,19 @@ impl Follower {
         let generation = published.load().zone.generation();
         let facts = Facts::remembering(remembered);
         let whole = Whole::default();
-        Self { feed, own, builder, published, fixed, facts, remembered: remembering, whole, generation, pending: None }
+        Self {
+            feed,
+            own,
+            builder,
+            published,
+            fixed,
+            facts,
+            remembered: remembering,
+            whole,
+            generation,
+            pending: None,
+            waited: false,
+        }
     }
 
     /// What is answered before the first zone: nothing is known of any name, and that is said.
@@ -113,14 +127,15 @@ impl Follower {
     }
 
     /// When to build: a moment after the first change, later if the last zone took long, so that building never takes
-    /// more than about half of the time, up to the bound. Within a transaction, or while only some tables are followed again, much later: the
-    /// rest comes first.
+    /// more than about half of the time, up to the bound. Within a transaction, or while only some tables are followed again, much
+    /// later: the rest comes first.
     fn due(&self) -> Option<Instant> {
         let (first, latest) = self.pending?;
-        match self.facts.freshness() {
-            Freshness::Stale => return Some(first + RETURN_MAX),
-            Freshness::Current | Freshness::Loading if !self.whole.is_whole() => return Some(first + HALF_MAX),
-            Freshness::Current | Freshness::Loading => {}
+        if self.facts.freshness() == Freshness::Stale && !self.waited {
+            return Some(first + RETURN_MAX);
+        }
+        if !self.whole.is_whole() {
+            return Some(first + HALF_MAX);
         }
         let last = self.published.load();
         let rested = last.built + last.took;
@@ -163,7 +178,10 @@ impl Follower {
                     self.pending = Some((self.pending.map_or(now, |(first, _)| first), now));
                 }
             }
-            Effect::Freshness => self.refresh(),
+            Effect::Freshness => {
+                self.waited = false;
+                self.refresh();
+            }
         }
     }
 
@@ -191,6 +209,7 @@ impl Follower {
     /// of work comes later than the work is done.
     async fn rebuild(mut self) -> Result<Self, FollowError> {
         self.pending = None;
+        self.waited = self.facts.freshness() == Freshness::Stale;
         self.whole.give_up();
         self.generation += 1;
         let changes = self.facts.take_changes();

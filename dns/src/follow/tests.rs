@@ -181,6 +181,10 @@ async fn a_table_that_does_not_come_back_holds_up_the_others_for_three_seconds()
     let begun = Instant::now();
     running.answers("10.210.0.1 10.210.9.2").await;
     assert!(begun.elapsed() >= RETURN_MAX, "after {:?}", begun.elapsed());
+    running.feed.send(row("ab", "10.210.9.3", "s2")).unwrap();
+    let begun = Instant::now();
+    running.answers("10.210.0.1 10.210.9.3").await;
+    assert!(begun.elapsed() < RETURN_MAX / 4, "once, and not at each change: after {:?}", begun.elapsed());
     running.stop().await;
 }
 
