@@ -73,15 +73,20 @@ pub(crate) fn networks() -> Vec<IpNet> {
     let of_one = |one: nix::ifaddrs::InterfaceAddress| {
         let (ip, mask) = (ip(one.address?)?, ip(one.netmask?)?);
         let network = IpNet::with_netmask(ip, mask).ok()?;
-        Some(allowed(network, kind(Path::new(LINKS), &one.interface_name)))
+        Some(allowed(network, kind(Path::new(LINKS), device(&one.interface_name))))
     };
     interfaces.filter_map(of_one).collect()
 }
 
 /// The IPv4 address of an interface, where it is there and has one.
 pub(super) fn address_of(interface: &str) -> Option<IpAddr> {
-    let mut entries = getifaddrs().ok()?.filter(|entry| entry.interface_name == interface);
+    let mut entries = getifaddrs().ok()?.filter(|entry| device(&entry.interface_name) == interface);
     entries.find_map(|entry| ip(entry.address?).filter(|ip| ip.is_ipv4() && !is_of_link(*ip)))
+}
+
+/// The interface that an address is of, by the label of the address: that of a further one may be `eth0:1`.
+fn device(label: &str) -> &str {
+    label.split_once(':').map_or(label, |(device, _)| device)
 }
 
 /// Where the kernel says of each interface what it is.
@@ -205,6 +210,7 @@ mod tests {
         let kind = |interface| kind(links.path(), interface);
         assert_eq!(["docker0", "br0", "br1"].map(kind), [Kind::Bridge, Kind::BridgeOut, Kind::BridgeOut]);
         assert_eq!(["eth0", "nowhere"].map(kind), [Kind::Other, Kind::Unknown]);
+        assert_eq!(kind(device("eth0:1")), Kind::Other, "an address with a label of its own");
     }
 
     #[test]
