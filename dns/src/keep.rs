@@ -103,6 +103,8 @@ fn leftovers(path: &Path) -> Vec<PathBuf> {
 struct Unhurried<W> {
     out: W,
     rest: Duration,
+    /// All rests so far.
+    rested: Duration,
 }
 
 impl<W: Write> Write for Unhurried<W> {
@@ -110,6 +112,7 @@ impl<W: Write> Write for Unhurried<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.out.write(bytes)?;
         thread::sleep(self.rest);
+        self.rested += self.rest;
         Ok(written)
     }
 
@@ -139,6 +142,8 @@ pub(crate) struct Keeper {
     published: Arc<ArcSwap<Published>>,
     /// The zone that the file has.
     kept: u64,
+    /// How long it rested while it wrote that one.
+    rested: Duration,
     health: Health,
 }
 
@@ -154,7 +159,7 @@ impl Keeper {
         let number = KEEPERS.fetch_add(1, Ordering::Relaxed);
         let aside = aside(&path, std::process::id(), number);
         let kept = published.load().zone.generation();
-        Self { number, path, aside, settings, published, kept, health: Health::Well }
+        Self { number, path, aside, settings, published, kept, rested: Duration::ZERO, health: Health::Well }
     }
 
     /// Writes at most once a second, and once more at the end.
@@ -172,7 +177,7 @@ impl Keeper {
                 return Ok(());
             }
             // Cut short, it is the end, and what came since is written.
-            token.run_until_cancelled(sleep(rest(begun.elapsed()))).await;
+            token.run_until_cancelled(sleep(rest(begun.elapsed().saturating_sub(self.rested)))).await;
         }
     }
 
@@ -186,7 +191,8 @@ impl Keeper {
         let published = self.published.load_full();
         let zone = &published.zone;
         match self.write(zone, rest) {
-            Ok(()) => {
+            Ok(rested) => {
+                self.rested = rested;
                 if self.health == Health::Failing {
                     tracing::info!("the zone is on disk again");
                 }
@@ -203,20 +209,21 @@ impl Keeper {
     }
 
     /// Aside, then renamed: whatever happens meanwhile, the file is a whole zone, and never an older one than it was.
-    fn write(&self, zone: &Zone, rest: Duration) -> io::Result<()> {
+    fn write(&self, zone: &Zone, rest: Duration) -> io::Result<Duration> {
         let file = File::create(&self.aside)?;
-        let mut out = BufWriter::with_capacity(PIECE, Unhurried { out: &file, rest });
+        let mut out = BufWriter::with_capacity(PIECE, Unhurried { out: &file, rest, rested: Duration::ZERO });
         zone.write(&self.settings, SystemTime::now(), &mut out)?;
+        let rested = out.get_ref().rested;
         drop(out);
         file.sync_data()?;
         // Held while the file is renamed, or somebody could come between.
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.get(&self.path).is_some_and(|keeper| *keeper > self.number) {
-            return fs::remove_file(&self.aside);
+            return fs::remove_file(&self.aside).map(|()| rested);
         }
         fs::rename(&self.aside, &self.path)?;
         kept.insert(self.path.clone(), self.number);
-        Ok(())
+        Ok(rested)
     }
 }
 
@@ -227,12 +234,14 @@ mod tests {
 
     #[test]
     fn others_have_the_core_after_each_piece() {
-        let mut out = BufWriter::with_capacity(PIECE, Unhurried { out: Vec::new(), rest: BETWEEN });
+        let mut out =
+            BufWriter::with_capacity(PIECE, Unhurried { out: Vec::new(), rest: BETWEEN, rested: Duration::ZERO });
         let begun = std::time::Instant::now();
         for _ in 0..10 {
             out.write_all(&[7; PIECE / 2]).unwrap();
         }
         out.flush().unwrap();
+        assert_eq!(out.get_ref().rested, 5 * BETWEEN);
         assert!(begun.elapsed() >= 5 * BETWEEN);
         assert_eq!(out.get_ref().out, [7; 5 * PIECE]);
     }
