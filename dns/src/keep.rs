@@ -7,10 +7,10 @@ use std::io::{self, BufWriter, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -99,21 +99,24 @@ fn leftovers(path: &Path) -> Vec<PathBuf> {
     entries.filter(others).map(|entry| entry.path()).collect()
 }
 
-/// Passes on what is written, and rests after each piece.
-struct Unhurried<W> {
+/// Passes on what is written, with a rest between two pieces.
+struct Unhurried<W, R> {
     out: W,
-    rest: Duration,
+    rest: R,
+    pieces: u32,
     /// All rests so far.
     rested: Duration,
 }
 
-impl<W: Write> Write for Unhurried<W> {
-    #[expect(clippy::disallowed_methods, reason = "a rest of milliseconds on a blocking thread; nothing is waited for")]
+impl<W: Write, R: FnMut()> Write for Unhurried<W, R> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(bytes)?;
-        thread::sleep(self.rest);
-        self.rested += self.rest;
-        Ok(written)
+        if self.pieces > 0 {
+            let begun = Instant::now();
+            (self.rest)();
+            self.rested += begun.elapsed();
+        }
+        self.pieces += 1;
+        self.out.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -169,9 +172,12 @@ impl Keeper {
             let ending = token.is_cancelled();
             let begun = Instant::now();
             if self.is_due() {
-                // Who stops waits for the last one.
-                let rest = if ending { Duration::ZERO } else { BETWEEN };
-                self = spawn_blocking(move || self.keep(rest)).await?;
+                // Who stops waits for the last one, and it is written without rests.
+                let (runtime, token) = (Handle::current(), token.clone());
+                let rest = move || {
+                    runtime.block_on(token.run_until_cancelled(sleep(BETWEEN)));
+                };
+                self = spawn_blocking(|| self.keep(rest)).await?;
             }
             if ending {
                 return Ok(());
@@ -187,7 +193,7 @@ impl Keeper {
         published.zone.generation() != self.kept && published.zone.freshness() != Freshness::Loading
     }
 
-    fn keep(mut self, rest: Duration) -> Self {
+    fn keep(mut self, rest: impl FnMut()) -> Self {
         let published = self.published.load_full();
         let zone = &published.zone;
         match self.write(zone, rest) {
@@ -209,9 +215,10 @@ impl Keeper {
     }
 
     /// Aside, then renamed: whatever happens meanwhile, the file is a whole zone, and never an older one than it was.
-    fn write(&self, zone: &Zone, rest: Duration) -> io::Result<Duration> {
+    fn write(&self, zone: &Zone, rest: impl FnMut()) -> io::Result<Duration> {
         let file = File::create(&self.aside)?;
-        let mut out = BufWriter::with_capacity(PIECE, Unhurried { out: &file, rest, rested: Duration::ZERO });
+        let mut out =
+            BufWriter::with_capacity(PIECE, Unhurried { out: &file, rest, pieces: 0, rested: Duration::ZERO });
         zone.write(&self.settings, SystemTime::now(), &mut out)?;
         let rested = out.get_ref().rested;
         drop(out);
@@ -233,17 +240,17 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn others_have_the_core_after_each_piece() {
-        let mut out =
-            BufWriter::with_capacity(PIECE, Unhurried { out: Vec::new(), rest: BETWEEN, rested: Duration::ZERO });
-        let begun = std::time::Instant::now();
+    fn others_have_the_core_between_two_pieces() {
+        let mut rests = 0;
+        let unhurried = Unhurried { out: Vec::new(), rest: || rests += 1, pieces: 0, rested: Duration::ZERO };
+        let mut out = BufWriter::with_capacity(PIECE, unhurried);
         for _ in 0..10 {
             out.write_all(&[7; PIECE / 2]).unwrap();
         }
         out.flush().unwrap();
-        assert_eq!(out.get_ref().rested, 5 * BETWEEN);
-        assert!(begun.elapsed() >= 5 * BETWEEN);
         assert_eq!(out.get_ref().out, [7; 5 * PIECE]);
+        drop(out);
+        assert_eq!(rests, 4);
     }
 
     #[test]
@@ -267,7 +274,7 @@ mod tests {
         assert!(!keeper(&path, 1).is_due());
         let keeper = keeper(&path, 2);
         assert!(keeper.is_due());
-        assert!(!keeper.keep(BETWEEN).is_due());
+        assert!(!keeper.keep(|| ()).is_due());
         assert!(path.exists());
     }
 
@@ -292,8 +299,8 @@ mod tests {
         let path = folder.path().join("dns-zone");
         let (late, next) = (keeper(&path, 2), keeper(&path, 3));
         let aside = late.aside.clone();
-        next.keep(BETWEEN);
-        late.keep(BETWEEN);
+        next.keep(|| ());
+        late.keep(|| ());
         let saved = load(&path, &Settings::from(&testing::config())).expect("a zone");
         assert_eq!(saved.zone.generation(), 3);
         assert!(!aside.exists());
